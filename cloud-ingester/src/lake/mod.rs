@@ -1,0 +1,3 @@
+//! The lake: the only place that names deltalake.
+
+pub mod tables;

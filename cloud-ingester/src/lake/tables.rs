@@ -1,0 +1,359 @@
+//! Every table of the lake: name, columns, partitions, properties, in one place.
+//!
+//! Tables are created from this page before anything is written, and never by a write: a write that creates a table
+//! can slip a `timestampNtz` column in, which raises the protocol to 3/7 and hides the table from Synapse and Fabric.
+//! All times are `timestamp` (microseconds, UTC), there are no deletion vectors and no column mapping: protocol 1/2.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// The three layers; also the names of the SQL schemas and of the directories below the lake's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layer {
+    /// What arrived, as it arrived.
+    Bronze,
+    /// Readings that passed the rules, and books of what did not.
+    Silver,
+    /// What people look at.
+    Gold,
+}
+
+impl Layer {
+    /// The directory and SQL schema of the layer.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bronze => "bronze",
+            Self::Silver => "silver",
+            Self::Gold => "gold",
+        }
+    }
+}
+
+/// A table of the lake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// Events as read from the hub, one row each.
+    BronzeMessages,
+    /// Accepted readings, one row each, no id twice.
+    SilverReadings,
+    /// Refused readings and Events, with their bytes and reasons.
+    SilverQuarantine,
+    /// Ranges of sequence numbers that are accounted for without a reading.
+    SilverGaps,
+    /// One row per device, metric and minute.
+    GoldMetric1m,
+    /// The newest reading per device and metric.
+    GoldDeviceLatest,
+    /// The proof, per gateway and epoch.
+    GoldGatewayHealth,
+}
+
+impl Table {
+    /// All tables, upstream first.
+    pub const ALL: [Self; 7] = [
+        Self::BronzeMessages,
+        Self::SilverReadings,
+        Self::SilverQuarantine,
+        Self::SilverGaps,
+        Self::GoldMetric1m,
+        Self::GoldDeviceLatest,
+        Self::GoldGatewayHealth,
+    ];
+
+    /// The layer the table lies in.
+    #[must_use]
+    pub const fn layer(self) -> Layer {
+        match self {
+            Self::BronzeMessages => Layer::Bronze,
+            Self::SilverReadings | Self::SilverQuarantine | Self::SilverGaps => Layer::Silver,
+            Self::GoldMetric1m | Self::GoldDeviceLatest | Self::GoldGatewayHealth => Layer::Gold,
+        }
+    }
+
+    /// The table's name within its layer, e.g. `messages`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BronzeMessages => "messages",
+            Self::SilverReadings => "readings",
+            Self::SilverQuarantine => "quarantine",
+            Self::SilverGaps => "gaps",
+            Self::GoldMetric1m => "metric_1m",
+            Self::GoldDeviceLatest => "device_latest",
+            Self::GoldGatewayHealth => "gateway_health",
+        }
+    }
+
+    /// The name people use, e.g. `bronze.messages`.
+    #[must_use]
+    pub const fn full_name(self) -> &'static str {
+        match self {
+            Self::BronzeMessages => "bronze.messages",
+            Self::SilverReadings => "silver.readings",
+            Self::SilverQuarantine => "silver.quarantine",
+            Self::SilverGaps => "silver.gaps",
+            Self::GoldMetric1m => "gold.metric_1m",
+            Self::GoldDeviceLatest => "gold.device_latest",
+            Self::GoldGatewayHealth => "gold.gateway_health",
+        }
+    }
+
+    /// The table called `name` (`silver.readings`), if there is one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|table| table.full_name() == name)
+    }
+
+    /// The table's directory, relative to the lake's root.
+    #[must_use]
+    pub fn path(self) -> String {
+        format!("{}/{}", self.layer().name(), self.name())
+    }
+
+    /// The app id of the hop that fills `self` from the table whose `metaData.id` is `source_id`.
+    #[must_use]
+    pub fn app_id(self, source_id: &str) -> String {
+        format!("{}<-{source_id}", self.full_name())
+    }
+
+    /// Columns in order, partition columns included.
+    #[must_use]
+    pub fn schema(self) -> SchemaRef {
+        static SCHEMAS: LazyLock<Vec<SchemaRef>> = LazyLock::new(|| {
+            Table::ALL
+                .into_iter()
+                .map(|table| Arc::new(Schema::new(columns(table))))
+                .collect()
+        });
+        Arc::clone(&SCHEMAS[self as usize])
+    }
+
+    /// Columns the files are laid out by; none for small tables.
+    #[must_use]
+    pub const fn partition_columns(self) -> &'static [&'static str] {
+        match self {
+            Self::BronzeMessages | Self::SilverQuarantine | Self::SilverGaps => &["ingest_date"],
+            Self::SilverReadings => &["event_date"],
+            Self::GoldMetric1m => &["window_date"],
+            Self::GoldDeviceLatest | Self::GoldGatewayHealth => &[],
+        }
+    }
+
+    /// Columns with min and max in the log. Only keys: statistics of every column stay in memory for every file.
+    #[must_use]
+    pub const fn stats_columns(self) -> &'static str {
+        match self {
+            Self::BronzeMessages => {
+                "hub,incarnation,partition_id,sequence_number,enqueued_time,device_id"
+            }
+            Self::SilverReadings => {
+                "gateway_id,epoch,seq,device_id,metric,event_time,enqueued_time"
+            }
+            Self::SilverQuarantine => "id,gateway_id,epoch,seq,device_id,enqueued_time",
+            Self::SilverGaps => "gateway_id,epoch,kind,from_seq,to_seq",
+            Self::GoldMetric1m => "gateway_id,device_id,metric,window_start",
+            Self::GoldDeviceLatest => "gateway_id,device_id,metric",
+            Self::GoldGatewayHealth => "gateway_id,epoch,state",
+        }
+    }
+}
+
+/// The one type of time in the lake: microseconds, UTC.
+#[must_use]
+pub fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// `map<string,V>` with the field names Delta uses, so that batches need no cast.
+#[must_use]
+pub fn map_of(value: DataType) -> DataType {
+    let entries = Field::new(
+        "key_value",
+        DataType::Struct(
+            vec![
+                Field::new("key", DataType::Utf8, false),
+                Field::new("value", value, true),
+            ]
+            .into(),
+        ),
+        false,
+    );
+    DataType::Map(Arc::new(entries), false)
+}
+
+/// `array<string>` with the field name Delta uses.
+#[must_use]
+pub fn strings() -> DataType {
+    DataType::List(Arc::new(Field::new("element", DataType::Utf8, true)))
+}
+
+fn columns(table: Table) -> Vec<Field> {
+    use DataType::{Binary, Date32, Float64, Int32, Int64, Utf8};
+    let key = |name: &str, data_type: DataType| Field::new(name, data_type, false);
+    let maybe = |name: &str, data_type: DataType| Field::new(name, data_type, true);
+    match table {
+        Table::BronzeMessages => vec![
+            key("body", Binary),
+            maybe("body_encoding", Utf8),
+            key("hub", Utf8),
+            key("incarnation", Int64),
+            key("partition_id", Int32),
+            key("sequence_number", Int64),
+            maybe("hub_offset", Utf8),
+            maybe("enqueued_time", timestamp()),
+            maybe("device_id", Utf8),
+            maybe("message_id", Utf8),
+            maybe("content_type", Utf8),
+            maybe("properties", map_of(Utf8)),
+            maybe("system_properties", map_of(Utf8)),
+            key("ingest_time", timestamp()),
+            key("ingest_date", Date32),
+        ],
+        Table::SilverReadings => vec![
+            key("reading_id", Utf8),
+            key("gateway_id", Utf8),
+            maybe("epoch", Utf8),
+            maybe("seq", Int64),
+            maybe("high", Int64),
+            maybe("source_seq", Int64),
+            key("device_id", Utf8),
+            key("metric", Utf8),
+            maybe("value", Float64),
+            maybe("value_text", Utf8),
+            key("value_kind", Utf8),
+            maybe("unit", Utf8),
+            key("event_time", timestamp()),
+            maybe("received_time", timestamp()),
+            maybe("time_quality", Utf8),
+            maybe("enqueued_time", timestamp()),
+            key("ingest_time", timestamp()),
+            key("hub", Utf8),
+            key("incarnation", Int64),
+            key("partition_id", Int32),
+            key("sequence_number", Int64),
+            key("message_index", Int32),
+            maybe("rules", Utf8),
+            maybe("_rescued", Utf8),
+            key("event_date", Date32),
+        ],
+        Table::SilverQuarantine => vec![
+            key("id", Utf8),
+            maybe("gateway_id", Utf8),
+            maybe("epoch", Utf8),
+            maybe("seq", Int64),
+            maybe("high", Int64),
+            maybe("device_id", Utf8),
+            maybe("metric", Utf8),
+            key("layer", Utf8),
+            maybe("reasons", strings()),
+            maybe("raw", Binary),
+            maybe("raw_len", Int64),
+            maybe("topic", Utf8),
+            maybe("rules", Utf8),
+            maybe("enqueued_time", timestamp()),
+            key("ingest_time", timestamp()),
+            key("hub", Utf8),
+            key("incarnation", Int64),
+            key("partition_id", Int32),
+            key("sequence_number", Int64),
+            key("message_index", Int32),
+            maybe("replayed_at", timestamp()),
+            key("ingest_date", Date32),
+        ],
+        Table::SilverGaps => vec![
+            maybe("gateway_id", Utf8),
+            maybe("epoch", Utf8),
+            key("from_seq", Int64),
+            key("to_seq", Int64),
+            key("kind", Utf8),
+            maybe("reason", Utf8),
+            maybe("readings", map_of(Int64)),
+            key("hub", Utf8),
+            key("incarnation", Int64),
+            key("partition_id", Int32),
+            key("sequence_number", Int64),
+            key("ingest_date", Date32),
+        ],
+        Table::GoldMetric1m => vec![
+            maybe("gateway_id", Utf8),
+            maybe("device_id", Utf8),
+            maybe("metric", Utf8),
+            maybe("unit", Utf8),
+            maybe("window_start", timestamp()),
+            maybe("window_end", timestamp()),
+            maybe("readings", Int64),
+            maybe("value_avg", Float64),
+            maybe("value_min", Float64),
+            maybe("value_max", Float64),
+            maybe("value_stddev", Float64),
+            maybe("value_p50", Float64),
+            maybe("value_p95", Float64),
+            maybe("value_first", Float64),
+            maybe("value_last", Float64),
+            maybe("window_date", Date32),
+        ],
+        Table::GoldDeviceLatest => vec![
+            maybe("gateway_id", Utf8),
+            maybe("device_id", Utf8),
+            maybe("metric", Utf8),
+            maybe("unit", Utf8),
+            maybe("value", Float64),
+            maybe("value_text", Utf8),
+            maybe("value_kind", Utf8),
+            maybe("event_time", timestamp()),
+            maybe("received_time", timestamp()),
+            maybe("reading_id", Utf8),
+        ],
+        Table::GoldGatewayHealth => vec![
+            maybe("gateway_id", Utf8),
+            maybe("epoch", Utf8),
+            maybe("state", Utf8),
+            maybe("high", Int64),
+            maybe("last", Int64),
+            maybe("arrived", Int64),
+            maybe("quarantined", Int64),
+            maybe("given_up", Int64),
+            maybe("gap_arrived", Int64),
+            maybe("outstanding", Int64),
+            maybe("missing", Int64),
+            maybe("last_enqueued_time", timestamp()),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_utc_and_every_partition_and_stats_column_exists() {
+        for table in Table::ALL {
+            let schema = table.schema();
+            for field in schema.fields() {
+                if matches!(field.data_type(), DataType::Timestamp(..)) {
+                    assert_eq!(field.data_type(), &timestamp(), "{table:?}.{}", field.name());
+                }
+            }
+            let named = table.partition_columns().iter().copied();
+            for column in named.chain(table.stats_columns().split(',')) {
+                assert!(schema.field_with_name(column).is_ok(), "{table:?}.{column}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_is_found_by_the_name_people_use() {
+        for table in Table::ALL {
+            assert_eq!(Table::named(table.full_name()), Some(table));
+            assert_eq!(
+                table.full_name(),
+                format!("{}.{}", table.layer().name(), table.name())
+            );
+        }
+        assert_eq!(Table::named("readings"), None);
+    }
+}
