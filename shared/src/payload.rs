@@ -1,0 +1,321 @@
+//! What a device publishes, in the default mapping: an object of metrics, or one bare value.
+//!
+//! ```text
+//! telemetry/press-3              {"ts": …, "n": 17, "temperature": {"v": 21.5, "u": "Cel"}, "door": true}
+//! telemetry/press-3/temperature  21.5
+//! ```
+//!
+//! A value that cannot be read costs only itself; a payload that cannot be read as a whole is one [`Unreadable`].
+
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::reading::{MetricName, Value};
+use crate::time::Timestamp;
+
+/// Longest text value, in bytes.
+pub const TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Most metrics in one payload.
+pub const METRICS_MAX: usize = 1_000;
+
+/// The topic level under which the default mapping expects devices.
+pub const TOPIC_ROOT: &str = "telemetry";
+
+/// Where an object keeps its time and its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields {
+    /// Field of the event time: RFC 3339, or an integer of microseconds.
+    pub time: String,
+    /// Field of the device's own number.
+    pub n: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self { time: "ts".into(), n: "n".into() }
+    }
+}
+
+/// A payload, taken apart.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Payload {
+    /// The payload's own time.
+    pub time: Option<Timestamp>,
+    /// The device's own number.
+    pub n: Option<i64>,
+    /// What speaks against every value in it, such as a time that cannot be read.
+    pub faults: Vec<String>,
+    /// The values, in the order sent.
+    pub measured: Vec<Measured>,
+}
+
+/// One metric of a payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// As sent; may break the rules for names, then `value` says so.
+    pub metric: String,
+    /// The value and its unit, or why there is none.
+    pub value: Result<(Value, Option<String>), String>,
+}
+
+/// A payload that cannot be read as a whole, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(pub String);
+
+/// Device and, for a bare value, metric of a topic of the default mapping.
+pub fn device_of_topic(topic: &str) -> Option<(&str, Option<&str>)> {
+    let rest = topic.strip_prefix(TOPIC_ROOT)?.strip_prefix('/')?;
+    let (device, metric) = match rest.split_once('/') {
+        Some((device, metric)) => (device, Some(metric)),
+        None => (rest, None),
+    };
+    let well_formed = !device.is_empty() && metric.is_none_or(|m| !m.is_empty() && !m.contains('/'));
+    well_formed.then_some((device, metric))
+}
+
+/// Reads `{"ts": …, "n": …, "<metric>": value, …}`.
+pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
+    let text = utf8(bytes)?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let entries = json.deserialize_map(Entries).map_err(|e| Unreadable(format!("payload: not a JSON object ({e})")))?;
+    json.end().map_err(|e| Unreadable(format!("payload: something follows the JSON object ({e})")))?;
+
+    let mut payload = Payload::default();
+    for (name, raw) in entries {
+        if name == fields.time {
+            match time_of(raw.get()) {
+                Ok(time) => payload.time = Some(time),
+                Err(fault) => payload.faults.push(fault),
+            }
+        } else if name == fields.n {
+            match serde_json::from_str::<i64>(raw.get()) {
+                Ok(n) => payload.n = Some(n),
+                Err(_) => {
+                    payload.faults.push(format!("number: `{}` is no whole number: {}", fields.n, clip(raw.get())))
+                }
+            }
+        } else if METRICS_MAX <= payload.measured.len() {
+            return Err(Unreadable(format!("payload: more than {METRICS_MAX} metrics")));
+        } else {
+            let value = match MetricName::fault(&name) {
+                Some(fault) => Err(fault),
+                None if payload.measured.iter().any(|m| m.metric == name) => {
+                    Err("name: the metric stands twice".to_owned())
+                }
+                None => value_of(raw.get()),
+            };
+            payload.measured.push(Measured { metric: name, value });
+        }
+    }
+    if payload.measured.is_empty() {
+        return Err(Unreadable("payload: holds no metric".to_owned()));
+    }
+    Ok(payload)
+}
+
+/// Reads a bare value of `metric`: a number, `true`, `false`, a JSON text, or `{"v": …, "u": …}`.
+pub fn bare(metric: &str, bytes: &[u8]) -> Result<Payload, Unreadable> {
+    let text = utf8(bytes)?.trim();
+    let raw: &RawValue =
+        serde_json::from_str(text).map_err(|e| Unreadable(format!("payload: not a bare value ({e})")))?;
+    let value = match MetricName::fault(metric) {
+        Some(fault) => Err(fault),
+        None => value_of(raw.get()),
+    };
+    Ok(Payload { measured: vec![Measured { metric: metric.to_owned(), value }], ..Payload::default() })
+}
+
+/// Reads one value: a number, a boolean, a text, or an object of `v` and `u`.
+pub fn value_of(json: &str) -> Result<(Value, Option<String>), String> {
+    let json = json.trim();
+    match json.as_bytes().first() {
+        Some(b'{') => measurement(json),
+        _ => Ok((scalar(json)?, None)),
+    }
+}
+
+/// Reads a time: RFC 3339 text, or a whole number of microseconds since the Unix epoch.
+pub fn time_of(json: &str) -> Result<Timestamp, String> {
+    let read = match serde_json::from_str::<i64>(json) {
+        Ok(micros) => Some(Timestamp::from_micros(micros)),
+        Err(_) => serde_json::from_str::<String>(json).ok().and_then(|text| Timestamp::parse_rfc3339(&text)),
+    };
+    match read {
+        Some(time) if time.is_printable() => Ok(time),
+        Some(_) => Err(format!("time: outside the years 1 to 9999: {}", clip(json))),
+        None => Err(format!("time: neither RFC 3339 nor whole microseconds: {}", clip(json))),
+    }
+}
+
+fn measurement(json: &str) -> Result<(Value, Option<String>), String> {
+    let mut reader = serde_json::Deserializer::from_str(json);
+    let entries = reader.deserialize_map(Entries).map_err(|e| format!("type: {e}"))?;
+    let (mut value, mut unit) = (None, None);
+    for (name, raw) in entries {
+        match name.as_str() {
+            "v" => value = Some(scalar(raw.get())?),
+            "u" => {
+                unit =
+                    serde_json::from_str::<Option<String>>(raw.get()).map_err(|_| "unit: `u` is no text".to_owned())?
+            }
+            _ => {}
+        }
+    }
+    if let Some(unit) = &unit
+        && (64 < unit.len() || unit.chars().any(char::is_control))
+    {
+        return Err("unit: longer than 64 bytes, or holds a control character".to_owned());
+    }
+    value.map(|v| (v, unit)).ok_or_else(|| "type: an object without `v`".to_owned())
+}
+
+fn scalar(json: &str) -> Result<Value, String> {
+    let json = json.trim();
+    match json.as_bytes().first() {
+        Some(b'"') => {
+            let text: String = serde_json::from_str(json).map_err(|e| format!("type: {e}"))?;
+            if TEXT_BYTES_MAX < text.len() {
+                return Err(format!("type: a text of {} bytes, {TEXT_BYTES_MAX} are allowed", text.len()));
+            }
+            Ok(Value::Text(text))
+        }
+        Some(b't' | b'f') => serde_json::from_str(json).map(Value::Bool).map_err(|e| format!("type: {e}")),
+        Some(b'n') => Err("type: null".to_owned()),
+        Some(b'[' | b'{') => Err("type: neither number, boolean nor text".to_owned()),
+        _ => match serde_json::from_str::<f64>(json) {
+            Ok(number) if number.is_finite() => Ok(Value::Number(number)),
+            _ => Err(format!("type: no number that a double can hold: {}", clip(json))),
+        },
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Unreadable> {
+    std::str::from_utf8(bytes).map_err(|e| Unreadable(format!("payload: not UTF-8 from byte {}", e.valid_up_to())))
+}
+
+fn clip(text: &str) -> String {
+    let mut clipped: String = text.chars().take(60).collect();
+    if clipped.len() < text.len() {
+        clipped.push('…');
+    }
+    clipped
+}
+
+/// The members of an object in their order, repeats included, values unread.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(payload: &str, expected: Expect) {
+        expected.assert_eq(&show(object(payload.as_bytes(), &Fields::default())));
+    }
+
+    fn show(read: Result<Payload, Unreadable>) -> String {
+        let payload = match read {
+            Ok(payload) => payload,
+            Err(unreadable) => return format!("unreadable: {unreadable}"),
+        };
+        let mut text = String::new();
+        if let Some(time) = payload.time {
+            text += &format!("t={time} ");
+        }
+        if let Some(n) = payload.n {
+            text += &format!("n={n} ");
+        }
+        for fault in payload.faults {
+            text += &format!("fault[{fault}] ");
+        }
+        for m in payload.measured {
+            text += &match m.value {
+                Ok((value, unit)) => format!("{}={value}{} ", m.metric, unit.unwrap_or_default()),
+                Err(fault) => format!("{}![{fault}] ", m.metric),
+            };
+        }
+        text.trim_end().to_owned()
+    }
+
+    #[test]
+    fn an_object_gives_its_metrics_one_by_one() {
+        check(
+            r#"{"ts":"2026-11-23T10:00:00Z","n":7,"temperature":{"v":21.5,"u":"Cel"},"door":true,"state":"idle","rpm":3}"#,
+            expect![[r#"t=2026-11-23T10:00:00Z n=7 temperature=21.5Cel door=true state="idle" rpm=3"#]],
+        );
+        check(r#"{"ts":1790000000000000,"a":1}"#, expect!["t=2026-09-21T14:13:20Z a=1"]);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_costs_only_itself() {
+        check(
+            r#"{"a":1,"b":null,"c":[1],"d":1e400,"e":{"u":"m"},"f":{"v":{"v":1}},"a":2,"g":-0.5}"#,
+            expect![
+                "a=1 b![type: null] c![type: neither number, boolean nor text] d![type: no number that a double can hold: 1e400] e![type: an object without `v`] f![type: neither number, boolean nor text] a![name: the metric stands twice] g=-0.5"
+            ],
+        );
+        check(
+            r#"{"ts":"yesterday","n":1.5,"a":1}"#,
+            expect![[
+                r#"fault[time: neither RFC 3339 nor whole microseconds: "yesterday"] fault[number: `n` is no whole number: 1.5] a=1"#
+            ]],
+        );
+        check(
+            r#"{"ts":9223372036854775807,"a":1}"#,
+            expect!["fault[time: outside the years 1 to 9999: 9223372036854775807] a=1"],
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_of_metrics_is_unreadable_as_a_whole() {
+        check("", expect!["unreadable: payload: not a JSON object (EOF while parsing a value at line 1 column 0)"]);
+        check("{}", expect!["unreadable: payload: holds no metric"]);
+        check(
+            r#"{"a":1"#,
+            expect!["unreadable: payload: not a JSON object (EOF while parsing an object at line 1 column 6)"],
+        );
+        check(
+            "[1]",
+            expect![
+                "unreadable: payload: not a JSON object (invalid type: sequence, expected a JSON object at line 1 column 0)"
+            ],
+        );
+        assert!(object(b"{\"a\":\xff}", &Fields::default()).is_err());
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        check(&deep, expect!["a![type: neither number, boolean nor text]"]);
+    }
+
+    #[test]
+    fn a_bare_value_is_named_by_its_topic() {
+        assert_eq!(device_of_topic("telemetry/press-3/temperature"), Some(("press-3", Some("temperature"))));
+        assert_eq!(device_of_topic("telemetry/press-3"), Some(("press-3", None)));
+        for other in ["telemetry", "telemetry/", "telemetry//a", "telemetry/a/", "telemetry/a/b/c", "other/a"] {
+            assert_eq!(device_of_topic(other), None, "{other}");
+        }
+        assert_eq!(show(bare("t", b" 21.5\n")), "t=21.5");
+        assert_eq!(
+            show(bare("t", b"NaN")),
+            "unreadable: payload: not a bare value (expected value at line 1 column 1)"
+        );
+    }
+}
