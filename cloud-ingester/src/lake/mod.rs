@@ -1,3 +1,38 @@
 //! The lake: the only place that names deltalake.
+//!
+//! ```text
+//! rows + progress --commit--> one Delta version of one table --view/changes--> the hop downstream
+//! ```
+//!
+//! - A table is created before it is written, and never by a write.
+//! - Progress lives in the commit that carries the data; nothing else remembers it.
+//! - One holder of the lease `_leases/hops` writes silver and gold.
 
-pub mod tables;
+pub mod tables; // every table: name, columns, partitions, properties
+
+mod error; // what can go wrong, and who must act
+
+mod location; // a directory or a URL
+
+mod door; // the moment before a commit
+
+mod commit; // rows + progress -> one version, once
+
+mod files; // rows straight out of files, and into them
+
+mod view; // a table at one version; what changed between two
+
+mod lease; // one holder runs the hops
+
+pub mod session; // SQL over the lake, with limits
+
+pub use commit::{CHECKPOINT_EVERY, Kind, Lake, Landed, Removes, TableCommit, Txn};
+pub use error::LakeError;
+pub use files::{Extent, FileWriter};
+pub use lease::{Holder, Lease};
+pub use location::Location;
+pub use tables::{Layer, Table};
+pub use view::{Change, View};
+
+/// A file with rows, as the Delta log names it.
+pub use deltalake::kernel::Add;

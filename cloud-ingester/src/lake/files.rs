@@ -1,0 +1,226 @@
+//! Rows straight out of files, and into files that a later commit adds.
+//!
+//! A file once added stays readable until it is vacuumed, whatever later commits did to the table: so a hop reads the
+//! files a version added without asking at which version they were part of the table.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::Schema;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use bytes::Bytes;
+use deltalake::kernel::Add;
+use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::parquet::arrow::arrow_reader::ArrowReaderOptions;
+use deltalake::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use deltalake::parquet::arrow::ProjectionMask;
+use deltalake::parquet::errors::{ParquetError, Result as ParquetResult};
+use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
+use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
+use shared::time::Timestamp;
+
+use super::commit::{FILE_BYTES, delta, writer_properties};
+use super::error::LakeError;
+use super::tables::Table;
+use super::view::View;
+
+/// Rows of one batch read from a file.
+const BATCH_ROWS: usize = 8_192;
+
+/// What the log's statistics say about one file: its rows, and the ends of a time column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Not later than the earliest.
+    pub from: Timestamp,
+    /// Not earlier than the latest.
+    pub to: Timestamp,
+    /// How many rows; 0 where the log does not know.
+    pub rows: u64,
+}
+
+impl Extent {
+    /// The extent of a file along `column`; all of time where the log does not know.
+    #[must_use]
+    pub fn of(add: &Add, column: &str) -> Self {
+        let stats = add.stats.as_deref().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let stats = stats.unwrap_or_default();
+        let end = |side: &str| Timestamp::parse_rfc3339(stats.get(side)?.get(column)?.as_str()?);
+        // Writers cut statistics to the millisecond.
+        Self {
+            from: Timestamp::from_micros(end("minValues").map_or(i64::MIN, |time| time.micros().saturating_sub(1_000))),
+            to: Timestamp::from_micros(end("maxValues").map_or(i64::MAX, |time| time.micros().saturating_add(1_000))),
+            rows: stats.get("numRecords").and_then(serde_json::Value::as_u64).unwrap_or(0),
+        }
+    }
+}
+
+impl View {
+    /// The files of this version.
+    #[must_use]
+    pub fn all_files(&self) -> Vec<Add> {
+        let state = self.delta().snapshot().expect("a view is made of a loaded table");
+        state.log_data().iter().map(|file| file.add_action()).collect()
+    }
+
+    /// The files of this version whose partition column `column` has one of `values`, as the log writes them.
+    #[must_use]
+    pub fn files_in(&self, column: &str, value: impl Fn(&str) -> bool) -> Vec<Add> {
+        let state = self.delta().snapshot().expect("a view is made of a loaded table");
+        state
+            .log_data()
+            .iter()
+            .map(|file| file.add_action())
+            .filter(|add| matches!(add.partition_values.get(column), Some(Some(text)) if value(text)))
+            .collect()
+    }
+
+    /// The rows of one file, of this or an earlier version. Columns the file does not have are null; partition columns
+    /// are not in files and so are null as well.
+    ///
+    /// # Errors
+    /// When the file can't be read: vacuumed, or damaged.
+    pub async fn read(&self, add: &Add, columns: &[&str]) -> Result<Vec<RecordBatch>, LakeError> {
+        let failed = |error: ParquetError| delta("read a file of", self.table())(DeltaTableError::from(error));
+        let wanted = self.table().schema();
+        let wanted = columns
+            .iter()
+            .map(|name| wanted.field_with_name(name).cloned())
+            .collect::<Result<Vec<_>, _>>()
+            .expect("callers name columns of the table");
+        let wanted = Arc::new(Schema::new(
+            wanted.into_iter().map(|field| field.with_nullable(true)).collect::<Vec<_>>(),
+        ));
+        let file = Remote {
+            store: self.delta().log_store().object_store(None),
+            path: Path::from_url_path(&add.path).map_err(|error| failed(ParquetError::External(Box::new(error))))?,
+            size: u64::try_from(add.size).unwrap_or(0),
+        };
+        let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
+        let roots = builder.parquet_schema().root_schema().get_fields();
+        let found = roots
+            .iter()
+            .enumerate()
+            .filter(|(_, root)| columns.contains(&root.name()))
+            .map(|(at, _)| at);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), found.collect::<Vec<_>>());
+        let stream = builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(failed)?;
+        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
+        let shaped = batches.into_iter().map(|batch| shape(&batch, &wanted));
+        shaped
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(ParquetError::ArrowError(error.to_string())))
+    }
+}
+
+fn shape(batch: &RecordBatch, wanted: &Arc<Schema>) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let columns = wanted
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            Some(column) => cast(column, field.data_type()),
+        })
+        .collect::<Result<Vec<ArrayRef>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
+}
+
+/// A file in the table's storage, read by ranges.
+struct Remote {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+fn external(error: deltalake::ObjectStoreError) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for Remote {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            // The footer of a small file comes with its metadata in one read.
+            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(16 * 1_024));
+            reader.load_and_finish(self, size).await.map(Arc::new)
+        }
+        .boxed()
+    }
+}
+
+/// Writes rows into files that are not part of the table until a commit adds them.
+pub struct FileWriter {
+    table: Table,
+    inner: RecordBatchWriter,
+    done: Vec<Add>,
+    open: bool,
+}
+
+impl FileWriter {
+    pub(super) fn new(table: Table, loaded: &DeltaTable) -> Result<Self, LakeError> {
+        let inner = RecordBatchWriter::for_table(loaded)
+            .map_err(delta("write rows of", table))?
+            .with_writer_properties(writer_properties())
+            .with_target_file_size(FILE_BYTES);
+        Ok(Self {
+            table,
+            inner,
+            done: vec![],
+            open: false,
+        })
+    }
+
+    /// Adds rows; columns as [`Table::schema`] says. Files are cut by partition and size.
+    ///
+    /// # Errors
+    /// When storage refuses or the columns differ.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.open = true;
+        self.inner.write(batch).await.map_err(delta("write rows of", self.table))
+    }
+
+    /// Ends the files begun: rows written later go into others.
+    ///
+    /// # Errors
+    /// When storage refuses.
+    pub async fn seal(&mut self) -> Result<(), LakeError> {
+        if std::mem::take(&mut self.open) {
+            let adds = self.inner.flush().await.map_err(delta("write rows of", self.table))?;
+            self.done.extend(adds);
+        }
+        Ok(())
+    }
+
+    /// The files, to be committed.
+    ///
+    /// # Errors
+    /// When storage refuses.
+    pub async fn finish(mut self) -> Result<Vec<Add>, LakeError> {
+        self.seal().await?;
+        Ok(self.done)
+    }
+}

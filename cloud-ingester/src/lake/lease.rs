@@ -1,0 +1,353 @@
+//! The lease `_leases/hops`: one holder runs the hops of a lake.
+//!
+//! On a local disk it is a locked file, freed by the system when its holder dies. In an object store it is an object
+//! that is renewed by conditional PUT and may be taken over once it has not been renewed for [`LIFETIME`]. Either
+//! way its text says who holds it and where to ask.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use deltalake::logstore::object_store::{
+    Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion,
+};
+use deltalake::{ObjectStore, Path};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::commit::Lake;
+use super::error::LakeError;
+
+const PATH: &str = "_leases/hops";
+
+/// An object that was not renewed for this long belongs to nobody.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// An object older than this is renewed when it is checked.
+const RENEW_AFTER: Duration = Duration::from_secs(15);
+
+/// Who holds the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Holder {
+    /// The program and what it is doing, e.g. `cloud-ingester run`.
+    pub program: String,
+    /// Where it runs.
+    pub host: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its HTTP face, where requests are handed in.
+    pub http: Option<String>,
+    /// When the lease was last renewed, in seconds since the epoch.
+    #[serde(default)]
+    pub renewed: u64,
+}
+
+impl Holder {
+    /// This process, doing `program`.
+    #[must_use]
+    pub fn this(program: &str, http: Option<String>) -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = match host.trim() {
+            "" => "this machine",
+            named => named,
+        };
+        Self {
+            program: program.to_owned(),
+            host: host.to_owned(),
+            pid: std::process::id(),
+            http,
+            renewed: 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (process {} on {}", self.program, self.pid, self.host)?;
+        match &self.http {
+            Some(http) => write!(f, ", http://{http})"),
+            None => f.write_str(")"),
+        }
+    }
+}
+
+/// The lease, held until dropped (local disk) or until it runs out (object store).
+pub struct Lease {
+    kind: Kind,
+}
+
+enum Kind {
+    Local {
+        file: File,
+        path: std::path::PathBuf,
+    },
+    Remote {
+        store: Arc<dyn ObjectStore>,
+        holder: Holder,
+        state: Mutex<(UpdateVersion, Instant)>,
+    },
+}
+
+impl Lease {
+    /// Takes the lease, or says who has it.
+    ///
+    /// # Errors
+    /// [`LakeError::LeaseHeld`], or what the storage says.
+    pub async fn acquire(lake: &Lake, holder: &Holder) -> Result<Self, LakeError> {
+        match lake.location().local() {
+            Some(root) => acquire_local(&root.join(PATH), holder),
+            None => acquire_remote(Arc::clone(lake.storage()), holder).await,
+        }
+    }
+
+    /// Who holds the lease of a lake now, if anybody does.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn holder(lake: &Lake) -> Result<Option<Holder>, LakeError> {
+        let Some(root) = lake.location().local() else {
+            let found = lake.get_beside(PATH).await?;
+            let holder: Option<Holder> =
+                found.and_then(|text| serde_json::from_slice(&text).ok());
+            return Ok(holder.filter(|holder| !expired(holder)));
+        };
+        let path = root.join(PATH);
+        let Ok(mut file) = File::open(&path) else {
+            return Ok(None);
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+            Err(std::fs::TryLockError::Error(error)) => Err(failed("read", &error)),
+        }
+    }
+
+    /// Whether the lease is still ours; called before every commit of a hop.
+    ///
+    /// # Errors
+    /// [`LakeError::LeaseLost`]: stop at once. Storage errors likewise, since nothing is known then.
+    pub async fn check(&self) -> Result<(), LakeError> {
+        match &self.kind {
+            Kind::Local { file, path } => check_local(file, path),
+            Kind::Remote {
+                store,
+                holder,
+                state,
+            } => {
+                let mut state = state.lock().await;
+                if state.1.elapsed() < RENEW_AFTER {
+                    return Ok(());
+                }
+                let asked = Instant::now();
+                let put = put(store, holder, PutMode::Update(state.0.clone())).await;
+                *state = (put.map_err(|error| lost(&error.to_string()))?, asked);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn failed(act: &'static str, error: &dyn std::fmt::Display) -> LakeError {
+    LakeError::Beside {
+        act,
+        path: PATH.to_owned(),
+        detail: error.to_string(),
+    }
+}
+
+fn lost(detail: &str) -> LakeError {
+    LakeError::LeaseLost {
+        detail: detail.to_owned(),
+    }
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    let holder = read.ok().and_then(|_| serde_json::from_str(&text).ok());
+    // Between locking and writing the text of the holder before may stand here, or none.
+    holder.unwrap_or_else(|| Holder {
+        program: "another process".to_owned(),
+        host: "this machine".to_owned(),
+        pid: 0,
+        http: None,
+        renewed: 0,
+    })
+}
+
+fn acquire_local(path: &std::path::Path, holder: &Holder) -> Result<Lease, LakeError> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| failed("create", &error))?;
+    }
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let mut file = opened.map_err(|error| failed("open", &error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            return Err(LakeError::LeaseHeld {
+                holder: read_holder(&mut file).to_string(),
+            });
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed("lock", &error)),
+    }
+    let text = serde_json::to_vec(holder).expect("a holder is plain text and numbers");
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(&text))
+        .and_then(|()| file.sync_data());
+    written.map_err(|error| failed("write", &error))?;
+    Ok(Lease {
+        kind: Kind::Local {
+            file,
+            path: path.to_owned(),
+        },
+    })
+}
+
+/// The lock is on a file, not on a name: when the name leads elsewhere, somebody else may hold that.
+#[cfg(unix)]
+fn check_local(file: &File, path: &std::path::Path) -> Result<(), LakeError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let held = file.metadata().map_err(|error| lost(&error.to_string()))?;
+    let named = std::fs::metadata(path).map_err(|error| lost(&error.to_string()))?;
+    if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
+        Ok(())
+    } else {
+        Err(lost("its file was replaced"))
+    }
+}
+
+#[cfg(not(unix))]
+fn check_local(_file: &File, path: &std::path::Path) -> Result<(), LakeError> {
+    std::fs::metadata(path).map_or_else(|error| Err(lost(&error.to_string())), |_| Ok(()))
+}
+
+fn now_seconds() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "a lease is about wall time between machines")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn expired(holder: &Holder) -> bool {
+    now_seconds() > holder.renewed + LIFETIME.as_secs()
+}
+
+async fn put(
+    store: &Arc<dyn ObjectStore>,
+    holder: &Holder,
+    mode: PutMode,
+) -> Result<UpdateVersion, StoreError> {
+    let holder = Holder {
+        renewed: now_seconds(),
+        ..holder.clone()
+    };
+    let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
+    let options = PutOptions {
+        mode,
+        ..PutOptions::default()
+    };
+    let done = store.put_opts(&Path::from(PATH), text.into(), options).await?;
+    Ok(UpdateVersion {
+        e_tag: done.e_tag,
+        version: done.version,
+    })
+}
+
+async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
+    let asked = Instant::now();
+    let version = match put(&store, holder, PutMode::Create).await {
+        Ok(version) => version,
+        Err(StoreError::AlreadyExists { .. }) => {
+            let found = store.get(&Path::from(PATH)).await;
+            let found = found.map_err(|error| failed("read", &error))?;
+            let seen = UpdateVersion {
+                e_tag: found.meta.e_tag.clone(),
+                version: found.meta.version.clone(),
+            };
+            let text = found.bytes().await.map_err(|error| failed("read", &error))?;
+            if let Ok(other) = serde_json::from_slice::<Holder>(&text)
+                && !expired(&other)
+            {
+                return Err(LakeError::LeaseHeld {
+                    holder: other.to_string(),
+                });
+            }
+            let taken = put(&store, holder, PutMode::Update(seen)).await;
+            taken.map_err(|error| failed("take over", &error))?
+        }
+        Err(error) => return Err(failed("create", &error)),
+    };
+    Ok(Lease {
+        kind: Kind::Remote {
+            store,
+            holder: holder.clone(),
+            state: Mutex::new((version, asked)),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::lake::Location;
+
+    #[tokio::test]
+    async fn a_second_holder_is_refused_and_told_who_holds_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("UTF-8");
+        let location = Location::parse(path, HashMap::new()).expect("a path");
+        let lake = Lake::open(location).expect("a lake");
+        let holder = Holder::this("cloud-ingester run", Some("127.0.0.1:9102".into()));
+        let lease = Lease::acquire(&lake, &holder).await.expect("free");
+        lease.check().await.expect("ours");
+        let refused = Lease::acquire(&lake, &holder).await.err().expect("held");
+        assert!(refused.to_string().contains("127.0.0.1:9102"), "{refused}");
+        assert_eq!(
+            Lease::holder(&lake).await.expect("readable"),
+            Some(holder.clone())
+        );
+        drop(lease);
+        assert_eq!(Lease::holder(&lake).await.expect("readable"), None);
+        Lease::acquire(&lake, &holder).await.expect("free again");
+    }
+
+    #[tokio::test]
+    async fn a_holder_whose_file_was_replaced_has_lost_the_lease() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("hops");
+        let holder = Holder::this("test", None);
+        let lease = acquire_local(&path, &holder).expect("free");
+        std::fs::remove_file(&path).expect("removed");
+        let second = acquire_local(&path, &holder).expect("free by its name");
+        assert!(lease.check().await.is_err());
+        second.check().await.expect("ours");
+    }
+
+    #[tokio::test]
+    async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let holder = Holder::this("first", None);
+        let _first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
+        let refused = acquire_remote(Arc::clone(&store), &holder).await.err();
+        assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
+        let stale = Holder {
+            renewed: 1,
+            ..holder.clone()
+        };
+        let text = serde_json::to_vec(&stale).expect("plain");
+        store.put(&Path::from(PATH), text.into()).await.expect("put");
+        acquire_remote(store, &holder).await.expect("taken over");
+    }
+}

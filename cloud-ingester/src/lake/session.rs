@@ -1,0 +1,224 @@
+//! DataFusion over the lake: limits, time zone, dialect, Spark's names, and queries that can only read.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use datafusion::catalog::MemorySchemaProvider;
+use datafusion::common::TableReference;
+use datafusion::common::config::Dialect;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use deltalake::delta_datafusion::planner::DeltaPlanner;
+
+use super::commit::Lake;
+use super::error::LakeError;
+use super::tables::{Layer, Table, timestamp};
+
+/// What a session may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory for joins, sorts and groups; beyond it they spill to disk.
+    pub memory_bytes: u64,
+}
+
+fn failed(act: &'static str) -> impl Fn(DataFusionError) -> LakeError {
+    move |source| LakeError::Query {
+        act,
+        source: Box::new(source),
+    }
+}
+
+/// A session without tables: UTC, Databricks' dialect, Delta's planner, Spark's function names.
+///
+/// # Errors
+/// When the spill directory can't be made.
+pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
+    let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .build_arc()
+        .map_err(failed("prepare a query session"))?;
+    let mut config = SessionConfig::new().with_information_schema(true);
+    // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
+    config.options_mut().execution.time_zone = Some("UTC".to_owned());
+    config.options_mut().sql_parser.dialect = Dialect::Databricks;
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_query_planner(DeltaPlanner::new())
+        .build();
+    let session = SessionContext::new_with_state(state);
+    for shim in shims() {
+        session.register_udf(shim);
+    }
+    let catalog = session
+        .catalog("datafusion")
+        .expect("the default catalog has this name");
+    for layer in [Layer::Bronze, Layer::Silver, Layer::Gold] {
+        catalog
+            .register_schema(layer.name(), Arc::new(MemorySchemaProvider::new()))
+            .map_err(failed("name the layers"))?;
+    }
+    Ok(session)
+}
+
+/// A session with every table of the lake at its newest version. Tables that do not exist are left out.
+///
+/// # Errors
+/// When a table can't be read.
+pub async fn lake_session(lake: &Lake, limits: Limits) -> Result<SessionContext, LakeError> {
+    let session = session(limits)?;
+    for table in Table::ALL {
+        if !lake.exists(table).await? {
+            continue;
+        }
+        let provider = lake.view(table).await?.provider().await?;
+        let name = TableReference::partial(table.layer().name(), table.name());
+        session
+            .register_table(name, provider)
+            .map_err(failed("name the tables"))?;
+    }
+    Ok(session)
+}
+
+/// Answers one SELECT. What the plan holds decides, not how the statement begins: nothing that would write, create,
+/// copy or set passes, in whatever it is wrapped.
+///
+/// # Errors
+/// When the statement does not parse, is not a query, or fails.
+pub async fn query(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, LakeError> {
+    let options = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    let planned = session.sql_with_options(sql, options).await;
+    let frame = planned.map_err(failed("plan the query"))?;
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    let mut batches = frame.collect().await.map_err(failed("run the query"))?;
+    if batches.is_empty() {
+        batches.push(RecordBatch::new_empty(schema));
+    }
+    Ok(batches)
+}
+
+/// Spark's functions that DataFusion lacks.
+fn shims() -> Vec<datafusion::logical_expr::ScalarUDF> {
+    let cast_to = |name: &str, from: DataType, to: DataType| {
+        let target = to.clone();
+        let cast = move |args: &[ColumnarValue]| args[0].cast_to(&target, None);
+        create_udf(name, vec![from], to, Volatility::Immutable, Arc::new(cast))
+    };
+    let scaled = |name: &str, factor: i64| {
+        let scale = move |args: &[ColumnarValue]| {
+            let scaled = args[0].clone().into_array(1)?;
+            let scaled = arrow::compute::cast(&scaled, &DataType::Int64)?;
+            let scaled: arrow::array::Int64Array =
+                arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&scaled)
+                    .unary(|value| value.saturating_mul(factor));
+            let array = arrow::compute::cast(&scaled, &timestamp())?;
+            Ok(ColumnarValue::Array(array))
+        };
+        create_udf(
+            name,
+            vec![DataType::Int64],
+            timestamp(),
+            Volatility::Immutable,
+            Arc::new(scale),
+        )
+    };
+    let pmod = |args: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(args)?;
+        let [dividend, divisor] = &arrays[..] else {
+            return Err(DataFusionError::Execution("pmod takes two numbers".to_owned()));
+        };
+        let of = |array| arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(array);
+        let (dividend, divisor) = (of(dividend), of(divisor));
+        let values = dividend.iter().zip(divisor.iter());
+        let array: arrow::array::Int64Array = values
+            .map(|(value, by)| value?.checked_rem_euclid(by?))
+            .collect();
+        Ok(ColumnarValue::Array(Arc::new(array)))
+    };
+    vec![
+        cast_to("timestamp_micros", DataType::Int64, timestamp()),
+        cast_to("unix_micros", timestamp(), DataType::Int64),
+        scaled("timestamp_millis", 1_000),
+        scaled("timestamp_seconds", 1_000_000),
+        create_udf(
+            "pmod",
+            vec![DataType::Int64, DataType::Int64],
+            DataType::Int64,
+            Volatility::Immutable,
+            Arc::new(pmod),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::util::pretty::pretty_format_batches;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        memory_bytes: 64 << 20,
+    };
+
+    async fn check(sql: &str, expected: &str) {
+        let session = session(LIMITS).expect("a session");
+        let batches = query(&session, sql).await.expect(sql);
+        let shown = pretty_format_batches(&batches).expect("printable").to_string();
+        assert!(shown.contains(expected), "{sql}\n{shown}");
+    }
+
+    #[tokio::test]
+    async fn sparks_names_work_and_times_stay_utc() {
+        check("select timestamp_micros(1500000) as t", "1970-01-01T00:00:01.500Z").await;
+        check("select timestamp_millis(1500) as t", "1970-01-01T00:00:01.500Z").await;
+        check("select timestamp_seconds(90) as t", "1970-01-01T00:01:30Z").await;
+        check("select unix_micros(timestamp_seconds(2)) as t", "2000000").await;
+        check("select pmod(-1, 60) as p", "59").await;
+        check("select to_date(timestamp_seconds(86400)) as d", "1970-01-02").await;
+        check(
+            "select date_trunc('day', timestamp_seconds(90000)) as d",
+            "1970-01-02T00:00:00Z",
+        )
+        .await;
+        check(
+            "select timestamp_micros(unix_micros(t) - pmod(unix_micros(t), 60000000)) as w from (select timestamp_seconds(119) as t)",
+            "1970-01-01T00:01:00Z",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn nothing_but_reading_passes_in_whatever_it_is_wrapped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = directory.path().join("out.csv");
+        for sql in [
+            "create table t (a int)",
+            "create view v as select 1",
+            "drop table t",
+            "select 1 as a into t",
+            "insert into information_schema.tables select 1",
+            "explain analyze copy (select 1) to 'OUT' stored as csv",
+            "copy (select 1) to 'OUT' stored as csv",
+            "prepare q as select 1",
+            "set datafusion.execution.batch_size = 1",
+            "delete from information_schema.tables",
+        ] {
+            let session = session(LIMITS).expect("a session");
+            let sql = sql.replace("OUT", target.to_str().expect("UTF-8"));
+            let refused = query(&session, &sql).await;
+            assert!(refused.is_err(), "{sql}");
+            assert!(!target.exists(), "{sql}");
+        }
+    }
+}
