@@ -32,6 +32,11 @@ impl Backoff {
         self.ceiling
     }
 
+    /// On to the longest waits: what failed will not mend itself soon.
+    pub fn escalate(&mut self) {
+        self.ceiling = self.max;
+    }
+
     /// Back to the shortest waits. Call it once a connection has proved stable, not when it was made.
     pub fn reset(&mut self) {
         self.ceiling = self.min;

@@ -1,0 +1,435 @@
+//! Client of an MQTT broker: QoS 1, a session that persists, acknowledgements only after the outbox has committed.
+//!
+//! Every connection gets a new rumqttc client. An old client would deliver, on the new connection, packet ids of the
+//! old one, and an acknowledgement of such an id may hit another message. The broker keeps the session and repeats what
+//! was not acknowledged; repeats are recognised by presilver's source keys.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
+    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use serde::Deserialize;
+use shared::backoff::Backoff;
+use shared::clock::Clock;
+use shared::config::{Mistakes, Secret, Size, Span};
+use shared::reading::GatewayId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::acks::{Acks, Refused};
+use super::metrics::WayMetrics;
+use super::{Ack, Metrics, RawMessage};
+use crate::trust::{self, TrustError};
+
+/// On stop, this long is waited for commits of what was already taken.
+const DRAIN: Duration = Duration::from_secs(5);
+/// TCP, TLS and CONNACK must be done in this time.
+const CONNECT_TIMEOUT_S: u64 = 30;
+
+/// `[intake.broker]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Whether the agent is a client of a broker.
+    pub enabled: bool,
+    /// The broker's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Must not change from run to run: the broker keeps undelivered messages under it. Default `edge-agent-{gateway}`.
+    pub client_id: Option<String>,
+    /// User, if the broker wants one.
+    pub user: Option<String>,
+    /// File that holds the user's password.
+    pub password_file: Option<PathBuf>,
+    /// Topic filters, subscribed to at QoS 1.
+    pub topics: Vec<String>,
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Certificate authorities to trust, PEM. Default: the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// Time between pings.
+    pub keep_alive: Span,
+    /// A larger packet ends the connection.
+    pub max_packet: Size,
+    /// QoS 1 messages that may wait for their commit; at this bound the connection is given up for a while, and the
+    /// broker keeps them.
+    pub unacked_max: u16,
+    /// Ceiling of the first wait between attempts.
+    pub backoff_min: Span,
+    /// Ceiling of all waits between attempts.
+    pub backoff_max: Span,
+    /// A connection that lasted this long makes the next wait a short one again.
+    pub stable: Span,
+}
+
+impl Config {
+    pub(super) fn check(&self, mistakes: &mut Mistakes) {
+        if !self.enabled {
+            return;
+        }
+        let mut limit = |ok: bool, path: &str, what: &str| {
+            if !ok {
+                mistakes.add(path, what);
+            }
+        };
+        limit(!self.host.is_empty(), "intake.broker.host", "must name the broker, write e.g. \"localhost\"");
+        limit(self.port != 0, "intake.broker.port", "must not be 0, write e.g. 1883");
+        limit(
+            self.client_id.as_ref().is_none_or(|id| !id.is_empty() && !id.starts_with(' ')),
+            "intake.broker.client-id",
+            "must not be empty: the broker keeps undelivered messages under it; leave it out for the default",
+        );
+        limit(
+            self.password_file.is_none() || self.user.is_some(),
+            "intake.broker.user",
+            "a password without a user cannot be sent; write the user's name",
+        );
+        limit(
+            !self.topics.is_empty(),
+            "intake.broker.topics",
+            "must hold at least one filter, write e.g. [\"telemetry/#\"]",
+        );
+        for (index, topic) in self.topics.iter().enumerate() {
+            limit(
+                rumqttc::valid_filter(topic),
+                &format!("intake.broker.topics[{index}]"),
+                "is no MQTT topic filter; `#` stands alone at the end, `+` alone between two `/`",
+            );
+        }
+        limit(
+            Duration::from_secs(1) <= self.keep_alive.duration()
+                && self.keep_alive.duration() <= Duration::from_secs(65_535),
+            "intake.broker.keep-alive",
+            "must be from 1s to 65535s, write e.g. \"30s\"",
+        );
+        limit(1 <= self.unacked_max, "intake.broker.unacked-max", "must be at least 1, write e.g. 1000");
+        limit(
+            (256..=256 * 1024 * 1024).contains(&self.max_packet.bytes()),
+            "intake.broker.max-packet",
+            "must be from 256B to 256MiB, write e.g. \"4MiB\"",
+        );
+        limit(
+            !self.backoff_min.duration().is_zero() && self.backoff_min <= self.backoff_max,
+            "intake.broker.backoff-min",
+            "must be above 0 and at most `backoff-max`, write e.g. \"1s\"",
+        );
+    }
+}
+
+/// The client cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The password file cannot be read.
+    #[error("read {path}, named by `intake.broker.password-file`: {source}")]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// No certificate authority can be had.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the agent stops")]
+    Stopping,
+    #[error("{0}")]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    #[error("`intake.broker.unacked-max` messages wait for their commit; the broker keeps the rest")]
+    Full,
+    #[error("the broker refuses the subscription to {0}; allow it there, or correct `intake.broker.topics`")]
+    Subscription(String),
+}
+
+/// Takes messages from the broker until `stop`; a broker that is away is tried again for ever.
+///
+/// # Errors
+/// A file that the settings name cannot be used: the operator must act.
+pub async fn run_broker(
+    config: Config,
+    gateway: &GatewayId,
+    clock: Clock,
+    tx: mpsc::Sender<RawMessage>,
+    stop: CancellationToken,
+    metrics: Metrics,
+) -> Result<(), BrokerError> {
+    let options = options(&config, gateway)?;
+    let metrics = metrics.of("broker");
+    let seed = clock.now().micros().unsigned_abs();
+    let mut backoff = Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed);
+    loop {
+        let mut connection = Connection::new(&config, options.clone(), &clock, &tx, &metrics);
+        let end = tokio::select! {
+            end = connection.run(&stop) => end,
+            () = late(&stop) => End::Stopping,
+        };
+        let lasted = connection.up_since.map(|since| since.elapsed()).unwrap_or_default();
+        drop(connection);
+        match &end {
+            End::Stopping => return Ok(()),
+            End::Full | End::Refused(_) => warn!("connection to the broker given up for a while: {end}"),
+            End::Subscription(_) => error!("failed to subscribe: {end}"),
+            End::Connection(ConnectionError::ConnectionRefused(
+                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+            )) => error!(
+                broker = %config.host,
+                "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password-file`"
+            ),
+            End::Connection(ConnectionError::MqttState(StateError::Deserialization(
+                rumqttc::Error::PayloadSizeLimitExceeded(bytes),
+            ))) => error!(bytes, "the broker sent a packet larger than `intake.broker.max-packet`; raise it"),
+            End::Connection(error) => {
+                warn!(broker = %config.host, port = config.port, "no connection to the broker: {error}")
+            }
+        }
+        if config.stable.duration() <= lasted {
+            backoff.reset();
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+/// The end of patience after the stop.
+async fn late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
+}
+
+fn options(config: &Config, gateway: &GatewayId) -> Result<MqttOptions, BrokerError> {
+    let client_id = config.client_id.clone().unwrap_or_else(|| format!("edge-agent-{gateway}"));
+    let mut options = MqttOptions::new(client_id, &config.host, config.port);
+    options.set_clean_session(false).set_manual_acks(true).set_keep_alive(config.keep_alive.duration());
+    options.set_max_packet_size(config.max_packet.as_usize(), config.max_packet.as_usize());
+    if let Some(user) = &config.user {
+        let password = match &config.password_file {
+            None => Secret::new(""),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| BrokerError::Password { path: path.clone(), source })?;
+                Secret::new(text.trim_end_matches(['\r', '\n']))
+            }
+        };
+        options.set_credentials(user, password.reveal());
+    }
+    if config.tls {
+        let client = trust::client(config.ca_file.as_deref())?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(client)));
+    }
+    Ok(options)
+}
+
+/// One connection and what came over it.
+struct Connection<'a> {
+    config: &'a Config,
+    metrics: &'a WayMetrics,
+    events: EventLoop,
+    taken: Taken<'a>,
+    up_since: Option<Instant>,
+}
+
+/// The half that handles what `poll` yields, so that `poll` can go on meanwhile.
+struct Taken<'a> {
+    config: &'a Config,
+    clock: &'a Clock,
+    tx: &'a mpsc::Sender<RawMessage>,
+    metrics: &'a WayMetrics,
+    client: AsyncClient,
+    /// Messages taken and not yet acknowledged; at most `unacked_max`.
+    acks: Acks,
+    /// Those of them that found the way to presilver full.
+    hold: VecDeque<RawMessage>,
+    connected: bool,
+    stopping: bool,
+}
+
+impl<'a> Connection<'a> {
+    fn new(
+        config: &'a Config,
+        options: MqttOptions,
+        clock: &'a Clock,
+        tx: &'a mpsc::Sender<RawMessage>,
+        metrics: &'a WayMetrics,
+    ) -> Self {
+        // Room for an acknowledgement of every message that can wait, the subscription and the goodbye: `try_ack`
+        // never finds it full.
+        let requests = usize::from(config.unacked_max) + 8;
+        let (client, mut events) = AsyncClient::new(options, requests);
+        events.network_options.set_connection_timeout(CONNECT_TIMEOUT_S).set_tcp_nodelay(true);
+        let taken = Taken {
+            config,
+            clock,
+            tx,
+            metrics,
+            client,
+            acks: Acks::default(),
+            hold: VecDeque::new(),
+            connected: false,
+            stopping: false,
+        };
+        Self { config, metrics, events, taken, up_since: None }
+    }
+
+    async fn run(&mut self, stop: &CancellationToken) -> End {
+        let mut open = None;
+        loop {
+            // `poll` must not be dropped half way (a packet would be lost between its queues), nor ever wait for us
+            // (it sends the pings). So it is pinned until it yields, and the rest goes on beside it.
+            let event = {
+                let poll = std::pin::pin!(self.events.poll());
+                match self.taken.beside(poll, stop).await {
+                    Ok(event) => event,
+                    Err(end) => return end,
+                }
+            };
+            let outcome = match event {
+                Ok(Event::Incoming(Packet::ConnAck(connack))) => {
+                    info!(
+                        broker = %self.config.host,
+                        port = self.config.port,
+                        session = connack.session_present,
+                        "connected to the broker"
+                    );
+                    self.up_since = Some(Instant::now());
+                    open = Some(self.metrics.open());
+                    self.taken.subscribe()
+                }
+                Ok(Event::Incoming(Packet::SubAck(suback))) => self.taken.subscribed(&suback.return_codes),
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.taken.take(publish),
+                Ok(Event::Outgoing(Outgoing::Disconnect)) => Err(End::Stopping),
+                Ok(_) => Ok(()),
+                Err(error) if self.taken.stopping => {
+                    drop(error);
+                    Err(End::Stopping)
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(end) = outcome {
+                drop(open);
+                return end;
+            }
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// Waits for `poll`; meanwhile acknowledges what is committed and passes on what was held.
+    async fn beside<P>(&mut self, mut poll: std::pin::Pin<&mut P>, stop: &CancellationToken) -> Result<P::Output, End>
+    where
+        P: Future,
+    {
+        loop {
+            tokio::select! {
+                () = stop.cancelled(), if !self.stopping => self.begin_to_stop()?,
+                event = &mut poll => return Ok(event),
+                acked = self.acks.next() => self.acknowledge(acked)?,
+                permit = self.tx.reserve(), if !self.hold.is_empty() => {
+                    let (Ok(permit), Some(message)) = (permit, self.hold.pop_front()) else { return Err(End::Stopping) };
+                    permit.send(message);
+                }
+            }
+        }
+    }
+
+    /// Subscribes, on every connection: the broker may have lost the session, or the filters may be new.
+    fn subscribe(&mut self) -> Result<(), End> {
+        self.connected = true;
+        let filters = self.config.topics.iter().map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce));
+        self.client.try_subscribe_many(filters).map_err(|_| ConnectionError::RequestsDone)?;
+        Ok(())
+    }
+
+    fn subscribed(&mut self, codes: &[SubscribeReasonCode]) -> Result<(), End> {
+        let refused: Vec<&str> = self
+            .config
+            .topics
+            .iter()
+            .zip(codes)
+            .filter(|(_, code)| matches!(code, SubscribeReasonCode::Failure))
+            .map(|(topic, _)| topic.as_str())
+            .collect();
+        match refused[..] {
+            [] => Ok(()),
+            _ => Err(End::Subscription(refused.join(", "))),
+        }
+    }
+
+    fn take(&mut self, publish: Publish) -> Result<(), End> {
+        if self.stopping {
+            return Ok(()); // not acknowledged, so it comes again
+        }
+        self.metrics.received.inc();
+        self.metrics.received_bytes.inc_by(publish.payload.len() as u64);
+        let waits = publish.qos != QoS::AtMostOnce;
+        let ack = if waits {
+            if usize::from(self.config.unacked_max) <= self.acks.len() {
+                return Err(End::Full);
+            }
+            let (ack, done) = Ack::channel();
+            self.acks.push(publish.pkid, done);
+            ack
+        } else {
+            Ack::none()
+        };
+        let message = RawMessage { topic: publish.topic, payload: publish.payload, received: self.clock.now(), ack };
+        if waits && !self.hold.is_empty() {
+            self.hold.push_back(message); // behind those that came before it
+            return Ok(());
+        }
+        match self.tx.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                if waits {
+                    self.hold.push_back(message);
+                } else {
+                    self.metrics.dropped.inc();
+                }
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(End::Stopping),
+        }
+    }
+
+    fn acknowledge(&mut self, acked: Result<u16, Refused>) -> Result<(), End> {
+        match acked {
+            Ok(packet_id) => {
+                self.metrics.acked.inc();
+                let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
+                publish.pkid = packet_id;
+                self.client.try_ack(&publish).map_err(|_| ConnectionError::RequestsDone)?;
+            }
+            // What was held back at the stop will come again.
+            Err(Refused) if self.stopping => self.acks = Acks::default(),
+            Err(refused) => return Err(refused.into()),
+        }
+        if self.stopping && self.acks.is_empty() { self.say_goodbye() } else { Ok(()) }
+    }
+
+    fn begin_to_stop(&mut self) -> Result<(), End> {
+        if !self.connected {
+            return Err(End::Stopping);
+        }
+        self.stopping = true;
+        self.hold.clear();
+        if self.acks.is_empty() { self.say_goodbye() } else { Ok(()) }
+    }
+
+    fn say_goodbye(&mut self) -> Result<(), End> {
+        self.client.try_disconnect().map_err(|_| End::Stopping)
+    }
+}

@@ -1,0 +1,108 @@
+//! The books of intake: `edge_intake_*`.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Which way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Way {
+    way: &'static str,
+}
+
+/// A way in and a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Why {
+    way: &'static str,
+    reason: &'static str,
+}
+
+/// Counters and gauges of both ways in. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    received: Family<Way, Counter>,
+    received_bytes: Family<Way, Counter>,
+    acked: Family<Way, Counter>,
+    dropped: Family<Why, Counter>,
+    refused: Family<Why, Counter>,
+    connections: Family<Way, Gauge>,
+    connected: Family<Way, Counter>,
+}
+
+impl Metrics {
+    /// Registers everything under `edge_intake_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let inner = &metrics.inner;
+        let registry = registry.sub_registry_with_prefix("edge_intake");
+        registry.register("received", "Publishes received", inner.received.clone());
+        registry.register("received_bytes", "Payload bytes received", inner.received_bytes.clone());
+        registry.register("acked", "Publishes acknowledged after the commit", inner.acked.clone());
+        registry.register("dropped", "QoS 0 publishes dropped because the way in was full", inner.dropped.clone());
+        registry.register("refused", "Connections refused or closed by us", inner.refused.clone());
+        registry.register("connections", "Connections now open", inner.connections.clone());
+        registry.register("connected", "Connections accepted since the start", inner.connected.clone());
+        metrics
+    }
+
+    pub(super) fn of(&self, way: &'static str) -> WayMetrics {
+        let label = Way { way };
+        let inner = &self.inner;
+        WayMetrics {
+            way,
+            received: inner.received.get_or_create(&label).clone(),
+            received_bytes: inner.received_bytes.get_or_create(&label).clone(),
+            acked: inner.acked.get_or_create(&label).clone(),
+            dropped: inner.dropped.get_or_create(&Why { way, reason: "qos0-overflow" }).clone(),
+            refused: inner.refused.clone(),
+            connections: inner.connections.get_or_create(&label).clone(),
+            connected: inner.connected.get_or_create(&label).clone(),
+        }
+    }
+}
+
+/// The metrics of one way in.
+#[derive(Debug, Clone)]
+pub(super) struct WayMetrics {
+    way: &'static str,
+    pub(super) received: Counter,
+    pub(super) received_bytes: Counter,
+    pub(super) acked: Counter,
+    pub(super) dropped: Counter,
+    refused: Family<Why, Counter>,
+    connections: Gauge,
+    connected: Counter,
+}
+
+impl WayMetrics {
+    /// Counts a connection refused or closed by us.
+    pub(super) fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&Why { way: self.way, reason }).inc();
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub(super) fn open(&self) -> Open {
+        self.connected.inc();
+        self.connections.inc();
+        Open(self.connections.clone())
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

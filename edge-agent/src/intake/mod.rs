@@ -1,0 +1,91 @@
+//! Intake: the world -> [`RawMessage`].
+//!
+//! Two ways in: [`broker`] is a client of an MQTT broker, [`listener`] is a server to which devices connect straight.
+//! Either way a device's publish is acknowledged only after the outbox has committed what was in it, and in the order
+//! it came. What is not acknowledged is bounded, and stays with the sender. Intake never looks into a payload.
+
+mod acks; // acknowledgements given, in the order the messages came
+
+pub mod broker; // client of a broker
+
+pub mod listener; // publish-only MQTT 3.1.1 server
+
+mod metrics;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use shared::config::Mistakes;
+use shared::time::Timestamp;
+use tokio::sync::oneshot;
+
+pub use self::broker::run_broker;
+pub use self::listener::run_listener;
+pub use self::metrics::Metrics;
+
+/// Messages between intake and presilver. Above what one group commit takes, so that the disk is never idle for want
+/// of messages. When it is full, QoS 1 messages wait unacknowledged (each sender has a bound of its own) and QoS 0
+/// messages are dropped and counted. (Never "stop polling": rumqttc sends its keep-alive pings from `poll`.)
+pub const CAPACITY: usize = 256;
+
+/// One publish, as it came.
+#[derive(Debug)]
+pub struct RawMessage {
+    /// The topic it was published on.
+    pub topic: String,
+    /// Its bytes, unread.
+    pub payload: Bytes,
+    /// When it was received here.
+    pub received: Timestamp,
+    /// Tells the sender that the message is on disk.
+    pub ack: Ack,
+}
+
+/// The right to acknowledge one message. Dropped without [`Ack::done`], the message is never acknowledged and its
+/// sender will repeat it.
+#[derive(Debug)]
+pub struct Ack(Option<oneshot::Sender<()>>);
+
+impl Ack {
+    /// For a message whose sender waits for nothing (QoS 0).
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// An acknowledgement and the end at which it is seen.
+    pub fn channel() -> (Self, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Everything in the message is committed.
+    pub fn done(self) {
+        if let Some(sender) = self.0 {
+            // The connection may be gone; then the sender repeats, and the repeat is recognised.
+            let _ = sender.send(());
+        }
+    }
+}
+
+/// `[intake]`: the two ways in. (Its mappings belong to presilver.)
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Client of a broker.
+    pub broker: broker::Config,
+    /// Own listener.
+    pub listener: listener::Config,
+}
+
+impl Config {
+    /// Limits between settings; paths are those of the whole configuration.
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        self.broker.check(mistakes);
+        self.listener.check(mistakes);
+        if !self.broker.enabled && !self.listener.enabled {
+            mistakes.add(
+                "intake",
+                "no way in is enabled; write `enabled = true` under [intake.broker] or [intake.listener]",
+            );
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Rows -> Envelopes of one epoch, filled towards whole metering units of the hub.
+//!
+//! The hub charges by 4 KB and throttles by the message, so an Envelope waits a moment for company while the link is
+//! live (`linger`), and takes several units at once while there is a backlog. How large an Envelope becomes is known
+//! only once it is packed; until then it is estimated from the ones before, and a guess too large is cut down.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use shared::envelope::{
+    Closing, Compression, Envelope, Gap, MESSAGE_BYTES_MAX, METERING_UNIT_BYTES, Message, RAW_BYTES_MAX, WireReading,
+    WireRejected, sha256_hex,
+};
+use shared::reading::{Epoch, GatewayId, Reading, Seq, Value};
+use shared::topic;
+
+use crate::outbox::{GapId, HeldGap, HeldItem, Row, RowId};
+
+/// JSON of one Envelope before compression; far below what the cloud unpacks.
+const JSON_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Gaps, and closings, that travel in one Envelope.
+const NOTES_MAX: usize = 64;
+/// Bytes of an Envelope beside its rows, about.
+const FRAME_BYTES: usize = 220;
+/// An Envelope this full is not tried again for more: packing costs more than a few unused bytes.
+const FULL_ENOUGH: f64 = 0.93;
+/// A refusal whose reasons are longer than this in total loses the rest of them.
+const REASONS_BYTES_MAX: usize = 64 * 1024;
+
+/// An Envelope, packed, and what is done once the hub has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cut {
+    /// The topic with the property bag.
+    pub topic: String,
+    /// The body. Goes again byte for byte.
+    pub body: Bytes,
+    /// Its size as the hub counts it.
+    pub hub_bytes: usize,
+    /// Rows in it.
+    pub rows: Vec<RowId>,
+    /// Gaps in it.
+    pub gaps: Vec<GapId>,
+    /// Closings in it.
+    pub closings: Vec<Epoch>,
+}
+
+/// How Envelopes are cut.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// The gateway; also the device that publishes.
+    pub gateway: GatewayId,
+    /// How bodies travel.
+    pub compression: Compression,
+    /// How long the oldest row waits for company while the link is live.
+    pub linger: Duration,
+    /// Metering units of an Envelope while live.
+    pub units: usize,
+    /// Metering units of an Envelope while catching up.
+    pub units_behind: usize,
+}
+
+/// Whether there is more where the rows came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Fill one Envelope of `units`, or linger for it.
+    Live,
+    /// Fill Envelopes of `units_behind`; there is surely enough to fill them.
+    Behind,
+    /// The agent stops: send what there is.
+    Flush,
+}
+
+/// What stands at the head of an Envelope.
+#[derive(Debug, Clone)]
+pub struct Heading {
+    /// Epoch of the rows; without rows, the current one.
+    pub epoch: Epoch,
+    /// The highest seq given in it.
+    pub high: Seq,
+    /// Digest of the rules its rows were judged by.
+    pub rules: String,
+}
+
+/// Rows waiting to be cut.
+#[derive(Debug)]
+pub struct Cutter {
+    shape: Shape,
+    rows: VecDeque<Waiting>,
+    /// JSON bytes of all waiting rows, about.
+    estimate: usize,
+    /// Packed bytes per estimated JSON byte, learnt from what was cut.
+    ratio: f64,
+    gaps: VecDeque<HeldGap>,
+    closings: VecDeque<Closing>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    row: Row,
+    estimate: usize,
+    since: Instant,
+}
+
+impl Cutter {
+    /// An empty one.
+    pub fn new(shape: Shape) -> Self {
+        let ratio = match shape.compression {
+            Compression::None => 1.0,
+            Compression::Zstd => 0.25,
+        };
+        Self { shape, rows: VecDeque::new(), estimate: 0, ratio, gaps: VecDeque::new(), closings: VecDeque::new() }
+    }
+
+    /// Adds the next row.
+    pub fn push(&mut self, row: Row, now: Instant) {
+        let estimate = estimate(&row);
+        self.estimate += estimate;
+        self.rows.push_back(Waiting { row, estimate, since: now });
+    }
+
+    /// Adds a gap; it travels with the next Envelope.
+    pub fn push_gap(&mut self, gap: HeldGap) {
+        self.gaps.push_back(gap);
+    }
+
+    /// Adds a closing; it travels with the next Envelope.
+    pub fn push_closing(&mut self, closing: Closing) {
+        self.closings.push_back(closing);
+    }
+
+    /// Rows waiting.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && !self.has_notes()
+    }
+
+    /// Gaps waiting.
+    pub fn gaps(&self) -> impl Iterator<Item = GapId> {
+        self.gaps.iter().map(|gap| gap.id)
+    }
+
+    /// Closings waiting.
+    pub fn closings(&self) -> impl Iterator<Item = Epoch> {
+        self.closings.iter().map(|closing| closing.epoch)
+    }
+
+    /// Epoch of the rows that are cut next; `None` without rows.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.rows.front().map(|waiting| waiting.row.epoch)
+    }
+
+    /// True if more rows are wanted before the Envelopes of a full window could be cut at this pace.
+    pub fn wants_rows(&self, pace: Pace) -> bool {
+        self.packed(self.estimate) < 2 * self.target(pace) && self.estimate < JSON_BYTES_MAX
+    }
+
+    /// True if an Envelope is to be cut now.
+    pub fn is_due(&self, pace: Pace, now: Instant) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let full = self.target(pace) <= self.packed(self.estimate) || JSON_BYTES_MAX <= self.estimate;
+        let ended = match (self.rows.front(), self.rows.back()) {
+            (Some(first), Some(last)) => first.row.epoch != last.row.epoch,
+            _ => false,
+        };
+        let lingered = self.deadline().is_some_and(|at| at <= now);
+        full || ended || self.has_notes() || lingered || pace == Pace::Flush
+    }
+
+    /// When the oldest row has waited long enough.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.rows.front().map(|waiting| waiting.since + self.shape.linger)
+    }
+
+    /// Cuts one Envelope off the front. `heading.epoch` must be [`Cutter::epoch`] where there are rows.
+    pub fn cut(&mut self, heading: Heading, pace: Pace) -> Cut {
+        let run = self.rows.iter().take_while(|waiting| waiting.row.epoch == heading.epoch).count();
+        let mut notes = (self.gaps.len().min(NOTES_MAX), self.closings.len().min(NOTES_MAX));
+        let target = self.target(pace);
+        let mut count = self.guess(run, target);
+        let mut best: Option<(usize, Message)> = None;
+        let (count, message) = loop {
+            let message = self.pack(&heading, count, notes);
+            let size = message.hub_bytes();
+            self.learn(count, size);
+            let limit = if count <= 1 { MESSAGE_BYTES_MAX } else { target.min(MESSAGE_BYTES_MAX) };
+            if limit < size {
+                if let Some(best) = best.take() {
+                    break best; // the step before this one fitted
+                }
+                if 1 < count {
+                    count = shrunk(count, size, limit);
+                } else if notes.0 + notes.1 == 0 || (count == 0 && notes.0 + notes.1 <= 1) {
+                    break (count, message); // cannot be smaller; `wire` keeps a single row below the limit
+                } else {
+                    notes = (notes.0 / 2, notes.1 / 2);
+                }
+                continue;
+            }
+            let full = FULL_ENOUGH * target as f64 <= size as f64;
+            let grown = grown(count, size, target).min(run);
+            if full || count == run || grown <= count || best.is_some() {
+                break (count, message);
+            }
+            best = Some((count, message));
+            count = grown;
+        };
+        self.finish(count, notes, message)
+    }
+
+    fn finish(&mut self, count: usize, notes: (usize, usize), message: Message) -> Cut {
+        let rows = self
+            .rows
+            .drain(..count)
+            .map(|waiting| {
+                self.estimate -= waiting.estimate;
+                waiting.row.id
+            })
+            .collect();
+        Cut {
+            topic: topic::events(self.shape.gateway.as_str(), &message.bag),
+            hub_bytes: message.hub_bytes(),
+            body: Bytes::from(message.body),
+            rows,
+            gaps: self.gaps.drain(..notes.0).map(|gap| gap.id).collect(),
+            closings: self.closings.drain(..notes.1).map(|closing| closing.epoch).collect(),
+        }
+    }
+
+    fn pack(&self, heading: &Heading, count: usize, notes: (usize, usize)) -> Message {
+        let mut envelope =
+            Envelope::new(self.shape.gateway.clone(), heading.epoch, heading.high, heading.rules.clone());
+        for waiting in self.rows.iter().take(count) {
+            match wire(&waiting.row) {
+                Wire::Reading(reading) => envelope.readings.push(reading),
+                Wire::Rejected(rejected) => envelope.rejected.push(rejected),
+            }
+        }
+        let alone = notes.0 + notes.1 <= 1;
+        envelope.gaps = self.gaps.iter().take(notes.0).map(|gap| wire_gap(gap, alone)).collect();
+        envelope.closed = self.closings.iter().take(notes.1).cloned().collect();
+        envelope.pack(self.shape.compression)
+    }
+
+    fn guess(&self, run: usize, target: usize) -> usize {
+        let mut sum = 0;
+        let fitting = self.rows.iter().take(run).take_while(|waiting| {
+            sum += waiting.estimate;
+            self.packed(sum) <= target && sum <= JSON_BYTES_MAX
+        });
+        fitting.count().max(1).min(run)
+    }
+
+    fn learn(&mut self, count: usize, size: usize) {
+        let json: usize = self.rows.iter().take(count).map(|waiting| waiting.estimate).sum();
+        if 0 < json {
+            let seen = size.saturating_sub(FRAME_BYTES / 2) as f64 / json as f64;
+            // A single small row says little about how well many of them pack.
+            let weight = if json < METERING_UNIT_BYTES { 0.1 } else { 0.6 };
+            self.ratio = (self.ratio * (1.0 - weight) + seen * weight).clamp(0.005, 2.0);
+        }
+    }
+
+    fn packed(&self, json: usize) -> usize {
+        FRAME_BYTES + (json as f64 * self.ratio) as usize
+    }
+
+    fn target(&self, pace: Pace) -> usize {
+        let units = match pace {
+            Pace::Live => self.shape.units,
+            Pace::Behind | Pace::Flush => self.shape.units_behind,
+        };
+        (units * METERING_UNIT_BYTES).min(MESSAGE_BYTES_MAX)
+    }
+
+    fn has_notes(&self) -> bool {
+        !self.gaps.is_empty() || !self.closings.is_empty()
+    }
+}
+
+fn shrunk(count: usize, size: usize, limit: usize) -> usize {
+    let share = (limit.saturating_sub(FRAME_BYTES / 2)) as f64 / (size - FRAME_BYTES / 2) as f64;
+    ((count as f64 * share * 0.97) as usize).clamp(1, count - 1)
+}
+
+fn grown(count: usize, size: usize, target: usize) -> usize {
+    let room = target.saturating_sub(FRAME_BYTES / 2) as f64 / size.saturating_sub(FRAME_BYTES / 2).max(1) as f64;
+    // More rows pack a little better than their share, and one step too far is undone.
+    (count as f64 * room.min(8.0) * 0.98) as usize
+}
+
+/// JSON bytes of a row, about. Exactness would cost as much as packing.
+fn estimate(row: &Row) -> usize {
+    match &row.item {
+        HeldItem::Reading(reading) => {
+            let value = match &reading.value {
+                Value::Number(_) => 8,
+                Value::Bool(_) => 5,
+                Value::Text(text) => text.len() + 2,
+            };
+            let unit = reading.unit.as_ref().map_or(0, |unit| unit.len() + 7);
+            92 + reading.device.as_str().len() + reading.metric.as_str().len() + value + unit
+        }
+        HeldItem::Rejected { rejected, .. } => {
+            let reasons: usize = rejected.reasons.iter().map(|reason| reason.len() + 3).sum();
+            220 + rejected.topic.len() + reasons + rejected.raw.len().min(RAW_BYTES_MAX) * 4 / 3
+        }
+    }
+}
+
+enum Wire {
+    Reading(WireReading),
+    Rejected(WireRejected),
+}
+
+/// A row as it travels. A text too long for any message travels as a refusal, under its own seq: it is kept in
+/// quarantine, named, instead of stopping everything behind it.
+fn wire(row: &Row) -> Wire {
+    match &row.item {
+        HeldItem::Reading(reading) => match &reading.value {
+            Value::Text(text) if MESSAGE_BYTES_MAX / 4 < text.len() => {
+                Wire::Rejected(too_large(row.seq, reading, text))
+            }
+            _ => Wire::Reading(WireReading::new(row.seq, reading)),
+        },
+        HeldItem::Rejected { rejected, raw_len, raw_sha256 } => {
+            let mut wire = WireRejected::new(row.seq, rejected);
+            wire.raw_len = *raw_len;
+            wire.raw_sha256 = raw_sha256.clone();
+            shorten(&mut wire.reasons);
+            Wire::Rejected(wire)
+        }
+    }
+}
+
+fn too_large(seq: Seq, reading: &Reading, text: &str) -> WireRejected {
+    let bytes = text.as_bytes();
+    WireRejected {
+        s: seq,
+        d: reading.device.as_str().to_owned(),
+        m: Some(reading.metric.as_str().to_owned()),
+        topic: String::new(),
+        reasons: vec![format!("size: a text of {} bytes, at most {} travel", bytes.len(), MESSAGE_BYTES_MAX / 4)],
+        raw: STANDARD.encode(&bytes[..bytes.len().min(RAW_BYTES_MAX)]),
+        raw_len: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+        raw_sha256: sha256_hex(bytes),
+        n: reading.source_seq,
+        rest: Default::default(),
+    }
+}
+
+fn shorten(reasons: &mut Vec<String>) {
+    let mut left = REASONS_BYTES_MAX;
+    let all = reasons.len();
+    reasons.retain_mut(|reason| {
+        let keep = left != 0;
+        if left < reason.len() {
+            let cut = (0..=left).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+            reason.truncate(cut);
+            left = 0;
+        } else {
+            left -= reason.len();
+        }
+        keep
+    });
+    if reasons.len() < all {
+        reasons.push(format!("reasons: {} more", all - reasons.len()));
+    }
+}
+
+/// A gap as it travels. One with so many devices that it fits into no message travels without the tally.
+fn wire_gap(held: &HeldGap, alone: bool) -> Gap {
+    let tally: usize = held.gap.readings.keys().map(|device| device.len() + 12).sum();
+    if alone && MESSAGE_BYTES_MAX / 2 < tally {
+        Gap { readings: Default::default(), ..held.gap.clone() }
+    } else {
+        held.gap.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

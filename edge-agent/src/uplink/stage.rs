@@ -1,0 +1,490 @@
+//! Drives the link: outbox -> iothub -> outbox.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use shared::backoff::Backoff;
+use shared::clock::Clock;
+use shared::crash;
+use shared::envelope::METERING_UNIT_BYTES;
+use shared::reading::Epoch;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::batch::{Cut, Cutter, Heading, Pace, Shape};
+use super::iothub::{Client, Dialer, Happening, Lost};
+use super::link::{Do, Limits, Link, Notice, State};
+use super::metrics::Why;
+use super::window::Window;
+use super::{Config, HubTarget, Metrics, UplinkError};
+use crate::outbox::{Acked, GapId, Outbox, OutboxError, RowId};
+use crate::trust;
+
+/// Rows asked for at once: a few Envelopes.
+const FETCH_ROWS: usize = 1_000;
+const FETCH_BYTES: usize = 1024 * 1024;
+/// While the link is live the outbox is asked at most this often, so that it can spend its time on commits.
+const FETCH_PAUSE: Duration = Duration::from_millis(50);
+/// Gaps and closings are rare; they are asked for this often at most.
+const NOTES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Sends what the outbox holds until `stop`; then, while the link is up, what is left, for at most `drain`.
+///
+/// On `stop` the outbox is expected to be sealed already: only then the current epoch's closing can go too.
+///
+/// # Errors
+/// No authority to trust, or the outbox is gone. A hub that cannot be reached is no error: it is tried for ever.
+pub async fn run(
+    config: Config,
+    target: HubTarget,
+    outbox: Outbox,
+    clock: Clock,
+    stop: CancellationToken,
+    metrics: Metrics,
+) -> Result<(), UplinkError> {
+    let tls = if target.tls { Some(trust::client(target.ca_file.as_deref())?) } else { None };
+    let shape = Shape {
+        gateway: target.gateway.clone(),
+        compression: config.compression,
+        linger: config.linger.duration(),
+        units: config.units,
+        units_behind: config.units_behind,
+    };
+    let limits = Limits {
+        puback_timeout: config.puback_timeout.duration(),
+        stable: config.stable.duration(),
+        renew_patience: config.token_margin.duration() / 2,
+    };
+    let seed = clock.now().micros().unsigned_abs() ^ u64::from(std::process::id());
+    let backoff = Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed);
+    let mut changed = outbox.changed();
+    changed.mark_changed(); // what earlier runs left is news to us
+    let now = Instant::now();
+    let stage = Stage {
+        dialer: Dialer {
+            target,
+            tls,
+            keep_alive: config.keep_alive.duration(),
+            connect_timeout: config.connect_timeout.duration(),
+            token_life: config.token_life.duration(),
+            envelopes_max: config.window,
+        },
+        link: Link::new(limits, Window::new(config.window), backoff, now),
+        cutter: Cutter::new(shape),
+        client: None,
+        fetched_upto: RowId::default(),
+        more: More::Maybe,
+        fetch_at: now,
+        notes_at: now,
+        notes_stale: true,
+        taken: Taken::default(),
+        marking: None,
+        stopping: None,
+        config,
+        outbox,
+        changed,
+        clock,
+        metrics,
+    };
+    stage.run(stop).await
+}
+
+/// Whether the outbox may hold rows beyond those fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    /// The last answer was as large as asked for.
+    Surely,
+    /// Something changed since the last answer.
+    Maybe,
+    /// Not until something changes.
+    No,
+}
+
+/// What the hub has acknowledged and the outbox has not yet marked, and what waits or flies.
+#[derive(Debug, Default)]
+struct Taken {
+    acked: Acked,
+    /// Rows taken from the outbox and not yet marked.
+    rows: usize,
+    gaps: HashSet<GapId>,
+    closings: HashSet<Epoch>,
+}
+
+/// A mark on its way to the disk, and what it is about.
+type Marking = Pin<Box<dyn Future<Output = (Acked, Result<(), OutboxError>)> + Send>>;
+
+struct Stage {
+    config: Config,
+    dialer: Dialer,
+    link: Link,
+    cutter: Cutter,
+    client: Option<Client>,
+    outbox: Outbox,
+    changed: watch::Receiver<u64>,
+    /// The last row taken from the outbox; later ones are not known here yet.
+    fetched_upto: RowId,
+    more: More,
+    fetch_at: Instant,
+    notes_at: Instant,
+    notes_stale: bool,
+    taken: Taken,
+    marking: Option<Marking>,
+    /// Since the stop: when patience ends.
+    stopping: Option<Instant>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Stage {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), UplinkError> {
+        self.tell(Notice::Tick).await;
+        loop {
+            self.fetch().await?;
+            self.send_what_is_due().await;
+            self.mark();
+            self.show();
+            if self.may_leave().await? {
+                break;
+            }
+            let wake = self.wake_at();
+            tokio::select! {
+                () = stop.cancelled(), if self.stopping.is_none() => {
+                    let now = Instant::now();
+                    self.stopping = Some(now + self.config.drain.duration());
+                    (self.fetch_at, self.notes_at, self.notes_stale) = (now, now, true);
+                }
+                happening = next(&mut self.client) => self.happened(happening).await,
+                (acked, marked) = marked(&mut self.marking) => self.after_marking(acked, marked)?,
+                news = self.changed.changed(), if self.more == More::No || !self.notes_stale => {
+                    if news.is_err() {
+                        return Err(OutboxError::Gone.into());
+                    }
+                    self.notes_stale = true;
+                    if self.more == More::No {
+                        self.more = More::Maybe;
+                    }
+                }
+                () = sleep_until(wake) => self.tell(Notice::Tick).await,
+            }
+        }
+        if let Some(client) = self.client.take() {
+            client.say_goodbye().await;
+        }
+        Ok(())
+    }
+
+    fn pace(&self) -> Pace {
+        match (self.stopping, self.link.state()) {
+            (Some(_), _) => Pace::Flush,
+            (None, State::CatchingUp(_)) => Pace::Behind,
+            (None, State::Live(_) | State::Offline { .. } | State::Dialing | State::Renewing(_)) => Pace::Live,
+        }
+    }
+
+    /// Takes rows from the outbox, if some are wanted and some may be there.
+    async fn fetch(&mut self) -> Result<(), UplinkError> {
+        if !self.link.takes_more() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.notes_stale && self.notes_at <= now {
+            self.fetch_notes().await?;
+            self.notes_at = now + NOTES_PAUSE;
+        }
+        let due = self.more == More::Surely || self.more == More::Maybe && self.fetch_at <= now;
+        if !due || !self.cutter.wants_rows(self.pace()) {
+            return Ok(());
+        }
+        // Read before the answer, so that what comes in between counts as news.
+        self.changed.mark_unchanged();
+        let rows = self.outbox.pending(self.fetched_upto, FETCH_ROWS, FETCH_BYTES).await?;
+        let now = Instant::now();
+        let full = FETCH_ROWS / 2 <= rows.len();
+        self.more = match (full, rows.is_empty()) {
+            (true, _) => More::Surely,
+            (false, false) => More::Maybe, // a few large rows make an answer as long as many small ones
+            (false, true) => More::No,
+        };
+        self.fetch_at = now + FETCH_PAUSE;
+        self.taken.rows += rows.len();
+        if let Some(last) = rows.last() {
+            self.fetched_upto = last.id;
+        } else {
+            self.look_back();
+        }
+        for row in rows {
+            self.cutter.push(row, now);
+        }
+        self.tell(if full { Notice::Behind } else { Notice::CaughtUp }).await;
+        Ok(())
+    }
+
+    /// Rows that were marked to be sent again lie before what was fetched. Once nothing is under way, begin anew.
+    fn look_back(&mut self) {
+        if self.fetched_upto != RowId::default() && self.taken.rows == 0 && 0 < self.outbox.view().books.held {
+            debug!("rows before the last one sent are to go again");
+            self.fetched_upto = RowId::default();
+            self.more = More::Maybe;
+        }
+    }
+
+    async fn fetch_notes(&mut self) -> Result<(), UplinkError> {
+        self.notes_stale = false;
+        for gap in self.outbox.gaps_pending().await? {
+            if self.taken.gaps.insert(gap.id) {
+                self.cutter.push_gap(gap);
+            }
+        }
+        for closing in self.outbox.closings_pending().await? {
+            if self.taken.closings.insert(closing.epoch) {
+                self.cutter.push_closing(closing);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_what_is_due(&mut self) {
+        while self.link.takes_more() && self.cutter.is_due(self.pace(), Instant::now()) {
+            let epoch = self.cutter.epoch().unwrap_or_else(|| self.outbox.epoch());
+            let heading = Heading { epoch, high: self.outbox.high(epoch), rules: self.outbox.rules(epoch).to_string() };
+            let cut = self.cutter.cut(heading, self.pace());
+            let books = self.metrics.inner();
+            books.sent.inc();
+            books.rows_sent.inc_by(cut.rows.len() as u64);
+            self.tell(Notice::Cut(cut.into())).await;
+        }
+    }
+
+    /// One edge of the link, and everything it asks for.
+    async fn tell(&mut self, notice: Notice) {
+        let before = self.link.state();
+        let again = matches!(notice, Notice::Connected { .. });
+        for todo in self.link.step(notice, Instant::now()) {
+            match todo {
+                Do::Dial => self.client = Some(self.dialer.dial(self.clock.now())),
+                Do::HangUp(why) => {
+                    debug!(why, "hung up");
+                    self.hung_up(why);
+                }
+                Do::SayGoodbye => {
+                    if let Some(client) = self.client.take() {
+                        client.say_goodbye().await;
+                    }
+                }
+                Do::Publish(cut) => {
+                    let books = self.metrics.inner();
+                    books.bytes.inc_by(cut.hub_bytes as u64);
+                    books.units.inc_by(cut.hub_bytes.div_ceil(METERING_UNIT_BYTES) as u64);
+                    if again {
+                        books.resent.inc();
+                    }
+                    if let Some(client) = &self.client {
+                        client.publish(&cut).await;
+                    }
+                }
+                Do::Done(cut) => self.done(&cut),
+            }
+        }
+        self.report(before);
+    }
+
+    async fn happened(&mut self, happening: Option<Happening>) {
+        let mut next = Some(happening.unwrap_or_else(|| {
+            Happening::Lost(Lost { text: "the client ended".to_owned(), reason: "other", denied: false })
+        }));
+        // All that has happened by now, so that one mark on disk serves many PUBACKs.
+        while let Some(happening) = next {
+            let notice = match happening {
+                Happening::Connected => {
+                    let (life, margin) = (self.config.token_life.duration(), self.config.token_margin.duration());
+                    self.metrics.inner().connected.inc();
+                    (self.more, self.notes_stale) = (More::Maybe, true);
+                    Notice::Connected { renew_at: Instant::now() + life.saturating_sub(margin) }
+                }
+                Happening::Published(packet_id) => Notice::Published(packet_id),
+                Happening::Acked(packet_id) => {
+                    if let Some(handed_at) = self.link.window().handed_at(packet_id) {
+                        self.metrics.inner().puback_seconds.observe(handed_at.elapsed().as_secs_f64());
+                    }
+                    Notice::Acked(packet_id)
+                }
+                Happening::Lost(lost) => self.lost(lost),
+            };
+            self.tell(notice).await;
+            next = self.client.as_mut().and_then(Client::try_next);
+        }
+    }
+
+    fn lost(&mut self, lost: Lost) -> Notice {
+        let target = &self.dialer.target;
+        let repeated = self.metrics.status().borrow().last_error.as_ref() == Some(&lost.text);
+        let (host, port) = (&target.host, target.port);
+        match (lost.denied, repeated) {
+            (true, _) => error!(host, port, device = %target.gateway, "failed to connect to the hub: {}", lost.text),
+            (false, false) => warn!(host, port, "no connection to the hub: {}", lost.text),
+            (false, true) => debug!(host, port, "still no connection to the hub: {}", lost.text),
+        }
+        self.metrics.inner().lost.get_or_create(&Why { reason: lost.reason }).inc();
+        let denied = lost.denied;
+        self.metrics.show(|status| status.last_error = Some(lost.text));
+        if denied { Notice::Denied } else { Notice::Lost }
+    }
+
+    fn hung_up(&mut self, why: &'static str) {
+        // A client that was dropped by our own decision has not told why.
+        if self.client.take().is_some() && !matches!(why, "lost" | "denied") {
+            warn!("gave the connection to the hub up: {why}");
+            self.metrics.inner().lost.get_or_create(&Why { reason: "given-up" }).inc();
+            self.metrics.show(|status| status.last_error = Some(why.to_owned()));
+        }
+    }
+
+    fn done(&mut self, cut: &Cut) {
+        crash::here("uplink-acked");
+        let books = self.metrics.inner();
+        books.acked.inc();
+        books.rows_acked.inc_by(cut.rows.len() as u64);
+        self.metrics.show(|status| status.envelopes_acked += 1);
+        let acked = &mut self.taken.acked;
+        acked.rows.extend_from_slice(&cut.rows);
+        acked.gaps.extend_from_slice(&cut.gaps);
+        acked.closings.extend_from_slice(&cut.closings);
+    }
+
+    /// Starts to mark what is acknowledged; one mark at a time, and each takes all there is.
+    fn mark(&mut self) {
+        let acked = &mut self.taken.acked;
+        if self.marking.is_some() || acked.rows.is_empty() && acked.gaps.is_empty() && acked.closings.is_empty() {
+            return;
+        }
+        let acked = std::mem::take(acked);
+        let outbox = self.outbox.clone();
+        self.marking = Some(Box::pin(async move {
+            let marked = outbox.done(acked.clone()).await;
+            (acked, marked)
+        }));
+    }
+
+    fn after_marking(&mut self, acked: Acked, marked: Result<(), OutboxError>) -> Result<(), UplinkError> {
+        self.marking = None;
+        match marked {
+            Ok(()) => {}
+            Err(OutboxError::Gone) => return Err(OutboxError::Gone.into()),
+            // They stay held; `look_back` finds them, and what goes twice is recognised in the cloud.
+            Err(error) => error!("failed to mark {} acknowledged rows: {error}", acked.rows.len()),
+        }
+        self.taken.rows = self.taken.rows.saturating_sub(acked.rows.len());
+        for gap in &acked.gaps {
+            self.taken.gaps.remove(gap);
+        }
+        for closing in &acked.closings {
+            self.taken.closings.remove(closing);
+        }
+        if self.taken.rows == 0 && self.more == More::No {
+            self.look_back();
+        }
+        // Rows that are gone may let an epoch close.
+        self.notes_stale = true;
+        if self.stopping.is_some() {
+            self.notes_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// On stop: true once everything is acknowledged and marked, or it makes no sense to wait.
+    async fn may_leave(&mut self) -> Result<bool, UplinkError> {
+        let Some(deadline) = self.stopping else { return Ok(false) };
+        let idle = self.cutter.is_empty()
+            && self.link.window().is_empty()
+            && self.marking.is_none()
+            && self.more == More::No
+            && !self.notes_stale
+            && !self.changed.has_changed().map_err(|_| OutboxError::Gone)?;
+        let offline = matches!(self.link.state(), State::Offline { .. });
+        if !idle && !offline && Instant::now() < deadline {
+            return Ok(false);
+        }
+        // What the hub has acknowledged must not go again for want of a mark.
+        while let Some(marking) = self.marking.take() {
+            let (acked, marked) = marking.await;
+            self.after_marking(acked, marked)?;
+            self.mark();
+        }
+        let held = self.outbox.view().books.held;
+        info!(held, drained = idle, "uplink stops");
+        Ok(true)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let link = self.link.deadline();
+        let takes_more = self.link.takes_more();
+        let linger = self.cutter.deadline().filter(|_| takes_more);
+        let wants_rows = takes_more && self.cutter.wants_rows(self.pace());
+        let fetch = match self.more {
+            More::Surely => Some(Instant::now()),
+            More::Maybe => Some(self.fetch_at),
+            More::No => None,
+        };
+        let fetch = fetch.filter(|_| wants_rows);
+        let notes = Some(self.notes_at).filter(|_| takes_more && self.notes_stale);
+        [link, linger, fetch, notes, self.stopping].into_iter().flatten().min()
+    }
+
+    fn report(&self, before: State) {
+        let after = self.link.state();
+        if before.as_str() == after.as_str() {
+            return;
+        }
+        let target = &self.dialer.target;
+        match (before, after) {
+            (State::Dialing, State::CatchingUp(_)) => {
+                info!(
+                    host = target.host,
+                    port = target.port,
+                    hub = target.hub,
+                    in_flight = self.link.window().len(),
+                    "connected to the hub"
+                );
+                self.metrics.show(|status| status.last_error = None);
+            }
+            (_, State::Renewing(_)) => info!("the token ends soon: making a new connection"),
+            _ => debug!(from = before.as_str(), to = after.as_str(), "link"),
+        }
+    }
+
+    fn show(&self) {
+        let window = self.link.window();
+        let books = self.metrics.inner();
+        books.in_flight.set(i64::try_from(window.len()).unwrap_or(i64::MAX));
+        books.up.set(i64::from(self.link.up_since().is_some()));
+        self.metrics.show(|status| {
+            status.link = self.link.state().as_str();
+            status.envelopes_in_flight = window.len();
+            status.rows_in_flight = window.cuts().map(|cut| cut.rows.len()).sum();
+        });
+    }
+}
+
+async fn next(client: &mut Option<Client>) -> Option<Happening> {
+    match client {
+        Some(client) => client.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn marked(marking: &mut Option<Marking>) -> (Acked, Result<(), OutboxError>) {
+    match marking {
+        Some(marking) => marking.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,410 @@
+//! The uplink with a real outbox, against a small hub that acknowledges, stays silent, hangs up or refuses as told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet, PubAck};
+use rumqttc::{Error as MqttError, Publish};
+use shared::clock::Clock;
+use shared::config::Size;
+use shared::envelope::{Envelope, decompress};
+use shared::reading::{DeviceId, MetricName, Reading, Seq, TimeQuality, Value};
+use shared::time::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::outbox::store::Selection;
+use crate::outbox::{BootTime, Item, NewRow, Outbox};
+
+const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
+const HUB: &str = "plant.azure-devices.net";
+
+/// What the hub does from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Acknowledge,
+    /// Takes publishes and says nothing.
+    Silent,
+    /// Hangs up, on everybody.
+    Away,
+    /// CONNACK 5.
+    Refuse,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    connections: usize,
+    goodbyes: usize,
+    /// Connection and publish.
+    publishes: Vec<(usize, Publish)>,
+    faults: Vec<String>,
+}
+
+struct Hub {
+    port: u16,
+    mode: watch::Sender<Mode>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Hub {
+    async fn start(mode: Mode) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let (mode, modes) = watch::channel(mode);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let all = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, modes.clone(), all.clone()));
+            }
+        });
+        Self { port, mode, seen }
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
+        at(&self.seen.lock().expect("no panic"))
+    }
+
+    fn envelopes(&self) -> Vec<Envelope> {
+        self.look(|seen| seen.publishes.iter().map(|(_, publish)| unpacked(publish)).collect())
+    }
+
+    /// Distinct seqs, in the order they first came.
+    fn seqs(&self) -> Vec<i64> {
+        let mut seqs = Vec::new();
+        for reading in self.envelopes().iter().flat_map(|envelope| &envelope.readings) {
+            if !seqs.contains(&reading.s.0) {
+                seqs.push(reading.s.0);
+            }
+        }
+        seqs
+    }
+}
+
+fn unpacked(publish: &Publish) -> Envelope {
+    Envelope::from_json(&decompress(&publish.payload).expect("zstd")).expect("an Envelope")
+}
+
+async fn serve(mut stream: TcpStream, mut modes: watch::Receiver<Mode>, seen: Arc<Mutex<Seen>>) {
+    let connection = {
+        let mut seen = seen.lock().expect("no panic");
+        seen.connections += 1;
+        seen.connections
+    };
+    let mut inbox = BytesMut::new();
+    loop {
+        let mode = *modes.borrow_and_update();
+        if mode == Mode::Away {
+            return;
+        }
+        let packet = match Packet::read(&mut inbox, 1 << 20) {
+            Ok(packet) => packet,
+            Err(MqttError::InsufficientBytes(_)) => {
+                tokio::select! {
+                    read = stream.read_buf(&mut inbox) => match read {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    },
+                    _ = modes.changed() => {}
+                }
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let mut out = BytesMut::new();
+        match packet {
+            Packet::Connect(connect) => {
+                let code =
+                    if mode == Mode::Refuse { ConnectReturnCode::NotAuthorized } else { ConnectReturnCode::Success };
+                if let Some(fault) = fault(&connect) {
+                    seen.lock().expect("no panic").faults.push(fault);
+                }
+                ConnAck::new(code, false).write(&mut out).expect("fits");
+            }
+            Packet::Publish(publish) => {
+                if mode == Mode::Acknowledge {
+                    PubAck::new(publish.pkid).write(&mut out).expect("fits");
+                }
+                seen.lock().expect("no panic").publishes.push((connection, publish));
+            }
+            Packet::PingReq => rumqttc::mqttbytes::v4::PingResp.write(&mut out).map(|_| ()).expect("fits"),
+            Packet::Disconnect => seen.lock().expect("no panic").goodbyes += 1,
+            other => seen.lock().expect("no panic").faults.push(format!("{other:?}")),
+        }
+        if stream.write_all(&out).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What is wrong with a CONNECT, as IoT Hub sees it.
+fn fault(connect: &rumqttc::mqttbytes::v4::Connect) -> Option<String> {
+    let login = connect.login.as_ref()?;
+    let token = sas::Token::parse(&login.password).ok()?;
+    let key = sas::Key::device(KEY).expect("base64");
+    let now_s = Clock::Real.now().micros() / 1_000_000;
+    if connect.client_id != "gw-01" {
+        return Some(format!("client id {}", connect.client_id));
+    }
+    if login.username != format!("{HUB}/gw-01/?api-version=2021-04-12") {
+        return Some(format!("user {}", login.username));
+    }
+    if token.resource != format!("{HUB}/devices/gw-01") {
+        return Some(format!("resource {}", token.resource));
+    }
+    token.check([&key], now_s).err().map(|refusal| refusal.to_string())
+}
+
+fn config() -> Config {
+    let span = |ms| Span::new(Duration::from_millis(ms));
+    Config {
+        window: 8,
+        linger: span(20),
+        units: 1,
+        units_behind: 2,
+        compression: Compression::Zstd,
+        keep_alive: span(30_000),
+        connect_timeout: span(5_000),
+        puback_timeout: span(20_000),
+        token_life: span(3_600_000),
+        token_margin: span(300_000),
+        backoff_min: span(10),
+        backoff_max: span(100),
+        stable: span(1_000),
+        drain: span(5_000),
+    }
+}
+
+fn open(dir: &std::path::Path) -> Outbox {
+    let config =
+        crate::outbox::Config { path: dir.join("outbox.db"), bytes_max: Size::new(1 << 28), quarantine_days: 1 };
+    let metrics = crate::outbox::Metrics::register(&mut prometheus_client::registry::Registry::default());
+    Outbox::open(&config, "d1", metrics).expect("opens")
+}
+
+struct Stand {
+    hub: Hub,
+    outbox: Outbox,
+    metrics: Metrics,
+    stop: CancellationToken,
+    ran: JoinHandle<Result<(), UplinkError>>,
+    _dir: tempfile::TempDir,
+}
+
+async fn stand(mode: Mode, config: Config) -> Stand {
+    let hub = Hub::start(mode).await;
+    let dir = tempfile::tempdir().expect("temp dir");
+    let outbox = open(dir.path());
+    let target = HubTarget {
+        hub: HUB.into(),
+        gateway: GatewayId::new("gw-01"),
+        key: sas::Key::device(KEY).expect("base64"),
+        host: "127.0.0.1".into(),
+        port: hub.port,
+        ca_file: None,
+        tls: false,
+    };
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let stop = CancellationToken::new();
+    let ran = tokio::spawn(run(config, target, outbox.clone(), Clock::Real, stop.clone(), metrics.clone()));
+    Stand { hub, outbox, metrics, stop, ran, _dir: dir }
+}
+
+impl Stand {
+    async fn store(&self, numbers: std::ops::RangeInclusive<i64>) {
+        let rows = numbers.map(|n| NewRow {
+            item: Item::Reading(Reading {
+                device: DeviceId::new("press-3"),
+                metric: MetricName::new("temperature"),
+                value: Value::Number(n as f64),
+                unit: None,
+                event_time: Timestamp::from_micros(1_790_000_000_000_000 + n),
+                received_time: Timestamp::from_micros(1_790_000_000_000_000 + n),
+                time_quality: TimeQuality::Device,
+                source_seq: Some(n),
+            }),
+            key: None,
+            boot_time: BootTime::default(),
+        });
+        self.outbox.append(rows.collect()).await.expect("stored");
+    }
+
+    /// Waits until `is` holds; fails with what can be seen after 20 s.
+    async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        for _ in 0..2_000 {
+            if is(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let status = self.metrics.status().borrow().clone();
+        panic!(
+            "{what}: {status:?} {:?} faults {:?}",
+            self.outbox.view().books,
+            self.hub.look(|seen| seen.faults.clone())
+        );
+    }
+
+    fn held(&self) -> u64 {
+        self.outbox.view().books.held
+    }
+
+    async fn end(self) -> Hub {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(20), self.ran)
+            .await
+            .expect("it ends")
+            .expect("no panic")
+            .expect("no error");
+        assert_eq!(self.hub.look(|seen| seen.faults.clone()), Vec::<String>::new());
+        self.hub
+    }
+}
+
+#[tokio::test]
+async fn rows_are_done_when_the_hub_has_acknowledged_them() {
+    let stand = stand(Mode::Acknowledge, config()).await;
+    stand.store(1..=500).await;
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    stand.store(501..=510).await;
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    assert_eq!(stand.metrics.status().borrow().link, "live");
+    let epoch = stand.outbox.epoch();
+    let hub = stand.end().await;
+    assert_eq!(hub.seqs(), (1..=510).collect::<Vec<_>>());
+    for envelope in hub.envelopes() {
+        assert_eq!((envelope.gw.as_str(), envelope.epoch), ("gw-01", epoch));
+        let (_, last) = envelope.seqs().expect("rows");
+        assert!(last <= envelope.high);
+    }
+    assert_eq!(hub.look(|seen| (seen.connections, seen.goodbyes)), (1, 1));
+}
+
+#[tokio::test]
+async fn without_an_acknowledgement_rows_stay_held_and_go_again_byte_for_byte() {
+    let stand = stand(Mode::Silent, config()).await;
+    stand.store(1..=300).await;
+    stand.until("something was sent", |stand| !stand.hub.look(|seen| seen.publishes.is_empty())).await;
+    stand.hub.mode.send_replace(Mode::Away);
+    stand.until("the loss is noticed", |stand| stand.metrics.status().borrow().last_error.is_some()).await;
+    assert_eq!(stand.held(), 300);
+    stand.hub.mode.send_replace(Mode::Acknowledge);
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    let hub = stand.end().await;
+    assert_eq!(hub.seqs(), (1..=300).collect::<Vec<_>>());
+    hub.look(|seen| {
+        let of = |wanted: usize| seen.publishes.iter().filter(move |(connection, _)| *connection == wanted);
+        let (_, first) = of(1).next().expect("sent once");
+        let (_, again) = seen.publishes.iter().find(|(connection, _)| *connection != 1).expect("sent again");
+        assert_eq!((&first.topic, &first.payload), (&again.topic, &again.payload));
+    });
+}
+
+#[tokio::test]
+async fn a_hub_that_swallows_everything_is_noticed_and_left() {
+    let mut config = config();
+    config.puback_timeout = Span::new(Duration::from_secs(1));
+    let stand = stand(Mode::Silent, config).await;
+    stand.store(1..=3).await;
+    stand.until("a second connection", |stand| stand.hub.look(|seen| 2 <= seen.connections)).await;
+    stand.hub.mode.send_replace(Mode::Acknowledge);
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    stand.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_key_is_named_and_tried_again() {
+    let stand = stand(Mode::Refuse, config()).await;
+    stand.store(1..=3).await;
+    let named = |stand: &Stand| {
+        stand
+            .metrics
+            .status()
+            .borrow()
+            .last_error
+            .as_ref()
+            .is_some_and(|text| text.contains("refuses this device's key"))
+    };
+    stand.until("the refusal is named", named).await;
+    stand.until("it is tried again", |stand| stand.hub.look(|seen| 3 <= seen.connections)).await;
+    stand.hub.mode.send_replace(Mode::Acknowledge);
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    assert_eq!(stand.metrics.status().borrow().last_error, None);
+    stand.end().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_away_at_the_start_changes_nothing_but_the_time() {
+    let stand = stand(Mode::Away, config()).await;
+    stand.store(1..=2_000).await;
+    stand.until("it was tried", |stand| stand.hub.look(|seen| 3 <= seen.connections)).await;
+    stand.hub.mode.send_replace(Mode::Acknowledge);
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    let hub = stand.end().await;
+    assert_eq!(hub.seqs(), (1..=2_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn on_stop_what_is_held_is_sent_and_the_epoch_closed() {
+    let stand = stand(Mode::Acknowledge, Config { linger: Span::new(Duration::from_secs(60)), ..config() }).await;
+    stand.until("connected", |stand| stand.metrics.status().borrow().link == "live").await;
+    stand.store(1..=7).await;
+    stand.outbox.seal().await.expect("sealed");
+    let outbox = stand.outbox.clone();
+    let hub = stand.end().await;
+    assert_eq!(hub.seqs(), (1..=7).collect::<Vec<_>>());
+    let closed: Vec<_> = hub.envelopes().into_iter().flat_map(|envelope| envelope.closed).collect();
+    assert_eq!(closed.len(), 1);
+    assert_eq!((closed[0].epoch, closed[0].last), (outbox.epoch(), Some(Seq(7))));
+    let books = outbox.view().books;
+    assert_eq!((books.held, books.closings_held), (0, 0));
+    assert_eq!(hub.look(|seen| seen.goodbyes), 1);
+}
+
+#[tokio::test]
+async fn on_stop_without_a_hub_nothing_waits_and_everything_stays_held() {
+    let stand = stand(Mode::Away, config()).await;
+    stand.store(1..=7).await;
+    stand.outbox.seal().await.expect("sealed");
+    let outbox = stand.outbox.clone();
+    stand.end().await;
+    assert_eq!(outbox.view().books.held, 7);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_by_a_new_connection_without_sending_anything_twice() {
+    let mut config = config();
+    config.token_life = Span::new(Duration::from_millis(5_000));
+    config.token_margin = Span::new(Duration::from_millis(4_300));
+    let stand = stand(Mode::Acknowledge, config).await;
+    let mut n = 0;
+    while stand.hub.look(|seen| seen.connections) < 3 {
+        n += 1;
+        stand.store(n..=n).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    let hub = stand.end().await;
+    assert_eq!(hub.seqs(), (1..=n).collect::<Vec<_>>());
+    let rows: usize = hub.envelopes().iter().map(|envelope| envelope.readings.len()).sum();
+    assert_eq!(rows as i64, n, "nothing went twice");
+    assert!(2 <= hub.look(|seen| seen.goodbyes));
+}
+
+#[tokio::test]
+async fn rows_marked_for_sending_again_are_found_though_they_lie_before_the_last_one_sent() {
+    let stand = stand(Mode::Acknowledge, config()).await;
+    stand.store(1..=20).await;
+    stand.until("all acknowledged", |stand| stand.held() == 0).await;
+    let resent = stand.outbox.resend(Selection::default()).await.expect("marked");
+    assert_eq!(resent, 20);
+    stand.until("all acknowledged again", |stand| stand.held() == 0).await;
+    let hub = stand.end().await;
+    let rows: usize = hub.envelopes().iter().map(|envelope| envelope.readings.len()).sum();
+    assert_eq!(rows, 40);
+}
