@@ -26,3 +26,29 @@ pub mod backoff; // jittered exponential waits
 pub mod blame; // who must act on a failure
 
 pub mod crash; // named places at which a test may end the process
+
+// What a long-running program needs, behind feature `service`.
+
+#[cfg(feature = "service")]
+pub mod clock; // what time it is, real or virtual
+
+#[cfg(feature = "service")]
+pub mod config; // default < file < environment, all mistakes at once
+
+#[cfg(feature = "service")]
+pub mod cli; // arguments in, exit codes out
+
+#[cfg(feature = "service")]
+pub mod telemetry; // logs and metrics
+
+#[cfg(feature = "service")]
+pub mod http; // /healthz /readyz /metrics
+
+#[cfg(feature = "service")]
+pub mod notify; // systemd
+
+#[cfg(feature = "service")]
+pub mod shutdown; // stop, drain, leave
+
+#[cfg(feature = "service")]
+pub mod tls; // one provider

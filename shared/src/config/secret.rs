@@ -63,7 +63,9 @@ pub enum SecretError {
         name: String,
     },
     /// The program was not started by systemd with credentials.
-    #[error("read the systemd credential {name}: $CREDENTIALS_DIRECTORY is not set (add LoadCredential={name}:PATH to the unit)")]
+    #[error(
+        "read the systemd credential {name}: $CREDENTIALS_DIRECTORY is not set (add LoadCredential={name}:PATH to the unit)"
+    )]
     NoCredentials {
         /// The credential.
         name: String,
@@ -133,7 +135,8 @@ impl<'de> Deserialize<'de> for SecretSource {
 /// Refuses without repeating what it met, which may be the secret.
 struct SourceVisitor;
 
-const EXPECTED: &str = "a secret is a text in quotes, { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
+const EXPECTED: &str =
+    "a secret is a text in quotes, { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
 
 impl<'de> Visitor<'de> for SourceVisitor {
     type Value = SecretSource;

@@ -49,7 +49,11 @@ struct Mapping {
 impl Check for Config {
     fn check(&self, mistakes: &mut Mistakes) {
         mistakes.within("outbox", |mistakes| {
-            mistakes.ensure(1024 <= self.outbox.bytes_max.bytes(), "bytes-max", "must be at least 1KiB, write e.g. \"64MiB\"");
+            mistakes.ensure(
+                1024 <= self.outbox.bytes_max.bytes(),
+                "bytes-max",
+                "must be at least 1KiB, write e.g. \"64MiB\"",
+            );
         });
         for (at, mapping) in self.mapping.iter().enumerate() {
             mistakes.ensure(!mapping.topic.is_empty(), format!("mapping[{at}].topic"), "must not be empty");

@@ -82,7 +82,8 @@ impl<'i> Node<'i> {
 pub(super) fn parse<'i>(text: &'i str, name: &str, found: &mut Vec<Mistake>) -> Node<'i> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let place = Place::Line { file: name.to_owned(), line: line_of(text, error.span().map_or(0, |span| span.start)) };
+        let place =
+            Place::Line { file: name.to_owned(), line: line_of(text, error.span().map_or(0, |span| span.start)) };
         // One slip makes the reader stumble several times on the same line.
         if found.iter().all(|mistake| mistake.place != place) {
             found.push(place.mistake(String::new(), format!("not TOML: {}", error.message())));
@@ -148,17 +149,16 @@ pub(super) fn set_from_environment<'i>(
     let Some(value) = value else {
         return Err(place.mistake(String::new(), "not UTF-8".to_owned()));
     };
-    let keys: Vec<String> = name[prefix.len()..]
-        .split("__")
-        .skip(1)
-        .map(|key| key.to_ascii_lowercase().replace('_', "-"))
-        .collect();
+    let keys: Vec<String> =
+        name[prefix.len()..].split("__").skip(1).map(|key| key.to_ascii_lowercase().replace('_', "-")).collect();
     let path: Vec<Step> = keys.iter().cloned().map(Step::Key).collect();
     let mut node = root;
     for (depth, key) in keys.iter().enumerate() {
         let Kind::Table(entries) = &mut node.kind else {
             let above = print_path(&path[..depth]);
-            return Err(place.mistake(print_path(&path), format!("`{above}` holds no keys of its own; set it as a whole")));
+            return Err(
+                place.mistake(print_path(&path), format!("`{above}` holds no keys of its own; set it as a whole"))
+            );
         };
         let fresh = || (place.clone(), Node { place: place.clone(), kind: Kind::Table(BTreeMap::new()), raw: None });
         let (key_place, below) = entries.entry(key.clone()).or_insert_with(fresh);

@@ -1,0 +1,189 @@
+//! `/healthz`, `/readyz`, `/metrics`, and whatever router the program adds (`/status`).
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What a program is waiting for before it counts as ready. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    conditions: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+}
+
+/// One condition of readiness; it holds until told otherwise is false: it begins unmet.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    name: &'static str,
+    health: Health,
+}
+
+/// The listening address cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {addr} for HTTP: {source}; choose another `http.listen`")]
+pub struct ListenError {
+    /// The address that was asked for.
+    pub addr: SocketAddr,
+    /// Why.
+    pub source: std::io::Error,
+}
+
+impl Health {
+    /// No conditions: ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a condition; it is unmet ("starting") until it is set.
+    pub fn condition(&self, name: &'static str) -> Condition {
+        let condition = Condition { name, health: self.clone() };
+        condition.set(Err("starting".to_owned()));
+        condition
+    }
+
+    /// True if every condition is met.
+    pub fn is_ready(&self) -> bool {
+        self.lock().values().all(Result::is_ok)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Result<(), String>>> {
+        self.conditions.lock().expect("no thread panics while it holds the conditions")
+    }
+}
+
+impl Condition {
+    /// Met.
+    pub fn met(&self) {
+        self.set(Ok(()));
+    }
+
+    /// Not met, and why.
+    pub fn unmet(&self, why: impl Into<String>) {
+        self.set(Err(why.into()));
+    }
+
+    fn set(&self, state: Result<(), String>) {
+        self.health.lock().insert(self.name, state);
+    }
+}
+
+/// A router that answers `GET /status` with what `books` gives, as JSON.
+pub fn status<F, Books, Answer>(books: F) -> Router
+where
+    F: Fn() -> Answer + Clone + Send + Sync + 'static,
+    Answer: Future<Output = Books> + Send,
+    Books: Serialize,
+{
+    Router::new().route(
+        "/status",
+        get(move || {
+            let answer = books();
+            async move { Json(answer.await) }
+        }),
+    )
+}
+
+/// Serves until `stop`, then lets requests under way finish.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn serve(
+    addr: SocketAddr,
+    health: Health,
+    registry: Arc<Registry>,
+    extra: Router,
+    stop: CancellationToken,
+) -> Result<(), ListenError> {
+    let listener = TcpListener::bind(addr).await.map_err(|source| ListenError { addr, source })?;
+    let router = router(health, registry).merge(extra);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    // Idle keep-alive connections must not hold a program that is to stop.
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        served = served => served.map_err(|source| ListenError { addr, source }),
+        () = patience => Ok(()),
+    }
+}
+
+fn router(health: Health, registry: Arc<Registry>) -> Router {
+    let ready = Router::new().route("/readyz", get(readyz)).with_state(health);
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state(registry);
+    Router::new().route("/healthz", get(async || "ok\n")).merge(ready).merge(metrics)
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    let conditions: BTreeMap<_, _> = health
+        .lock()
+        .iter()
+        .map(|(name, state)| (*name, state.as_ref().err().cloned().unwrap_or_else(|| "ok".to_owned())))
+        .collect();
+    let code = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(conditions)).into_response()
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("encode the metrics: {error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn fetch(addr: SocketAddr, path: &str) -> String {
+        let mut stream = loop {
+            match tokio::net::TcpStream::connect(addr).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        let code = answer.split(' ').nth(1).unwrap_or_default().to_owned();
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        format!("{code} {}", body.trim())
+    }
+
+    #[tokio::test]
+    async fn the_four_faces_answer_and_stop_with_the_token() {
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let (health, stop) = (Health::new(), CancellationToken::new());
+        let hub = health.condition("hub");
+        let mut registry = Registry::default();
+        let rows = prometheus_client::metrics::counter::Counter::<u64>::default();
+        registry.register("edge_outbox_stored", "rows stored", rows.clone());
+        rows.inc_by(3);
+        let books = status(async || BTreeMap::from([("held", 7)]));
+        let server = tokio::spawn(serve(free, health, Arc::new(registry), books, stop.clone()));
+
+        assert_eq!(fetch(free, "/healthz").await, "200 ok");
+        assert_eq!(fetch(free, "/readyz").await, r#"503 {"hub":"starting"}"#);
+        hub.met();
+        assert_eq!(fetch(free, "/readyz").await, r#"200 {"hub":"ok"}"#);
+        assert_eq!(fetch(free, "/status").await, r#"200 {"held":7}"#);
+        assert!(fetch(free, "/metrics").await.contains("edge_outbox_stored_total 3"));
+        stop.cancel();
+        server.await.expect("no panic").expect("a clean end");
+    }
+}
