@@ -1,0 +1,228 @@
+//! The service side: an Event-Hubs-compatible endpoint, AMQP 1.0, read by Microsoft's SDKs as they are.
+//!
+//! ```text
+//! socket ── TLS? ── pad ── acceptor ── sasl ──> sessions ──> links
+//!                                                  ├─ $cbs         tokens, checked
+//!                                                  ├─ $management  the hub and its partitions
+//!                                                  └─ {hub}/ConsumerGroups/{group}/Partitions/{n}  events from the log
+//! ```
+//!
+//! Never: an event to a link without a token that covers it; memory that grows with what is stored.
+
+mod listener; // the port
+
+mod frame; // [p] frames as bytes, and two edits
+mod pad; // the stream those edits happen in
+
+mod connection; // sessions, links, and what each is for
+mod sasl; // who may come in: everybody
+
+mod address; // [p] what an address names
+mod cbs; // tokens: who may do what
+mod management;
+mod request; // questions and answers over two links // [p] what the hub says about itself
+
+mod filter; // [p] where a receiver begins
+mod message; // [p] event -> AMQP message
+mod owners; // [p] who receives from a partition
+mod receiver; // a partition to a link
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use shared::clock::Clock;
+use shared::config::Secret;
+use shared::sas::Key;
+use tokio::sync::oneshot;
+
+pub use self::listener::serve;
+use self::owners::Owners;
+use super::log::Log;
+
+/// A shared-access policy that may read. A policy with two keys is two of these.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Its name, as in `SharedAccessKeyName`.
+    pub name: String,
+    key: Secret,
+}
+
+impl Policy {
+    /// A policy and one of its keys, as in `SharedAccessKey`: the text as it is, though it looks like base64.
+    pub fn new(name: impl Into<String>, key: impl Into<String>) -> Self {
+        Self { name: name.into(), key: Secret::new(key) }
+    }
+
+    fn key(&self) -> Key {
+        Key::service(self.key.reveal())
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        // Through a signature, so that the time it takes tells nothing.
+        let token = shared::sas::sign("", &self.key(), 1, None);
+        let asked = std::str::from_utf8(key).map(Key::service);
+        let token = shared::sas::Token::parse(&token);
+        asked.is_ok_and(|asked| token.is_ok_and(|token| token.check([&asked], 0).is_ok()))
+    }
+}
+
+/// How much the endpoint puts up with.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of one listener; more are closed at once.
+    pub connections_max: usize,
+    /// How long TLS, and after it SASL and `open`, may take.
+    pub handshake: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_max: 1000, handshake: Duration::from_secs(10) }
+    }
+}
+
+/// A hub as its services see it; clones are the same hub. Several listeners may serve one.
+#[derive(Clone)]
+pub struct AmqpHub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: Log,
+    name: String,
+    policies: Arc<[Policy]>,
+    limits: Limits,
+    clock: Clock,
+    owners: Mutex<Owners<oneshot::Sender<String>>>,
+    books: Arc<Books>,
+}
+
+impl AmqpHub {
+    /// A hub whose Event-Hubs-compatible name (the `EntityPath`) is `name`.
+    pub fn new(log: Log, name: impl Into<String>, policies: Vec<Policy>, limits: Limits, clock: Clock) -> Self {
+        let inner = Inner {
+            log,
+            name: name.into(),
+            policies: policies.into(),
+            limits,
+            clock,
+            owners: Mutex::default(),
+            books: Arc::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the endpoint has done since it started, and who is there now.
+    pub fn status(&self) -> Status {
+        let books = &self.inner.books;
+        Status {
+            connections: books.connections.load(Relaxed),
+            receivers: self.owners().len(),
+            connections_refused: books.connections_refused.load(Relaxed),
+            links_refused: books.links_refused.load(Relaxed),
+            tokens_refused: books.tokens_refused.load(Relaxed),
+            events_delivered: books.events_delivered.load(Relaxed),
+            bytes_delivered: books.bytes_delivered.load(Relaxed),
+        }
+    }
+
+    fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    fn policies(&self) -> &[Policy] {
+        &self.inner.policies
+    }
+
+    fn policies_shared(&self) -> Arc<[Policy]> {
+        Arc::clone(&self.inner.policies)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    fn books(&self) -> &Arc<Books> {
+        &self.inner.books
+    }
+
+    fn owners(&self) -> MutexGuard<'_, Owners<oneshot::Sender<String>>> {
+        self.inner.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`AmqpHub::status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Connections open now.
+    pub connections: u64,
+    /// Receivers attached to partitions now.
+    pub receivers: usize,
+    /// Connections closed at once because too many were open.
+    pub connections_refused: u64,
+    /// Links closed at once: no token, nothing there, place taken.
+    pub links_refused: u64,
+    /// Tokens not taken.
+    pub tokens_refused: u64,
+    /// Events handed to receivers.
+    pub events_delivered: u64,
+    /// Bytes of their bodies.
+    pub bytes_delivered: u64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    connections: AtomicU64,
+    connections_refused: AtomicU64,
+    links_refused: AtomicU64,
+    tokens_refused: AtomicU64,
+    events_delivered: AtomicU64,
+    bytes_delivered: AtomicU64,
+}
+
+impl Books {
+    fn connection_opened(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+
+    fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Relaxed);
+    }
+
+    fn link_refused(&self) {
+        self.links_refused.fetch_add(1, Relaxed);
+    }
+
+    fn tokens_refused(&self) {
+        self.tokens_refused.fetch_add(1, Relaxed);
+    }
+
+    fn delivered(&self, bytes: usize) {
+        self.events_delivered.fetch_add(1, Relaxed);
+        self.bytes_delivered.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct OpenConnection(Arc<Books>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,151 @@
+//! A hub on a free port, and Microsoft's SDK pointed at it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use azure_messaging_eventhubs::{
+    ConsumerClient, EventHubsError, EventReceiver, OpenReceiverOptions, RetryOptions, StartLocation, StartPosition,
+};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use shared::clock::Clock;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{AmqpHub, Limits, Policy, serve};
+use crate::hub::log::{Log, NewEvent, Options, SystemProperties};
+
+pub(super) const NAME: &str = "myhub";
+pub(super) const POLICY: &str = "service";
+pub(super) const KEY: &str = "c2VydmljZSBrZXk=";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct TestHub {
+    pub(super) log: Log,
+    pub(super) hub: AmqpHub,
+    pub(super) port: u16,
+    stop: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl TestHub {
+    pub(super) async fn start(directory: &Path) -> Self {
+        Self::start_with(directory, 0, Limits::default(), Clock::Real).await
+    }
+
+    pub(super) async fn start_with(directory: &Path, port: u16, limits: Limits, clock: Clock) -> Self {
+        shared::tls::install_provider();
+        let options = Options { partitions: 2, retention_time: None, retention_bytes: None, clock: Clock::Real };
+        let log = Log::open(&directory.join("log"), &options).expect("a log");
+        let policies = vec![Policy::new(POLICY, KEY)];
+        let hub = AmqpHub::new(log.clone(), NAME, policies, limits, clock);
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, None, hub.clone(), stop.clone()));
+        Self { log, hub, port, stop, serving }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.serving.await.expect("no panic").expect("served");
+    }
+
+    pub(super) fn consumer_with(
+        &self,
+        name: &str,
+        key: &str,
+    ) -> impl Future<Output = Result<ConsumerClient, EventHubsError>> {
+        let text =
+            format!("Endpoint=sb://localhost/;SharedAccessKeyName={name};SharedAccessKey={key};EntityPath={NAME}");
+        let builder = ConsumerClient::builder()
+            .with_custom_endpoint(format!("amqp://127.0.0.1:{}", self.port))
+            .with_retry_options(RetryOptions { max_retries: 0, ..RetryOptions::default() });
+        async move { builder.open_with_connection_string(&text, None).await }
+    }
+
+    pub(super) async fn consumer(&self) -> ConsumerClient {
+        within(self.consumer_with(POLICY, KEY)).await.expect("connected")
+    }
+
+    /// Appends events to the partition of `device`, numbered in their bodies.
+    pub(super) async fn fill(&self, device: &str, count: usize) {
+        let mut appendings = vec![];
+        for number in 0..count {
+            appendings.push(self.log.submit(event(device, format!("event {number}"))).await);
+        }
+        for appending in appendings {
+            appending.wait().await.expect("stored");
+        }
+    }
+
+    /// A device whose events go to a partition.
+    pub(super) fn device_of(&self, partition: u32) -> String {
+        (0..).map(|n| format!("gw-{n}")).find(|id| self.log.partition_of(id) == partition).expect("there are many")
+    }
+}
+
+pub(super) fn event(device: &str, body: String) -> NewEvent {
+    NewEvent {
+        device_id: device.to_owned(),
+        auth_method: r#"{"scope":"device","type":"sas","issuer":"iothub"}"#.to_owned(),
+        auth_generation_id: "638".to_owned(),
+        message_source: "Telemetry".to_owned(),
+        system: SystemProperties {
+            message_id: Some(format!("mid {body}")),
+            content_type: Some("application/json".to_owned()),
+            content_encoding: Some("utf-8".to_owned()),
+            ..SystemProperties::default()
+        },
+        properties: vec![("enc".to_owned(), "zstd".to_owned()), ("é".to_owned(), "x=y&z".to_owned())],
+        body: Bytes::from(body),
+        ..NewEvent::default()
+    }
+}
+
+pub(super) fn from(location: StartLocation, inclusive: bool) -> OpenReceiverOptions {
+    OpenReceiverOptions {
+        start_position: Some(StartPosition { location, inclusive }),
+        ..OpenReceiverOptions::default()
+    }
+}
+
+pub(super) async fn receiver(consumer: &ConsumerClient, partition: u32, options: OpenReceiverOptions) -> EventReceiver {
+    within(consumer.open_receiver_on_partition(partition.to_string(), Some(options))).await.expect("attached")
+}
+
+/// Sequence numbers of the next events.
+pub(super) async fn next(receiver: &EventReceiver, count: usize) -> Vec<i64> {
+    let mut events = receiver.stream_events();
+    let mut numbers = vec![];
+    while numbers.len() < count {
+        let event = within(events.next()).await.expect("the stream goes on").expect("an event");
+        numbers.push(event.sequence_number().expect("always there"));
+    }
+    numbers
+}
+
+/// The error a receiver ends with.
+pub(super) async fn end(receiver: &EventReceiver) -> EventHubsError {
+    let mut events = receiver.stream_events();
+    within(async {
+        loop {
+            if let Err(error) = events.next().await.expect("the stream goes on") {
+                return error;
+            }
+        }
+    })
+    .await
+}
+
+/// A test that hangs fails.
+pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// An error with everything that led to it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|cause| format!("{cause:?} | ")).collect()
+}
