@@ -1,1 +1,36 @@
-//! placeholder
+//! The gateway's agent.
+//!
+//! ```text
+//! world --> intake --256--> presilver --> outbox ==disk==> uplink --window--> IoT Hub
+//!            ^                               |
+//!            +------- ack after commit ------+
+//! ```
+//!
+//! A device is acknowledged after its message is on disk, and a row leaves the disk only after the hub has acknowledged
+//! it. Nothing else is kept anywhere: `kill -9` at any point loses nothing that was acknowledged.
+//!
+//! Stopping goes from the head to the tail: intake stops pulling, presilver stores what it has, the outbox is sealed
+//! (this run's epoch gets its exact end), the uplink drains, the database is checkpointed.
+
+pub mod intake; // the world -> RawMessage
+
+pub mod presilver; // RawMessage -> Reading | Rejected
+
+pub mod outbox; // Reading | Rejected -> Row, on disk until the hub has it
+
+pub mod uplink; // Row -> Envelope -> the hub, done on PUBACK only
+
+pub mod hub; // which hub, and who we are there
+
+pub mod trust; // whom outgoing TLS connections trust
+
+pub mod config; // all of it, and default.toml
+
+mod run; // wire, run, drain
+
+mod status; // what /status and `status` show
+
+pub mod cli; // the command line
+
+pub use config::Config;
+pub use run::{RunError, run};

@@ -1,0 +1,195 @@
+//! A tour of the machine: disk, clock, hub, credentials, ways in.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use shared::clock::Clock;
+
+use super::Finding;
+use crate::config::Config;
+use crate::outbox::lock::Lock;
+use crate::presilver::config::ClockTrust;
+use crate::presilver::gateway::{Gateway, is_plausible};
+use crate::presilver::mapping::Format;
+use crate::trust;
+
+/// How long a host may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) fn tour(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(disk(config));
+    findings.push(clock(config));
+    findings.extend(hub(config));
+    findings.extend(ways_in(config));
+    findings.extend(mappings(config));
+    findings
+}
+
+fn disk(config: &Config) -> Vec<Finding> {
+    let path = &config.outbox.path;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if let Some(holder) = Lock::holder(path) {
+        return vec![Finding::note("outbox", format!("{} is in use by {holder}", path.display()))];
+    }
+    let mut findings = vec![match writable(&parent) {
+        Ok(()) => Finding::ok("outbox", format!("{} can be written", parent.display())),
+        Err(error) => Finding::fail(
+            "outbox",
+            format!("{} cannot be written ({error}); correct `outbox.path` or its owner", parent.display()),
+        ),
+    }];
+    if path.is_dir() {
+        findings
+            .push(Finding::fail("outbox", format!("{} is a directory; `outbox.path` names a file", path.display())));
+    }
+    let wanted = config.outbox.bytes_max.bytes();
+    findings.push(match free_bytes(&parent) {
+        Some(free) if free < wanted => Finding::note(
+            "disk",
+            format!("{free} bytes are free, less than `outbox.bytes-max` ({wanted}): the disk would be full first"),
+        ),
+        Some(free) => Finding::ok("disk", format!("{free} bytes are free, `outbox.bytes-max` is {wanted}")),
+        None => Finding::note("disk", "the free space could not be told (`df` is missing)"),
+    });
+    findings
+}
+
+/// Writes and removes a file; makes the directory if it is not there, as `run` would.
+fn writable(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let probe = directory.join(format!(".edge-agent-check-{}", std::process::id()));
+    let written = File::create(&probe).and_then(|mut file| file.write_all(b"check").and_then(|()| file.sync_all()));
+    std::fs::remove_file(&probe).ok();
+    written
+}
+
+fn free_bytes(directory: &Path) -> Option<u64> {
+    let answer = Command::new("df").args(["-P", "-k"]).arg(directory).output().ok()?;
+    let text = String::from_utf8(answer.stdout).ok()?;
+    let kilobytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+fn clock(config: &Config) -> Finding {
+    let now = Clock::Real.now();
+    if !is_plausible(now) {
+        let words = "no token would be valid and no reading well dated; set the clock";
+        return Finding::fail("clock", format!("it says {now}, which cannot be: {words}"));
+    }
+    match (config.presilver.clock, Gateway::new(config.presilver.clock).is_known_good(now)) {
+        (ClockTrust::Trusted, _) => Finding::ok("clock", format!("{now}, trusted by configuration")),
+        (ClockTrust::Auto, true) => Finding::ok("clock", format!("{now}")),
+        (ClockTrust::Auto, false) => Finding::note(
+            "clock",
+            format!("{now}, but systemd-timesyncd has not set it yet: skew is not judged until it has"),
+        ),
+    }
+}
+
+fn hub(config: &Config) -> Vec<Finding> {
+    let target = match config.hub.target() {
+        Ok(target) => target,
+        Err(error) => return vec![Finding::fail("credentials", format!("`hub.connection-string` {error}"))],
+    };
+    let mut findings = vec![Finding::ok("credentials", format!("device {} of {}", target.gateway, target.hub))];
+    findings.push(match trust::client(target.ca_file.as_deref()) {
+        Ok(_) => Finding::ok(
+            "trust",
+            target.ca_file.as_ref().map_or_else(
+                || "this machine's certificate authorities".to_owned(),
+                |file| format!("the certificate authorities in {}", file.display()),
+            ),
+        ),
+        Err(error) => Finding::fail("trust", format!("cannot {error}")),
+    });
+    findings.push(reach("hub", &target.host, target.port));
+    findings
+}
+
+/// DNS, then TCP.
+fn reach(what: &'static str, host: &str, port: u16) -> Finding {
+    let addresses = match (host, port).to_socket_addrs() {
+        Ok(addresses) => addresses.collect::<Vec<_>>(),
+        Err(error) => {
+            return Finding::fail(
+                what,
+                format!("the name {host} cannot be resolved ({error}); correct it, or the DNS of this machine"),
+            );
+        }
+    };
+    let mut last = "it has no address".to_owned();
+    for address in &addresses {
+        match TcpStream::connect_timeout(address, PATIENCE) {
+            Ok(_) => return Finding::ok(what, format!("{host} port {port} answers ({address})")),
+            Err(error) => last = format!("{address}: {error}"),
+        }
+    }
+    Finding::fail(what, format!("{host} port {port} does not answer ({last}); a firewall must let it out"))
+}
+
+fn ways_in(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let broker = &config.intake.broker;
+    if broker.enabled {
+        findings.push(reach("broker", &broker.host, broker.port));
+        if let Some(file) = &broker.password_file {
+            findings.push(readable("broker", file));
+        }
+    }
+    let listener = &config.intake.listener;
+    if listener.enabled {
+        let running = Lock::holder(&config.outbox.path).is_some();
+        findings.push(match TcpListener::bind(listener.listen) {
+            Ok(_) => Finding::ok("listener", format!("{} is free", listener.listen)),
+            Err(error) if running => {
+                Finding::note("listener", format!("{} is in use ({error}), and an agent runs", listener.listen))
+            }
+            Err(error) => Finding::fail(
+                "listener",
+                format!("{} cannot be listened on ({error}); choose another `intake.listener.listen`", listener.listen),
+            ),
+        });
+        for file in [&listener.password_file, &listener.tls_cert, &listener.tls_key].into_iter().flatten() {
+            findings.push(readable("listener", file));
+        }
+        if listener.anonymous && !listener.listen.ip().is_loopback() {
+            findings.push(Finding::note(
+                "listener",
+                format!("anyone who reaches {} may publish: `anonymous = true`", listener.listen),
+            ));
+        }
+    }
+    findings
+}
+
+fn readable(what: &'static str, file: &Path) -> Finding {
+    match std::fs::read(file) {
+        Ok(_) => Finding::ok(what, format!("{} can be read", file.display())),
+        Err(error) => Finding::fail(what, format!("{} cannot be read ({error})", file.display())),
+    }
+}
+
+/// Says where repeats cannot be recognised.
+fn mappings(config: &Config) -> Vec<Finding> {
+    let keyless = |mapping: &&crate::presilver::mapping::Mapping| {
+        mapping.format == Format::Value || (mapping.time.is_empty() && mapping.n.is_empty())
+    };
+    let finding = |mapping: &crate::presilver::mapping::Mapping| {
+        Finding::note(
+            "mapping",
+            format!(
+                "`{}` has neither number nor time: a repeat of a message is stored as a reading of its own",
+                mapping.topic
+            ),
+        )
+    };
+    config.presilver.mapping.iter().filter(keyless).map(finding).collect()
+}

@@ -1,0 +1,118 @@
+//! The whole configuration: each module's own, under its name. `default.toml` is embedded and is the documentation.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::Deserialize;
+use shared::config::{Check, ConfigErrors, Layers, Mistakes};
+use shared::telemetry;
+
+use crate::{hub, intake, outbox, presilver, uplink};
+
+/// The embedded default.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// Default, then file, then `EDGE__…`.
+pub const LAYERS: Layers = Layers { default: DEFAULT, env_prefix: "EDGE" };
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Which hub, and who we are there.
+    pub hub: hub::Config,
+    /// The ways in.
+    pub intake: intake::Config,
+    /// How messages are read and judged.
+    pub presilver: presilver::Config,
+    /// Where rows wait.
+    pub outbox: outbox::Config,
+    /// How they are sent.
+    pub uplink: uplink::Config,
+    /// Health, metrics, status.
+    pub http: Http,
+    /// What is logged.
+    pub log: telemetry::Config,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Http {
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/status` answer.
+    pub listen: SocketAddr,
+}
+
+impl Check for Config {
+    fn check(&self, mistakes: &mut Mistakes) {
+        mistakes.ensure(self.hub.port != 0, "hub.port", "must not be 0; write 8883");
+        let host = self.hub.host.as_deref();
+        mistakes.ensure(host != Some(""), "hub.host", "is empty; leave it out to dial the connection string's host");
+        self.intake.check(mistakes);
+        self.presilver.check(mistakes);
+        self.outbox.check(mistakes);
+        self.uplink.check(mistakes);
+        if let Err(fault) = self.log.check() {
+            mistakes.add("log.level", fault);
+        }
+    }
+}
+
+/// A configuration with which the agent can run: commands that only look at the outbox need no hub.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Runnable(pub Config);
+
+impl Check for Runnable {
+    fn check(&self, mistakes: &mut Mistakes) {
+        self.0.check(mistakes);
+        if let Err(error) = self.0.hub.target() {
+            mistakes.add("hub.connection-string", error.to_string());
+        }
+    }
+}
+
+/// Loads the configuration for looking at the outbox.
+///
+/// # Errors
+/// Every mistake at once.
+pub fn load(file: Option<&Path>) -> Result<Config, ConfigErrors> {
+    shared::config::load(&LAYERS, file)
+}
+
+/// Loads the configuration for running.
+///
+/// # Errors
+/// Every mistake at once, a missing or unusable connection string among them.
+pub fn load_runnable(file: Option<&Path>) -> Result<Config, ConfigErrors> {
+    shared::config::load::<Runnable>(&LAYERS, file).map(|runnable| runnable.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigErrors> {
+        shared::config::load_from(&LAYERS, Some(("edge.toml", text)), &[])
+    }
+
+    #[test]
+    fn the_embedded_default_has_no_mistake() {
+        load("").expect("the default is valid");
+    }
+
+    #[test]
+    fn three_mistakes_are_three_lines_with_places() {
+        let text = "[outbox]\nbytes-max = \"12 bananas\"\n[uplink]\nwindow = 0\n[presilver]\nclok = \"auto\"\n";
+        let errors = load(text).expect_err("mistakes");
+        let places: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.place.to_string()).collect();
+        assert_eq!(places, ["edge.toml:2", "edge.toml:4", "edge.toml:6"], "{errors}");
+    }
+
+    #[test]
+    fn running_wants_a_connection_string_beside_all_other_mistakes() {
+        let text = "[uplink]\nwindow = 0\n";
+        let errors = shared::config::load_from::<Runnable>(&LAYERS, Some(("edge.toml", text)), &[]).expect_err("two");
+        assert_eq!(errors.mistakes().len(), 2, "{errors}");
+    }
+}

@@ -1,0 +1,131 @@
+//! `[hub]`: which hub, and who we are there.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use shared::config::{SecretError, SecretSource};
+use shared::reading::GatewayId;
+use shared::sas;
+
+use crate::uplink::HubTarget;
+
+/// The hub's name, the dialled host, its port and whom to trust are separate settings, so that the same binary serves
+/// Azure and a local hub.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// `HostName=…;DeviceId=…;SharedAccessKey=…`, as the hub gives it for the gateway's device.
+    pub connection_string: Option<SecretSource>,
+    /// The host to dial; the connection string's, if left out.
+    pub host: Option<String>,
+    /// Its port.
+    pub port: u16,
+    /// Certificate authorities to trust, PEM; the machine's, if left out.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The connection string cannot be used. Never holds the key.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// It is not set.
+    #[error(
+        "is missing; write {{ file = \"PATH\" }} with the device's connection string in that file, or set EDGE__HUB__CONNECTION_STRING"
+    )]
+    Missing,
+    /// It cannot be read.
+    #[error("cannot {0}")]
+    Secret(#[from] SecretError),
+    /// A part is missing or wrong.
+    #[error("is no connection string of a device: {0}; write HostName=…;DeviceId=…;SharedAccessKey=…")]
+    Malformed(&'static str),
+}
+
+impl Config {
+    /// Reads the secret and takes it apart.
+    ///
+    /// # Errors
+    /// What is wrong with `hub.connection-string`.
+    pub fn target(&self) -> Result<HubTarget, HubError> {
+        let secret = self.connection_string.as_ref().ok_or(HubError::Missing)?.read()?;
+        let parts = Parts::parse(secret.reveal())?;
+        Ok(HubTarget {
+            host: self.host.clone().unwrap_or_else(|| parts.host.to_owned()),
+            hub: parts.host.to_owned(),
+            gateway: GatewayId::new(parts.device),
+            key: sas::Key::device(parts.key).ok_or(HubError::Malformed("SharedAccessKey is not base64"))?,
+            port: self.port,
+            ca_file: self.ca_file.clone(),
+            tls: true,
+        })
+    }
+}
+
+struct Parts<'t> {
+    host: &'t str,
+    device: &'t str,
+    key: &'t str,
+}
+
+impl<'t> Parts<'t> {
+    fn parse(text: &'t str) -> Result<Self, HubError> {
+        let (mut host, mut device, mut key) = (None, None, None);
+        for part in text.trim().split(';').filter(|part| !part.trim().is_empty()) {
+            let (name, value) = part.split_once('=').ok_or(HubError::Malformed("a part has no `=`"))?;
+            match name.trim() {
+                "HostName" => host = Some(value.trim()),
+                "DeviceId" => device = Some(value.trim()),
+                "SharedAccessKey" => key = Some(value.trim()),
+                "ModuleId" => return Err(HubError::Malformed("it is that of a module (ModuleId)")),
+                "SharedAccessKeyName" => {
+                    return Err(HubError::Malformed("it is that of a service (SharedAccessKeyName)"));
+                }
+                _ => {}
+            }
+        }
+        let given =
+            |part: Option<&'t str>, missing| part.filter(|text| !text.is_empty()).ok_or(HubError::Malformed(missing));
+        let device = given(device, "DeviceId is missing")?;
+        // IoT Hub's alphabet for device ids; anything else would bend the topic and the user name.
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-:.+%_#*?!(),=@;$'".contains(letter);
+        if 128 < device.len() || !device.chars().all(allowed) {
+            return Err(HubError::Malformed("DeviceId has a letter the hub does not allow, or more than 128"));
+        }
+        Ok(Self { host: given(host, "HostName is missing")?, device, key: given(key, "SharedAccessKey is missing")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::config::Secret;
+
+    use super::*;
+
+    fn target(text: &str) -> Result<HubTarget, HubError> {
+        let connection_string = Some(SecretSource::Inline(Secret::new(text)));
+        Config { connection_string, host: None, port: 8883, ca_file: None }.target()
+    }
+
+    #[test]
+    fn a_devices_connection_string_is_taken_apart() {
+        let target = target("HostName=h.azure-devices.net;DeviceId=gw-01;SharedAccessKey=a2V5PT0=\n").expect("good");
+        assert_eq!((target.hub.as_str(), target.host.as_str()), ("h.azure-devices.net", "h.azure-devices.net"));
+        assert_eq!(target.gateway.as_str(), "gw-01");
+    }
+
+    #[test]
+    fn anything_else_is_refused_without_showing_the_key() {
+        for bad in [
+            "x",
+            "HostName=h;DeviceId=d",
+            "HostName=h;SharedAccessKey=c2VjcmV0",
+            "DeviceId=d;SharedAccessKey=c2VjcmV0",
+            "HostName=h;DeviceId=d;SharedAccessKey=c2VjcmV0!",
+            "HostName=h;DeviceId=d/e;SharedAccessKey=c2VjcmV0",
+            "HostName=h;SharedAccessKeyName=service;SharedAccessKey=c2VjcmV0",
+            "HostName=h;DeviceId=d;ModuleId=m;SharedAccessKey=c2VjcmV0",
+        ] {
+            let error = target(bad).expect_err(bad).to_string();
+            assert!(!error.contains("c2VjcmV0"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What is written: rows and acknowledgements in one transaction, rows given up, rows sent again, rows deleted.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use rusqlite::{Connection, params};
+use shared::reading::{Epoch, Seq};
+
+use super::open::fail;
+use super::{Act, Prepared, STEP_ROWS, Selection, Store, StoreError};
+use crate::outbox::{Acked, HeldItem, RowId, SourceKey, codec};
+
+/// What became of one commit.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::outbox) struct Committed {
+    /// Epochs whose closing is acknowledged: they leave the side file.
+    pub(in crate::outbox) closed: Vec<Epoch>,
+    /// Rows marked as acknowledged.
+    pub(in crate::outbox) acked: u64,
+}
+
+impl Store {
+    /// Which of the rows are new, by their places; the others repeat what is known or stand twice in here.
+    pub(in crate::outbox) fn admit(&self, rows: &[&Prepared]) -> Vec<bool> {
+        let mut met: HashSet<SourceKey> = HashSet::new();
+        let mut new = |row: &&Prepared| row.key.is_none_or(|key| !self.memory.knows(&key) && met.insert(key));
+        rows.iter().map(&mut new).collect()
+    }
+
+    /// Counts repeats; they are written down with the next commit.
+    pub(in crate::outbox) fn count_duplicates(&mut self, count: u64) {
+        self.duplicates += count;
+    }
+
+    /// Whether `bytes` more fit under `bytes-max`. Pages of deleted rows are used again before the file grows.
+    pub(in crate::outbox) fn room_for(&self, bytes: u64) -> Result<(), StoreError> {
+        let fail = fail("measure the database", &self.path);
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let pages = pragma("page_count").map_err(&fail)? - pragma("freelist_count").map_err(&fail)?;
+        let used = u64::try_from(pages).unwrap_or(0) * 4_096;
+        let log = self.wal_bytes.max(self.file_bytes("-wal") + self.file_bytes("-shm"));
+        // A tenth more: pages are not filled to the brim.
+        if used + bytes + bytes / 10 + log <= self.bytes_max {
+            return Ok(());
+        }
+        Err(StoreError::Full { path: self.path.clone(), bytes: self.bytes(), bytes_max: self.bytes_max })
+    }
+
+    /// Stores rows and marks what the hub acknowledged, in one fsynced transaction; on an error nothing of it happened.
+    pub(in crate::outbox) fn commit(&mut self, rows: &[&Prepared], acked: &[&Acked]) -> Result<Committed, StoreError> {
+        const ACT: Act = "store rows";
+        let wall = self.now.wall.micros();
+        let (epoch_id, first) = (self.epoch_id, self.high);
+        let forgotten = self.memory.forget(self.now.steady_ms);
+        let transaction = self.connection.transaction().map_err(fail(ACT, &self.path))?;
+        let written = (|| {
+            let mut ids = Vec::with_capacity(rows.len());
+            let mut seq = first;
+            {
+                let mut insert = transaction.prepare_cached(
+                    "INSERT INTO rows (epoch_id, seq, stored_at, source_key, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?;
+                let mut keep = transaction.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3, ?4)")?;
+                for row in rows {
+                    seq = seq.next();
+                    let key = row.key.as_ref().map(|key| key.0.as_slice());
+                    ids.push(RowId(insert.insert(params![epoch_id, seq.0, wall, key, row.body])?));
+                    if let Some(payload) = &row.payload {
+                        keep.execute(params![epoch_id, seq.0, wall, payload])?;
+                    }
+                }
+            }
+            if !rows.is_empty() || 0 < self.duplicates {
+                let mut raise = transaction
+                    .prepare_cached("UPDATE epochs SET high = ?2, duplicates = duplicates + ?3 WHERE id = ?1")?;
+                raise.execute(params![epoch_id, seq.0, i64::try_from(self.duplicates).unwrap_or(i64::MAX)])?;
+            }
+            let mut committed = Committed::default();
+            for acked in acked {
+                mark(&transaction, acked, wall, &mut committed)?;
+            }
+            // Deleting rides along, so that it costs no commit of its own.
+            prune(
+                &transaction,
+                forgotten,
+                2 * (rows.len() + acked.iter().map(|acked| acked.rows.len()).sum::<usize>()),
+            )?;
+            Ok((ids, seq, committed))
+        })();
+        let (ids, seq, committed) = written.map_err(fail(ACT, &self.path))?;
+        transaction.commit().map_err(fail(ACT, &self.path))?;
+
+        self.high = seq;
+        self.duplicates = 0;
+        for (id, row) in ids.into_iter().zip(rows) {
+            self.memory.remember(id, self.now.steady_ms, row.key);
+        }
+        Ok(committed)
+    }
+
+    /// Ends the current epoch: no more rows. Returns its last seq.
+    pub(in crate::outbox) fn seal(&mut self) -> Result<Seq, StoreError> {
+        let sql = match self.high {
+            // An epoch without seqs has no closing.
+            Seq(0) => "DELETE FROM epochs WHERE id = ?1 AND high = 0",
+            _ => "UPDATE epochs SET ended = 1, last = high WHERE id = ?1",
+        };
+        self.connection.execute(sql, [self.epoch_id]).map_err(fail("seal the epoch", &self.path))?;
+        Ok(self.high)
+    }
+
+    /// Gives up the next held rows of a pinned selection; 0 when none is left.
+    pub(in crate::outbox) fn give_up(&mut self, selection: &Selection, reason: &str) -> Result<u64, StoreError> {
+        let wall = self.now.wall.micros();
+        let fail = fail("give up rows", &self.path);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        let ids = select(&transaction, selection, "state = 0").map_err(&fail)?;
+        give_up(&transaction, &ids, reason, wall).map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
+        Ok(u64::try_from(ids.len()).unwrap_or(0))
+    }
+
+    /// Gives up one row.
+    pub(super) fn give_up_row(&mut self, id: RowId, reason: &str) -> Result<(), StoreError> {
+        let wall = self.now.wall.micros();
+        let fail = fail("give up a row", &self.path);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        give_up(&transaction, &[id.0], reason, wall).map_err(&fail)?;
+        transaction.commit().map_err(&fail)
+    }
+
+    /// Marks the next rows of a pinned selection that have left and linger for sending again; 0 when none is left.
+    /// They get new numbers in this database, so they come after what is pending now; their ids stay.
+    pub(in crate::outbox) fn resend(&mut self, selection: &Selection) -> Result<u64, StoreError> {
+        let fail = fail("mark rows for sending again", &self.path);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        let again = (|| {
+            let ids = select(&transaction, selection, "state <> 0")?;
+            let mut moved = Vec::with_capacity(ids.len());
+            let mut state = transaction.prepare_cached("SELECT state, epoch_id FROM rows WHERE id = ?1")?;
+            let mut copy = transaction.prepare_cached(
+                "INSERT INTO rows (epoch_id, seq, stored_at, source_key, body)
+                 SELECT epoch_id, seq, stored_at, source_key, body FROM rows WHERE id = ?1",
+            )?;
+            let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE id = ?1")?;
+            let mut books = transaction.prepare_cached(
+                "UPDATE epochs SET acked = acked - (?2 = 1), given_up = given_up - (?2 = 2) WHERE id = ?1",
+            )?;
+            for id in ids {
+                let (state, epoch_id): (i64, i64) = state.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                books.execute([epoch_id, state])?;
+                moved.push(RowId(copy.insert([id])?));
+                remove.execute([id])?;
+            }
+            Ok(moved)
+        })()
+        .map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
+        for id in &again {
+            self.memory.remember(*id, self.now.steady_ms, None);
+        }
+        Ok(u64::try_from(again.len()).unwrap_or(0))
+    }
+
+    /// Deletes some rows that have left: those no longer remembered, or, when there is no room, all of them.
+    /// Returns how many; fewer than a step means that nothing is left to do.
+    pub(in crate::outbox) fn prune(&mut self, linger: Linger) -> Result<usize, StoreError> {
+        let upto = match linger {
+            Linger::WhileRemembered => self.memory.forget(self.now.steady_ms),
+            Linger::No => RowId(i64::MAX),
+        };
+        prune(&self.connection, upto, STEP_ROWS).map_err(fail("delete rows that have left", &self.path))
+    }
+
+    /// True if pruning would find something; costs no write.
+    pub(in crate::outbox) fn has_prunable(&mut self) -> Result<bool, StoreError> {
+        let upto = self.memory.forget(self.now.steady_ms);
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1)")
+            .and_then(|mut statement| statement.query_row([upto.0], |row| row.get(0)))
+            .map_err(fail("look for rows that have left", &self.path))
+    }
+
+    /// Deletes whole payloads older than `quarantine-days`, and gives some free pages back to the file system.
+    pub(in crate::outbox) fn tidy(&mut self) -> Result<(), StoreError> {
+        let fail = fail("tidy the database", &self.path);
+        let before = self.now.wall.minus(self.quarantine).micros();
+        self.connection
+            .prepare_cached("DELETE FROM payloads WHERE stored_at < ?1")
+            .and_then(|mut statement| statement.execute([before]))
+            .map_err(&fail)?;
+        let free: i64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).map_err(&fail)?;
+        if 2_048 < free {
+            self.connection.execute_batch("PRAGMA incremental_vacuum(512)").map_err(&fail)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the oldest whole payload; false if there is none. What a full outbox gives up first: the first 32 KiB
+    /// travel all the same.
+    pub(in crate::outbox) fn drop_oldest_payload(&mut self) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM payloads WHERE (epoch_id, seq) IN
+            (SELECT epoch_id, seq FROM payloads ORDER BY epoch_id, seq LIMIT 16)";
+        let gone = self.connection.execute(sql, []).map_err(fail("delete a payload", &self.path))?;
+        Ok(0 < gone)
+    }
+
+    /// Moves the log into the database file; nothing of it remains beside it once the connection is dropped.
+    pub(in crate::outbox) fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(fail("checkpoint", &self.path))
+    }
+}
+
+/// Which rows that have left stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::outbox) enum Linger {
+    /// Those whose source keys are remembered.
+    WhileRemembered,
+    /// None.
+    No,
+}
+
+fn mark(connection: &Connection, acked: &Acked, wall: i64, committed: &mut Committed) -> rusqlite::Result<()> {
+    let mut per_epoch: HashMap<i64, i64> = HashMap::new();
+    {
+        let mut row =
+            connection.prepare_cached("UPDATE rows SET state = 1 WHERE id = ?1 AND state = 0 RETURNING epoch_id")?;
+        for id in &acked.rows {
+            // None: given up meanwhile, or acknowledged twice.
+            let mut found = row.query([id.0])?;
+            if let Some(row) = found.next()? {
+                *per_epoch.entry(row.get(0)?).or_default() += 1;
+            }
+        }
+    }
+    for (epoch_id, count) in per_epoch {
+        connection.prepare_cached("UPDATE epochs SET acked = acked + ?2 WHERE id = ?1")?.execute([epoch_id, count])?;
+        committed.acked += u64::try_from(count).unwrap_or(0);
+    }
+    for gap in &acked.gaps {
+        connection.prepare_cached("UPDATE gaps SET acked = 1 WHERE id = ?1")?.execute([gap.0])?;
+    }
+    for epoch in &acked.closings {
+        connection
+            .prepare_cached("UPDATE epochs SET closed_at = ?2 WHERE epoch = ?1 AND ended = 1 AND closed_at IS NULL")?
+            .execute(params![epoch.to_string(), wall])?;
+        committed.closed.push(*epoch);
+    }
+    Ok(())
+}
+
+fn prune(connection: &Connection, upto: RowId, rows_max: usize) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "DELETE FROM rows WHERE id IN
+             (SELECT id FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1 ORDER BY id LIMIT ?2)",
+        )?
+        .execute([upto.0, i64::try_from(rows_max).unwrap_or(i64::MAX)])
+}
+
+fn select(connection: &Connection, selection: &Selection, states: &str) -> rusqlite::Result<Vec<i64>> {
+    let epoch = selection.epoch.map(|epoch| epoch.to_string());
+    let (from, to) = (selection.from.map_or(0, |seq| seq.0), selection.to.map_or(i64::MAX, |seq| seq.0));
+    let index = if states == "state = 0" { "rows_held" } else { "rows_left" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT id FROM rows INDEXED BY {index} WHERE {states} AND id <= ?1 AND seq BETWEEN ?2 AND ?3
+         AND (?4 IS NULL OR epoch_id = (SELECT id FROM epochs WHERE epoch = ?4)) ORDER BY id LIMIT {STEP_ROWS}"
+    ))?;
+    let ids = statement.query_map(params![selection.upto.0, from, to, epoch], |row| row.get(0))?;
+    ids.collect()
+}
+
+/// Marks rows as given up and makes gaps of them, one per run of seqs without holes.
+fn give_up(connection: &Connection, ids: &[i64], reason: &str, wall: i64) -> rusqlite::Result<()> {
+    let mut rows: Vec<(i64, i64, Option<String>)> = Vec::with_capacity(ids.len());
+    {
+        let mut statement = connection
+            .prepare_cached("UPDATE rows SET state = 2 WHERE id = ?1 AND state = 0 RETURNING epoch_id, seq, body")?;
+        for id in ids {
+            let mut found = statement.query([id])?;
+            if let Some(row) = found.next()? {
+                let body = row.get_ref(2)?.as_blob().unwrap_or_default();
+                let device = codec::decode(body).ok().map(|(item, _)| match item {
+                    HeldItem::Reading(reading) => reading.device.into(),
+                    HeldItem::Rejected { rejected, .. } => rejected.device.into(),
+                });
+                rows.push((row.get(0)?, row.get(1)?, device));
+            }
+        }
+    }
+    rows.sort_unstable_by_key(|(epoch_id, seq, _)| (*epoch_id, *seq));
+    for run in rows.chunk_by(|(epoch_a, a, _), (epoch_b, b, _)| epoch_a == epoch_b && a + 1 == *b) {
+        let (Some((epoch_id, from, _)), Some((_, to, _))) = (run.first(), run.last()) else { continue };
+        let mut readings: BTreeMap<&str, i64> = BTreeMap::new();
+        for device in run.iter().filter_map(|(.., device)| device.as_deref()) {
+            *readings.entry(device).or_default() += 1;
+        }
+        let readings = serde_json::to_string(&readings).expect("counts by name are plain data");
+        connection
+            .prepare_cached(
+                "INSERT INTO gaps (epoch_id, from_seq, to_seq, reason, readings, made_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![epoch_id, from, to, reason, readings, wall])?;
+        connection
+            .prepare_cached("UPDATE epochs SET given_up = given_up + ?2 WHERE id = ?1")?
+            .execute([*epoch_id, to - from + 1])?;
+    }
+    Ok(())
+}

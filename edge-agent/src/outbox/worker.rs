@@ -1,0 +1,505 @@
+//! The thread that owns the database. All appends and acknowledgements that wait go into one transaction, so the price
+//! of an fsync is shared by whoever came while the last one ran.
+
+mod metrics;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use shared::clock::Clock;
+use shared::reading::Epoch;
+use tokio::sync::{oneshot, watch};
+
+pub use metrics::Metrics;
+
+use super::handle::{OutboxError, View};
+use super::lock::beside;
+use super::side::Side;
+use super::store::{Linger, Now, Opened, Prepared, Store, StoreError};
+use super::{Acked, Appended, Config, NewRow};
+
+/// Most rows in one transaction.
+const BATCH_ROWS_MAX: usize = 5_000;
+/// How often a full or failing disk is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often a worker without work looks for rows to delete.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often old payloads are deleted and free pages given back.
+const TIDY: Duration = Duration::from_secs(60);
+
+type Question = Box<dyn FnOnce(&mut Store) -> bool + Send>;
+
+/// What the worker is asked.
+pub(super) enum Command {
+    Append {
+        rows: Vec<NewRow>,
+        reply: oneshot::Sender<Result<Appended, OutboxError>>,
+    },
+    Done {
+        acked: Acked,
+        reply: oneshot::Sender<Result<(), OutboxError>>,
+    },
+    /// Answers by itself; returns true if the database turned out to be damaged.
+    Ask {
+        question: Question,
+        changes: bool,
+    },
+    Seal {
+        reply: oneshot::Sender<Result<(), OutboxError>>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What a worker starts with.
+pub(super) struct Start {
+    pub(super) config: Config,
+    pub(super) rules: Arc<str>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) view: Arc<Mutex<View>>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) ended: watch::Sender<Option<Arc<StoreError>>>,
+    pub(super) metrics: Metrics,
+}
+
+/// Opens the database and starts the thread. Returns the epoch and what was found.
+pub(super) fn start(start: Start) -> Result<(Epoch, Opened), StoreError> {
+    let clock = Clock::Real;
+    let began = Instant::now();
+    let now = Now { wall: clock.now(), steady_ms: 0 };
+    if let Some(parent) = start.config.path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| StoreError::Place {
+            act: "make the outbox's directory",
+            path: parent.to_owned(),
+            detail: error.to_string(),
+        })?;
+    }
+    let (mut side, found) = Side::open(&start.config.path, now.wall).map_err(|error| StoreError::Place {
+        act: "read the side file",
+        path: beside(&start.config.path, "epochs"),
+        detail: error.to_string(),
+    })?;
+    let (store, opened) = Store::open(&start.config, &start.rules, &mut side, found, now)?;
+    let ballast = Ballast::new(&start.config);
+    ballast.lay();
+    let epoch = store.epoch();
+    let mut worker = Worker {
+        store,
+        side,
+        ballast,
+        waiting: VecDeque::new(),
+        done: Vec::new(),
+        sealed: false,
+        full: None,
+        closings: 0,
+        tidied: began,
+        began,
+        clock,
+        view: start.view,
+        changed: start.changed,
+        metrics: start.metrics,
+        bytes_max: start.config.bytes_max.bytes(),
+    };
+    worker.refresh()?;
+    let (commands, ended) = (start.commands, start.ended);
+    std::thread::Builder::new()
+        .name("outbox".into())
+        .spawn(move || {
+            if let Err(error) = worker.run(&commands) {
+                tracing::error!(%error, "the outbox's writer has ended");
+                ended.send_replace(Some(Arc::new(error)));
+            }
+        })
+        .map_err(|error| StoreError::Place {
+            act: "start the writer of",
+            path: start.config.path,
+            detail: error.to_string(),
+        })?;
+    Ok((epoch, opened))
+}
+
+/// An append of which some rows are still to be stored.
+struct Waiting {
+    rows: VecDeque<Prepared>,
+    so_far: Appended,
+    reply: oneshot::Sender<Result<Appended, OutboxError>>,
+}
+
+struct Worker {
+    store: Store,
+    side: Side,
+    ballast: Ballast,
+    waiting: VecDeque<Waiting>,
+    done: Vec<(Acked, oneshot::Sender<Result<(), OutboxError>>)>,
+    sealed: bool,
+    /// Why nothing can be stored now.
+    full: Option<String>,
+    /// Closings that may be sent, as last counted.
+    closings: usize,
+    tidied: Instant,
+    began: Instant,
+    clock: Clock,
+    view: Arc<Mutex<View>>,
+    changed: watch::Sender<u64>,
+    metrics: Metrics,
+    bytes_max: u64,
+}
+
+impl Worker {
+    fn run(mut self, commands: &Receiver<Command>) -> Result<(), StoreError> {
+        let result = self.rounds(commands);
+        match &result {
+            Err(error) if error.is_fatal() => {
+                // The next start checks the database whole. If even that cannot be written it will find out by itself.
+                self.side.suspect().ok();
+            }
+            _ => {}
+        }
+        result
+    }
+
+    fn rounds(&mut self, commands: &Receiver<Command>) -> Result<(), StoreError> {
+        loop {
+            let patience = if self.waiting.is_empty() && self.done.is_empty() { IDLE } else { RETRY };
+            let mut questions = Vec::new();
+            let mut last = Vec::new();
+            match commands.recv_timeout(patience) {
+                Ok(command) => self.take(command, &mut questions, &mut last),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            while let Ok(command) = commands.try_recv() {
+                self.take(command, &mut questions, &mut last);
+            }
+            self.store.tick(Now {
+                wall: self.clock.now(),
+                steady_ms: i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX),
+            });
+            self.write()?;
+            for (question, changes) in questions {
+                if question(&mut self.store) {
+                    return Err(self.damaged());
+                }
+                if changes {
+                    self.refresh()?;
+                    self.bump();
+                }
+            }
+            self.upkeep()?;
+            for command in last {
+                match command {
+                    Command::Seal { reply } => {
+                        let sealed = self.seal();
+                        reply.send(sealed).ok();
+                    }
+                    Command::Close { reply } => {
+                        self.close();
+                        reply.send(()).ok();
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, questions: &mut Vec<(Question, bool)>, last: &mut Vec<Command>) {
+        match command {
+            Command::Append { reply, .. } if self.sealed => {
+                reply.send(Err(OutboxError::Sealed)).ok();
+            }
+            Command::Append { rows, reply } => {
+                let rows = rows.into_iter().map(Prepared::new).collect();
+                self.waiting.push_back(Waiting { rows, so_far: Appended::default(), reply });
+            }
+            Command::Done { acked, reply } => self.done.push((acked, reply)),
+            Command::Ask { question, changes } => questions.push((question, changes)),
+            Command::Seal { .. } | Command::Close { .. } => last.push(command),
+        }
+    }
+
+    /// Writes what waits until nothing waits or there is no room.
+    fn write(&mut self) -> Result<(), StoreError> {
+        while !self.waiting.is_empty() || !self.done.is_empty() {
+            match self.write_once() {
+                Ok(()) => self.recovered(),
+                Err(error) if error.is_fatal() => return Err(error),
+                Err(error) => {
+                    let made_room = matches!(error, StoreError::Disk { .. }) && self.ballast.drop_it();
+                    self.no_room(&error);
+                    let acknowledged = self.acknowledge_alone()?;
+                    if !made_room && !acknowledged {
+                        return Ok(());
+                    }
+                    if !made_room {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction: as many rows as fit, and all acknowledgements.
+    fn write_once(&mut self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let batch = self.next_batch();
+        let admitted = self.store.admit(&batch.rows(&self.waiting));
+        let new: Vec<&Prepared> =
+            batch.rows(&self.waiting).into_iter().zip(&admitted).filter_map(|(row, new)| new.then_some(row)).collect();
+        let repeats = admitted.len() - new.len();
+
+        if !new.is_empty() {
+            let bytes = new.iter().map(|row| row.bytes()).sum();
+            make_room(&mut self.store, bytes)?;
+            let high = self.store.high().0 + i64::try_from(new.len()).unwrap_or(i64::MAX);
+            let steady_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+            self.side.allow(self.store.epoch(), shared::reading::Seq(high), steady_ms).map_err(|error| {
+                StoreError::Disk {
+                    act: "raise the mark",
+                    path: PathBuf::from("the side file"),
+                    detail: error.to_string(),
+                }
+            })?;
+        }
+        let acked: Vec<&Acked> = self.done.iter().map(|(acked, _)| acked).collect();
+        let mut closed = Vec::new();
+        if !new.is_empty() || !acked.is_empty() {
+            let committed = self.store.commit(&new, &acked)?;
+            self.metrics.committed(new.len(), committed.acked, began.elapsed());
+            closed = committed.closed;
+        }
+        shared::crash::here("outbox-stored");
+        let stored = !new.is_empty();
+        self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
+        self.metrics.duplicates(repeats);
+        batch.settle(&mut self.waiting, &admitted);
+        for (_, reply) in self.done.drain(..) {
+            reply.send(Ok(())).ok();
+        }
+        if !closed.is_empty()
+            && let Err(error) = self.side.closed(&closed)
+        {
+            tracing::warn!(%error, "cannot take closed epochs out of the side file; the next start does");
+        }
+        self.refresh()?;
+        if stored {
+            self.bump();
+        }
+        Ok(())
+    }
+
+    /// While rows find no room: acknowledgements need next to none, and are what makes room.
+    fn acknowledge_alone(&mut self) -> Result<bool, StoreError> {
+        if self.done.is_empty() {
+            return Ok(false);
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let written = self.write_once();
+        self.waiting = waiting;
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_fatal() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn next_batch(&self) -> Batch {
+        let mut batch = Batch::default();
+        let bytes_max = self.store.batch_bytes_max();
+        let mut bytes = 0;
+        for waiting in &self.waiting {
+            let mut taken = 0;
+            for row in &waiting.rows {
+                let full = BATCH_ROWS_MAX <= batch.total || bytes_max < bytes + row.bytes();
+                if full && 0 < batch.total {
+                    batch.taken.push(taken);
+                    return batch;
+                }
+                bytes += row.bytes();
+                taken += 1;
+                batch.total += 1;
+            }
+            batch.taken.push(taken);
+        }
+        batch
+    }
+
+    fn seal(&mut self) -> Result<(), OutboxError> {
+        self.sealed = true;
+        for waiting in self.waiting.drain(..) {
+            waiting.reply.send(Err(OutboxError::Sealed)).ok();
+        }
+        let last = self.store.seal()?;
+        if let Err(error) = self.side.end(self.store.epoch(), last) {
+            tracing::warn!(%error, "cannot write the epoch's end into the side file");
+        }
+        self.refresh()?;
+        self.bump();
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        for (_, reply) in self.done.drain(..) {
+            reply.send(Err(OutboxError::Gone)).ok();
+        }
+        if let Err(error) = self.store.checkpoint() {
+            tracing::warn!(%error, "the write-ahead log stays beside the database; the next start takes it in");
+        }
+    }
+
+    fn upkeep(&mut self) -> Result<(), StoreError> {
+        let tidy = TIDY <= self.tidied.elapsed();
+        if !tidy && !(self.waiting.is_empty() && self.done.is_empty()) {
+            return Ok(());
+        }
+        let kept = (|| {
+            if self.store.has_prunable()? {
+                self.store.prune(Linger::WhileRemembered)?;
+            }
+            if tidy {
+                self.tidied = Instant::now();
+                self.store.tidy()?;
+                self.refresh()?;
+                if self.full.is_none() {
+                    self.ballast.lay();
+                }
+            }
+            Ok(())
+        })();
+        match kept {
+            Err(error) if StoreError::is_fatal(&error) => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "upkeep waits");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn no_room(&mut self, error: &StoreError) {
+        let text = error.to_string();
+        if self.full.is_none() {
+            tracing::error!(error = text, "no room: devices are not acknowledged until there is");
+        }
+        self.full = Some(text.clone());
+        self.metrics.full(true);
+        let bytes = self.store.bytes();
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.full = Some(text);
+        view.bytes = bytes;
+    }
+
+    fn recovered(&mut self) {
+        // Acknowledgements alone say nothing about room for rows.
+        if self.full.is_some() && self.waiting.is_empty() {
+            tracing::info!("there is room again");
+            self.full = None;
+            self.metrics.full(false);
+            self.view.lock().unwrap_or_else(PoisonError::into_inner).full = None;
+        }
+    }
+
+    /// Brings what others see up to date with what is stored.
+    fn refresh(&mut self) -> Result<(), StoreError> {
+        let (books, epochs) = (self.store.books()?, self.store.live_epochs()?);
+        let bytes = self.store.bytes();
+        self.metrics.books(&books, bytes, self.bytes_max);
+        let closings = if 0 < books.closings_held { self.store.closings_pending()?.len() } else { 0 };
+        {
+            let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+            (view.books, view.epochs, view.bytes) = (books, epochs, bytes);
+        }
+        if self.closings < closings {
+            self.bump();
+        }
+        self.closings = closings;
+        Ok(())
+    }
+
+    fn bump(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn damaged(&self) -> StoreError {
+        StoreError::Damaged {
+            act: "answer a question",
+            path: self.ballast.path.clone(),
+            detail: "see the answer to it".into(),
+        }
+    }
+}
+
+/// Deletes what has left, then whole payloads, until `bytes` more fit.
+fn make_room(store: &mut Store, bytes: u64) -> Result<(), StoreError> {
+    loop {
+        let Err(full) = store.room_for(bytes) else { return Ok(()) };
+        if store.prune(Linger::No)? == 0 && !store.drop_oldest_payload()? {
+            return Err(full);
+        }
+    }
+}
+
+/// How many rows of each waiting append go into one transaction.
+#[derive(Default)]
+struct Batch {
+    taken: Vec<usize>,
+    total: usize,
+}
+
+impl Batch {
+    fn rows<'w>(&self, waiting: &'w VecDeque<Waiting>) -> Vec<&'w Prepared> {
+        let appends = waiting.iter().zip(&self.taken);
+        appends.flat_map(|(waiting, taken)| waiting.rows.iter().take(*taken)).collect()
+    }
+
+    /// Takes the rows out and answers the appends that are through.
+    fn settle(self, waiting: &mut VecDeque<Waiting>, admitted: &[bool]) {
+        let mut verdicts = admitted.iter();
+        for (append, taken) in waiting.iter_mut().zip(&self.taken) {
+            append.rows.drain(..*taken);
+            for new in verdicts.by_ref().take(*taken) {
+                match new {
+                    true => append.so_far.stored += 1,
+                    false => append.so_far.duplicates += 1,
+                }
+            }
+        }
+        while waiting.front().is_some_and(|append| append.rows.is_empty()) {
+            let Some(append) = waiting.pop_front() else { return };
+            append.reply.send(Ok(append.so_far)).ok();
+        }
+    }
+}
+
+/// A file of no use but its size: given up on a full disk, so that acknowledgements can be written.
+struct Ballast {
+    path: PathBuf,
+    bytes: usize,
+}
+
+impl Ballast {
+    fn new(config: &Config) -> Self {
+        let bytes = (config.bytes_max.as_usize() / 64).clamp(64 << 10, 1 << 20);
+        Self { path: beside(&config.path, "ballast"), bytes }
+    }
+
+    fn lay(&self) {
+        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() == u64::try_from(self.bytes).unwrap_or(0)) {
+            return;
+        }
+        // Without it a full disk is only harder to leave.
+        if let Err(error) = std::fs::write(&self.path, vec![0xb5; self.bytes]) {
+            tracing::debug!(%error, "no ballast");
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+
+    fn drop_it(&self) -> bool {
+        std::fs::remove_file(&self.path).is_ok()
+    }
+}

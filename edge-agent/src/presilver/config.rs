@@ -1,0 +1,152 @@
+//! `[presilver]`.
+
+use serde::Deserialize;
+use shared::config::{Check, Mistakes, Span};
+use shared::rules::Rule;
+
+use super::mapping::{Format, Mapping, Pattern};
+
+/// What is expected of messages, and how they are read.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// When the gateway's own clock counts as known good.
+    pub clock: ClockTrust,
+    /// How far ahead of the gateway's clock a payload's own time may be, while that clock is known good.
+    pub max_ahead: Option<Span>,
+    /// How far behind the gateway's clock a payload's own time may be, while that clock is known good.
+    pub max_age: Option<Span>,
+    /// How payloads are read: the first mapping whose topic fits.
+    pub mapping: Vec<Mapping>,
+    /// What is expected of values: all rules that fit.
+    pub rule: Vec<Rule>,
+}
+
+/// When the gateway's own clock counts as known good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClockTrust {
+    /// Always: the machine has a battery-backed clock, or is set by other means.
+    Trusted,
+    /// When the year is plausible and, where systemd-timesyncd runs, it says that the clock is set.
+    Auto,
+}
+
+impl Check for Config {
+    fn check(&self, mistakes: &mut Mistakes) {
+        if self.mapping.is_empty() {
+            mistakes.add("presilver.mapping", "is empty: no message could be read; leave it out for the default");
+        }
+        for (index, mapping) in self.mapping.iter().enumerate() {
+            let at = format!("presilver.mapping[{index}]");
+            let pattern = match Pattern::parse(&mapping.topic) {
+                Ok(pattern) => pattern,
+                Err(fault) => {
+                    mistakes.add(format!("{at}.topic"), fault);
+                    continue;
+                }
+            };
+            let used = [("device", Some(&mapping.device)), ("metric", mapping.metric.as_ref())];
+            for (key, text) in used.into_iter().filter_map(|(key, text)| Some((key, text?))) {
+                if let Err(fault) = pattern.template(text) {
+                    mistakes.add(format!("{at}.{key}"), fault);
+                }
+            }
+            match (mapping.format, &mapping.metric) {
+                (Format::Value, None) => mistakes.add(
+                    format!("{at}.metric"),
+                    "is missing: a bare value has no name of its own; write e.g. \"{metric}\", a name of a topic level",
+                ),
+                (Format::Object, Some(_)) => mistakes.add(
+                    format!("{at}.metric"),
+                    "has no use here: the metrics of an object are named by its fields; leave it out",
+                ),
+                _ => {}
+            }
+            if mapping.format == Format::Object && mapping.time == mapping.n && !mapping.time.is_empty() {
+                mistakes.add(format!("{at}.n"), "is the same field as `time`; write e.g. \"n\"");
+            }
+        }
+        for (index, rule) in self.rule.iter().enumerate() {
+            check_rule(&format!("presilver.rule[{index}]"), rule, mistakes);
+        }
+    }
+}
+
+fn check_rule(at: &str, rule: &Rule, mistakes: &mut Mistakes) {
+    if let (Some(min), Some(max)) = (rule.min, rule.max)
+        && max < min
+    {
+        mistakes.add(format!("{at}.min"), format!("{min} is above max, which is {max}; no value could pass"));
+    }
+    for (key, limit) in [("min", rule.min), ("max", rule.max)] {
+        if limit.is_some_and(f64::is_nan) {
+            mistakes.add(format!("{at}.{key}"), "is not a number; write e.g. -40.0");
+        }
+    }
+    let metric = rule.metric.as_deref().unwrap_or("*");
+    if rule.required && metric.contains('*') {
+        mistakes.add(
+            format!("{at}.metric"),
+            "must name one metric where `required = true`; write it without `*`, e.g. \"temperature\"",
+        );
+    }
+    if rule.r#type.is_some_and(|kind| kind != shared::rules::Kind::Number) && (rule.min.is_some() || rule.max.is_some())
+    {
+        mistakes.add(format!("{at}.type"), "has no range; leave out `min` and `max`, or write type = \"number\"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_about_mappings_and_rules_is_found_at_once() {
+        let layers = shared::config::Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
+        let text = r#"
+            [[presilver.mapping]]
+            topic = "a/{x}/#/b"
+            [[presilver.mapping]]
+            topic = "a/{device}"
+            format = "value"
+            [[presilver.mapping]]
+            topic = "b/{device}"
+            device = "{who}"
+            metric = "m"
+            [[presilver.rule]]
+            required = true
+            min = 2.0
+            max = 1.0
+        "#;
+        let errors =
+            shared::config::load_from::<WholeLoose>(&layers, Some(("edge.toml", text)), &[]).expect_err("mistakes");
+        let paths: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "presilver.mapping[0].topic",
+                "presilver.mapping[1].metric",
+                "presilver.mapping[2].device",
+                "presilver.mapping[2].metric",
+                "presilver.rule[0].metric",
+                "presilver.rule[0].min"
+            ],
+            "{errors}"
+        );
+    }
+
+    /// The other sections are not looked at here.
+    #[derive(Debug, Deserialize)]
+    struct WholeLoose {
+        presilver: Config,
+        #[serde(flatten)]
+        _rest: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+    }
+
+    impl Check for WholeLoose {
+        fn check(&self, mistakes: &mut Mistakes) {
+            self.presilver.check(mistakes);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A message against mappings and rules: readings and refusals, each with its source key.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest as _, Sha256};
+use shared::envelope::{RAW_BYTES_MAX, sha256_hex};
+use shared::payload::{Measured, Payload};
+use shared::reading::{DeviceId, MetricName, Reading, Rejected, TimeQuality, Value};
+use shared::rules::{self, Rule};
+use shared::time::Timestamp;
+
+use super::config::Config;
+use super::mapping::{Format, Mappings};
+use crate::outbox::{HeldItem, SourceKey};
+
+/// Most bytes of a topic that are kept with a refusal.
+const TOPIC_BYTES_MAX: usize = 512;
+/// Most bytes of one reason.
+const REASON_BYTES_MAX: usize = 400;
+/// Most reasons of one refusal.
+const REASONS_MAX: usize = 16;
+/// Most bytes of payload copied into the refusals of one message; later ones of it carry length and digest only.
+const COPIES_BYTES_MAX: usize = 256 * 1024;
+/// Stands for a device whose name cannot be read.
+const NO_DEVICE: &str = "-";
+
+/// One publish, as the judge sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Publish<'m> {
+    /// Its topic.
+    pub topic: &'m str,
+    /// Its bytes.
+    pub payload: &'m [u8],
+    /// When it came.
+    pub received: Timestamp,
+    /// Whether the clock by which it came is known good.
+    pub clock_known_good: bool,
+}
+
+/// One value of a message, judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The reading or refusal.
+    pub item: HeldItem,
+    /// By what a repeat of it is recognised.
+    pub key: Option<SourceKey>,
+}
+
+/// Mappings and rules, ready for use.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    mappings: Mappings,
+    rules: Vec<Rule>,
+    max_ahead: Option<std::time::Duration>,
+    max_age: Option<std::time::Duration>,
+    digest: String,
+}
+
+impl Judge {
+    /// Takes over a configuration that passed its check.
+    pub fn new(config: &Config) -> Self {
+        let span = |span: Option<shared::config::Span>| span.map_or("none".to_owned(), |span| span.to_string());
+        let mappings = serde_json::to_string(&config.mapping).expect("mappings are plain data");
+        let settings = BTreeMap::from([
+            ("max-ahead".to_owned(), span(config.max_ahead)),
+            ("max-age".to_owned(), span(config.max_age)),
+            ("mapping".to_owned(), mappings),
+        ]);
+        Self {
+            mappings: Mappings::new(&config.mapping),
+            rules: config.rule.clone(),
+            max_ahead: config.max_ahead.map(Into::into),
+            max_age: config.max_age.map(Into::into),
+            digest: rules::digest(&rules::canonical(&config.rule, &settings)),
+        }
+    }
+
+    /// The name under which these rules travel: 16 hex digits of a SHA-256.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// One verdict per metric, and one for a payload that cannot be read as a whole.
+    pub fn judge(&self, publish: &Publish<'_>) -> Vec<Verdict> {
+        let mut refusals = Refusals::new(publish);
+        let Some(mapped) = self.mappings.read(publish.topic, publish.payload) else {
+            return vec![refusals.whole(NO_DEVICE, "topic: no mapping fits it".to_owned())];
+        };
+        if let Some(fault) = DeviceId::fault(&mapped.device) {
+            return vec![refusals.whole(NO_DEVICE, fault)];
+        }
+        let payload = match mapped.payload {
+            Ok(payload) => payload,
+            Err(unreadable) => return vec![refusals.whole(&mapped.device, unreadable.to_string())],
+        };
+        let device = DeviceId::new(mapped.device);
+        let mut faults = payload.faults.clone();
+        faults.extend(self.skew(publish, payload.time));
+
+        let mut verdicts = Vec::with_capacity(payload.measured.len());
+        for measured in &payload.measured {
+            verdicts.push(self.value(publish, &device, &payload, measured, &faults, &mut refusals));
+        }
+        if mapped.format == Format::Object {
+            for metric in self.missing(&device, &payload) {
+                let reason = format!("required: the payload holds no `{metric}`");
+                verdicts.push(refusals.of(&device, metric, &payload, vec![reason]));
+            }
+        }
+        verdicts
+    }
+
+    fn value(
+        &self,
+        publish: &Publish<'_>,
+        device: &DeviceId,
+        payload: &Payload,
+        measured: &Measured,
+        faults: &[String],
+        refusals: &mut Refusals<'_>,
+    ) -> Verdict {
+        let mut reasons = faults.to_vec();
+        let (value, unit) = match &measured.value {
+            Ok((value, unit)) => {
+                let mut unit = unit.clone();
+                for rule in self.rules.iter().filter(|rule| rule.fits(device.as_str(), &measured.metric)) {
+                    rule.judge(value, &mut unit, &mut reasons);
+                }
+                (value, unit)
+            }
+            Err(fault) => {
+                reasons.push(fault.clone());
+                return refusals.of(device, &measured.metric, payload, reasons);
+            }
+        };
+        if !reasons.is_empty() {
+            return refusals.of(device, &measured.metric, payload, reasons);
+        }
+        let (event_time, time_quality) = match (payload.time, publish.clock_known_good) {
+            (Some(time), _) => (time, TimeQuality::Device),
+            (None, true) => (publish.received, TimeQuality::Gateway),
+            (None, false) => (publish.received, TimeQuality::GatewayUnsynced),
+        };
+        let reading = Reading {
+            device: device.clone(),
+            metric: MetricName::new(measured.metric.clone()),
+            value: value.clone(),
+            unit,
+            event_time,
+            received_time: publish.received,
+            time_quality,
+            source_seq: payload.n,
+        };
+        let key = source_key(device, &measured.metric, payload.n, payload.time, &Told::Value(value));
+        Verdict { item: HeldItem::Reading(reading), key }
+    }
+
+    /// What speaks against the payload's own time, judged only by a clock that is known good.
+    fn skew(&self, publish: &Publish<'_>, time: Option<Timestamp>) -> Option<String> {
+        let time = time.filter(|_| publish.clock_known_good)?;
+        let received = publish.received;
+        let seconds = |span: std::time::Duration| format!("{} s", span.as_secs_f64());
+        match (self.max_ahead, self.max_age) {
+            (Some(max), _) if received.plus(max) < time => {
+                Some(format!("skew: {time} is more than {} ahead of the gateway's clock, {received}", seconds(max)))
+            }
+            (_, Some(max)) if time < received.minus(max) => {
+                Some(format!("skew: {time} is more than {} behind the gateway's clock, {received}", seconds(max)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Metrics that every payload of the device must hold and this one does not.
+    fn missing<'j>(&'j self, device: &DeviceId, payload: &Payload) -> Vec<&'j str> {
+        let mut missing: Vec<&str> = self
+            .rules
+            .iter()
+            .filter(|rule| rule.required && rule.fits_device(device.as_str()))
+            .filter_map(|rule| rule.metric.as_deref())
+            .filter(|metric| !payload.measured.iter().any(|measured| measured.metric == *metric))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+}
+
+/// What tells two values of one metric, number and time apart.
+enum Told<'v> {
+    Value(&'v Value),
+    Payload(&'v str),
+}
+
+/// See the contract: device, metric, the device's own number, the payload's own time, value; absent parts are empty.
+/// `None` where neither number nor time is there.
+fn source_key(
+    device: &DeviceId,
+    metric: &str,
+    n: Option<i64>,
+    time: Option<Timestamp>,
+    told: &Told<'_>,
+) -> Option<SourceKey> {
+    if n.is_none() && time.is_none() {
+        return None;
+    }
+    let mut hash = Sha256::new();
+    // Each part is told apart from the next by its length, so that no two lists of parts look alike.
+    let mut part = |bytes: &[u8]| {
+        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(bytes);
+    };
+    part(device.as_str().as_bytes());
+    part(metric.as_bytes());
+    part(&n.map_or(vec![], |n| n.to_be_bytes().to_vec()));
+    part(&time.map_or(vec![], |time| time.micros().to_be_bytes().to_vec()));
+    match told {
+        Told::Value(Value::Number(number)) => part(&number.to_bits().to_be_bytes()),
+        Told::Value(Value::Bool(on)) => part(&[u8::from(*on)]),
+        Told::Value(Value::Text(text)) => {
+            part(b"text");
+            part(text.as_bytes());
+        }
+        Told::Payload(sha256) => {
+            part(b"payload");
+            part(sha256.as_bytes());
+        }
+    }
+    let digest = hash.finalize();
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    Some(SourceKey(key))
+}
+
+/// Makes the refusals of one message; the first carries the whole payload.
+struct Refusals<'m> {
+    publish: &'m Publish<'m>,
+    sha256: Option<String>,
+    copied: usize,
+}
+
+impl<'m> Refusals<'m> {
+    fn new(publish: &'m Publish<'m>) -> Self {
+        Self { publish, sha256: None, copied: 0 }
+    }
+
+    fn whole(&mut self, device: &str, reason: String) -> Verdict {
+        self.make(&DeviceId::new(device), None, &Payload::default(), vec![reason])
+    }
+
+    fn of(&mut self, device: &DeviceId, metric: &str, payload: &Payload, reasons: Vec<String>) -> Verdict {
+        self.make(device, Some(metric), payload, reasons)
+    }
+
+    fn make(
+        &mut self,
+        device: &DeviceId,
+        metric: Option<&str>,
+        payload: &Payload,
+        mut reasons: Vec<String>,
+    ) -> Verdict {
+        let publish = self.publish;
+        let sha256 = self.sha256.get_or_insert_with(|| sha256_hex(publish.payload)).clone();
+        let key = source_key(device, metric.unwrap_or_default(), payload.n, payload.time, &Told::Payload(&sha256));
+        let length = publish.payload.len();
+        let kept = match self.copied {
+            0 => length,
+            copied if COPIES_BYTES_MAX <= copied => 0,
+            _ => length.min(RAW_BYTES_MAX),
+        };
+        self.copied += kept.max(1);
+        if REASONS_MAX < reasons.len() {
+            reasons.truncate(REASONS_MAX - 1);
+            reasons.push("more: and others".to_owned());
+        }
+        let metric = metric.filter(|metric| MetricName::fault(metric).is_none()).map(MetricName::new);
+        let rejected = Rejected {
+            device: device.clone(),
+            metric,
+            topic: clip(publish.topic, TOPIC_BYTES_MAX),
+            reasons: reasons.iter().map(|reason| clip(reason, REASON_BYTES_MAX)).collect(),
+            raw: publish.payload[..kept].to_vec(),
+            received_time: publish.received,
+            event_time: payload.time,
+            source_seq: payload.n,
+        };
+        let raw_len = i64::try_from(length).unwrap_or(i64::MAX);
+        Verdict { item: HeldItem::Rejected { rejected, raw_len, raw_sha256: sha256 }, key }
+    }
+}
+
+fn clip(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let mut end = bytes_max;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! The books of presilver: `edge_presilver_*`.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+
+use super::judge::Verdict;
+use crate::outbox::HeldItem;
+
+/// The kind of a reason: what stands before its colon.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Why {
+    reason: String,
+}
+
+/// Counters of presilver. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    received: Counter,
+    readings: Counter,
+    rejected: Counter,
+    reasons: Family<Why, Counter>,
+}
+
+/// Counts since the start, for `/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Messages judged.
+    pub received: u64,
+    /// Readings made of them.
+    pub readings: u64,
+    /// Refusals made of them.
+    pub rejected: u64,
+}
+
+impl Metrics {
+    /// Registers everything under `edge_presilver_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let inner = &metrics.inner;
+        let at = registry.sub_registry_with_prefix("edge_presilver");
+        at.register("received", "Messages judged", inner.received.clone());
+        at.register("readings", "Readings made of them", inner.readings.clone());
+        at.register("rejected", "Refusals made of them", inner.rejected.clone());
+        at.register("reasons", "Reasons of refusals, by kind", inner.reasons.clone());
+        metrics
+    }
+
+    /// Counts since the start.
+    pub fn counts(&self) -> Counts {
+        let inner = &self.inner;
+        Counts { received: inner.received.get(), readings: inner.readings.get(), rejected: inner.rejected.get() }
+    }
+
+    pub(super) fn judged(&self, verdicts: &[Verdict]) {
+        self.inner.received.inc();
+        for verdict in verdicts {
+            match &verdict.item {
+                HeldItem::Reading(_) => {
+                    self.inner.readings.inc();
+                }
+                HeldItem::Rejected { rejected, .. } => {
+                    self.inner.rejected.inc();
+                    for reason in &rejected.reasons {
+                        let kind = reason.split(':').next().unwrap_or_default();
+                        self.inner.reasons.get_or_create(&Why { reason: kind.to_owned() }).inc();
+                    }
+                }
+            }
+        }
+    }
+}

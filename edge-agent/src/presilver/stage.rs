@@ -1,0 +1,76 @@
+//! Intake's channel -> outbox. What came while the last commit ran is judged and committed together.
+
+use shared::clock::Clock;
+use tokio::sync::mpsc;
+
+use super::gateway::Gateway;
+use super::judge::{Judge, Publish};
+use super::metrics::Metrics;
+use crate::intake::RawMessage;
+use crate::outbox::{NewRow, Outbox, OutboxError};
+
+/// Most messages judged before they are stored.
+const MESSAGES_MAX: usize = crate::intake::CAPACITY;
+/// Rows from which on a batch is stored before more messages are judged: a message may hold a thousand.
+const ROWS_MAX: usize = 5_000;
+
+/// Judges until intake's channel closes, or until the outbox takes no more rows.
+///
+/// # Errors
+/// The outbox's writer has ended.
+pub async fn run(
+    judge: Judge,
+    mut gateway: Gateway,
+    clock: Clock,
+    mut messages: mpsc::Receiver<RawMessage>,
+    outbox: Outbox,
+    metrics: Metrics,
+) -> Result<(), OutboxError> {
+    let mut batch = Vec::with_capacity(MESSAGES_MAX);
+    while 0 < messages.recv_many(&mut batch, MESSAGES_MAX).await {
+        let mut rows = Vec::new();
+        let mut acks = Vec::with_capacity(batch.len());
+        let boot_time = gateway.boot_time();
+        let clock_known_good = gateway.is_known_good(clock.now());
+        for message in batch.drain(..) {
+            let publish = Publish {
+                topic: &message.topic,
+                payload: &message.payload,
+                received: message.received,
+                clock_known_good,
+            };
+            let verdicts = judge.judge(&publish);
+            metrics.judged(&verdicts);
+            rows.extend(verdicts.into_iter().map(|verdict| NewRow { item: verdict.item, key: verdict.key, boot_time }));
+            acks.push(message.ack);
+            if ROWS_MAX <= rows.len() {
+                match store(&outbox, std::mem::take(&mut rows), std::mem::take(&mut acks)).await? {
+                    Took::All => {}
+                    Took::Sealed => return Ok(()),
+                }
+            }
+        }
+        match store(&outbox, rows, acks).await? {
+            Took::All => {}
+            Took::Sealed => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+enum Took {
+    All,
+    /// Stopping: what was not stored is not acknowledged, so its sender repeats it.
+    Sealed,
+}
+
+async fn store(outbox: &Outbox, rows: Vec<NewRow>, acks: Vec<crate::intake::Ack>) -> Result<Took, OutboxError> {
+    match outbox.append(rows).await {
+        Ok(_) => {
+            acks.into_iter().for_each(crate::intake::Ack::done);
+            Ok(Took::All)
+        }
+        Err(OutboxError::Sealed) => Ok(Took::Sealed),
+        Err(error) => Err(error),
+    }
+}
