@@ -158,14 +158,8 @@ impl Lake {
                 }),
             );
         }
-        let beside = deltalake::logstore::logstore_for(location.root(), options()?)
-            .map_err(refuse)?
-            .object_store(None);
-        Ok(Self {
-            location,
-            tables,
-            beside,
-        })
+        let beside = deltalake::logstore::logstore_for(location.root(), options()?).map_err(refuse)?.object_store(None);
+        Ok(Self { location, tables, beside })
     }
 
     /// Where the lake lies.
@@ -180,9 +174,7 @@ impl Lake {
     }
 
     fn handle(&self, table: Table) -> &Mutex<Handle> {
-        self.tables
-            .get(&table)
-            .expect("`open` makes a handle for every table")
+        self.tables.get(&table).expect("`open` makes a handle for every table")
     }
 
     /// Creates the tables that do not exist and checks those that do.
@@ -239,11 +231,7 @@ impl Lake {
     /// # Errors
     /// [`LakeError::Fenced`] when progress moved under the caller, [`LakeError::LeaseLost`], or what storage says after
     /// several tries.
-    pub async fn commit(
-        &self,
-        commit: TableCommit,
-        lease: Option<&Lease>,
-    ) -> Result<Landed, LakeError> {
+    pub async fn commit(&self, commit: TableCommit, lease: Option<&Lease>) -> Result<Landed, LakeError> {
         debug_assert!(!commit.txns.is_empty(), "progress tells whether it landed");
         let table = commit.table;
         let mut files: Option<Vec<Action>> = None;
@@ -312,11 +300,7 @@ impl Lake {
                 table,
                 kind: Kind::Append,
                 batches: vec![],
-                txns: vec![Txn {
-                    app: app.to_owned(),
-                    expected: None,
-                    version: current,
-                }],
+                txns: vec![Txn { app: app.to_owned(), expected: None, version: current }],
                 metadata: vec![("fence".to_owned(), Value::Bool(true))],
             };
             match build(&handle.delta, &fence, &[]).await {
@@ -357,11 +341,8 @@ impl Lake {
     /// # Errors
     /// When the storage refuses.
     pub async fn get_beside(&self, path: &str) -> Result<Option<Vec<u8>>, LakeError> {
-        let failed = |error: StoreError| LakeError::Beside {
-            act: "read",
-            path: path.to_owned(),
-            detail: error.to_string(),
-        };
+        let failed =
+            |error: StoreError| LakeError::Beside { act: "read", path: path.to_owned(), detail: error.to_string() };
         match self.beside.get(&Path::from(path)).await {
             Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?.to_vec())),
             Err(StoreError::NotFound { .. }) => Ok(None),
@@ -454,11 +435,7 @@ async fn fit(table: &DeltaTable, commit: &TableCommit) -> Result<Fit, LakeError>
     }
 }
 
-pub(super) async fn txn_of(
-    delta_table: &DeltaTable,
-    table: Table,
-    app: &str,
-) -> Result<Option<i64>, LakeError> {
+pub(super) async fn txn_of(delta_table: &DeltaTable, table: Table, app: &str) -> Result<Option<i64>, LakeError> {
     let failed = delta("read the progress of", table);
     let snapshot = match delta_table.snapshot() {
         Ok(snapshot) => snapshot,
@@ -470,25 +447,17 @@ pub(super) async fn txn_of(
 }
 
 fn version(table: &DeltaTable) -> i64 {
-    table
-        .version()
-        .map_or(-1, |version| i64::try_from(version).unwrap_or(i64::MAX))
+    table.version().map_or(-1, |version| i64::try_from(version).unwrap_or(i64::MAX))
 }
 
 /// Wraps what Delta says with the act that failed.
 pub(super) fn delta(act: &'static str, table: Table) -> impl Fn(DeltaTableError) -> LakeError {
-    move |source| LakeError::Delta {
-        act,
-        table: table.full_name(),
-        source: Box::new(source),
-    }
+    move |source| LakeError::Delta { act, table: table.full_name(), source: Box::new(source) }
 }
 
 pub(super) fn writer_properties() -> WriterProperties {
     let level = ZstdLevel::try_new(1).unwrap_or_default();
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .build()
+    WriterProperties::builder().set_compression(Compression::ZSTD(level)).build()
 }
 
 async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Result<Vec<Action>, LakeError> {
@@ -513,10 +482,7 @@ async fn build(
     commit: &TableCommit,
     files: &[Action],
 ) -> Result<Option<deltalake::table::state::DeltaTableState>, DeltaTableError> {
-    let txns = commit
-        .txns
-        .iter()
-        .map(|txn| Transaction::new(&txn.app, txn.version));
+    let txns = commit.txns.iter().map(|txn| Transaction::new(&txn.app, txn.version));
     let properties = CommitProperties::default()
         .with_application_transactions(txns.collect())
         .with_metadata(commit.metadata.clone())
@@ -546,9 +512,7 @@ async fn build(
             if let Removes::These(paths) = removes
                 && removed.len() != paths.len()
             {
-                return Err(DeltaTableError::generic(
-                    "a file to be replaced is not part of the table any more",
-                ));
+                return Err(DeltaTableError::generic("a file to be replaced is not part of the table any more"));
             }
             let added = adds.iter().cloned().map(Action::Add);
             let mode = if removed.is_empty() { SaveMode::Append } else { SaveMode::Overwrite };
@@ -586,24 +550,14 @@ async fn build(
 }
 
 async fn create(handle: &DeltaTable, table: Table) -> Result<(), LakeError> {
-    let columns: StructType = table
-        .schema()
-        .as_ref()
-        .try_into_kernel()
-        .expect("the columns of `tables` are Delta's");
+    let columns: StructType = table.schema().as_ref().try_into_kernel().expect("the columns of `tables` are Delta's");
     handle
         .create()
         .with_table_name(table.full_name())
         .with_columns(columns.fields().cloned())
         .with_partition_columns(table.partition_columns().iter().copied())
-        .with_configuration_property(
-            TableProperty::DataSkippingStatsColumns,
-            Some(table.stats_columns()),
-        )
-        .with_configuration_property(
-            TableProperty::CheckpointInterval,
-            Some(CHECKPOINT_EVERY.to_string()),
-        )
+        .with_configuration_property(TableProperty::DataSkippingStatsColumns, Some(table.stats_columns()))
+        .with_configuration_property(TableProperty::CheckpointInterval, Some(CHECKPOINT_EVERY.to_string()))
         // Other writers must not clean up logs that a hop has yet to read.
         .with_configuration_property(TableProperty::EnableExpiredLogCleanup, Some("false"))
         .with_save_mode(SaveMode::Ignore)

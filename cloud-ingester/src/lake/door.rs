@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use azure_core::Uuid;
 use bytes::Bytes;
-use deltalake::logstore::object_store::path::Path;
 use deltalake::kernel::Version;
 use deltalake::kernel::transaction::TransactionError;
+use deltalake::logstore::object_store::path::Path;
 use deltalake::logstore::{CommitOrBytes, LogStore, LogStoreConfig, LogStoreRef};
 use deltalake::{DeltaResult, ObjectStore};
 use url::Url;
@@ -76,17 +76,13 @@ impl Door {
             match fault {
                 Some(Fault::Fails) => return Err(lost()),
                 Some(Fault::LandsAndFails) => {
-                    self.inner
-                        .write_commit_entry(version, commit, operation_id)
-                        .await?;
+                    self.inner.write_commit_entry(version, commit, operation_id).await?;
                     return Err(lost());
                 }
                 None => {}
             }
         }
-        self.inner
-            .write_commit_entry(version, commit, operation_id)
-            .await
+        self.inner.write_commit_entry(version, commit, operation_id).await
     }
 }
 
@@ -106,10 +102,7 @@ impl LogStore for Door {
         self.inner.refresh()
     }
 
-    fn read_commit_entry<'a, 't>(
-        &'a self,
-        version: Version,
-    ) -> Later<'t, DeltaResult<Option<Bytes>>>
+    fn read_commit_entry<'a, 't>(&'a self, version: Version) -> Later<'t, DeltaResult<Option<Bytes>>>
     where
         'a: 't,
         Self: 't,
@@ -143,10 +136,7 @@ impl LogStore for Door {
         self.inner.abort_commit_entry(version, commit, operation_id)
     }
 
-    fn get_latest_version<'a, 't>(
-        &'a self,
-        start_version: Version,
-    ) -> Later<'t, DeltaResult<Version>>
+    fn get_latest_version<'a, 't>(&'a self, start_version: Version) -> Later<'t, DeltaResult<Version>>
     where
         'a: 't,
         Self: 't,

@@ -11,11 +11,11 @@ use arrow::compute::cast;
 use arrow::datatypes::Schema;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
-use deltalake::kernel::Add;
+use deltalake::kernel::{Add, LogicalFileView};
 use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::parquet::arrow::ProjectionMask;
 use deltalake::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use deltalake::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
-use deltalake::parquet::arrow::ProjectionMask;
 use deltalake::parquet::errors::{ParquetError, Result as ParquetResult};
 use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
@@ -64,17 +64,17 @@ impl View {
     #[must_use]
     pub fn all_files(&self) -> Vec<Add> {
         let state = self.delta().snapshot().expect("a view is made of a loaded table");
-        state.log_data().iter().map(|file| file.add_action()).collect()
+        state.log_data().iter().map(|file| add_of(&file)).collect()
     }
 
-    /// The files of this version whose partition column `column` has one of `values`, as the log writes them.
+    /// The files of this version whose partition column `column` has a value asked for, as the log writes it.
     #[must_use]
     pub fn files_in(&self, column: &str, value: impl Fn(&str) -> bool) -> Vec<Add> {
         let state = self.delta().snapshot().expect("a view is made of a loaded table");
         state
             .log_data()
             .iter()
-            .map(|file| file.add_action())
+            .map(|file| add_of(&file))
             .filter(|add| matches!(add.partition_values.get(column), Some(Some(text)) if value(text)))
             .collect()
     }
@@ -92,32 +92,33 @@ impl View {
             .map(|name| wanted.field_with_name(name).cloned())
             .collect::<Result<Vec<_>, _>>()
             .expect("callers name columns of the table");
-        let wanted = Arc::new(Schema::new(
-            wanted.into_iter().map(|field| field.with_nullable(true)).collect::<Vec<_>>(),
-        ));
+        let wanted =
+            Arc::new(Schema::new(wanted.into_iter().map(|field| field.with_nullable(true)).collect::<Vec<_>>()));
         let file = Remote {
             store: self.delta().log_store().object_store(None),
-            path: Path::from_url_path(&add.path).map_err(|error| failed(ParquetError::External(Box::new(error))))?,
+            path: Path::parse(&add.path).unwrap_or_else(|_| Path::from(add.path.as_str())),
             size: u64::try_from(add.size).unwrap_or(0),
         };
         let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
         let roots = builder.parquet_schema().root_schema().get_fields();
-        let found = roots
-            .iter()
-            .enumerate()
-            .filter(|(_, root)| columns.contains(&root.name()))
-            .map(|(at, _)| at);
+        let found = roots.iter().enumerate().filter(|(_, root)| columns.contains(&root.name())).map(|(at, _)| at);
         let mask = ProjectionMask::roots(builder.parquet_schema(), found.collect::<Vec<_>>());
-        let stream = builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(failed)?;
+        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(failed)?;
         let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
         let shaped = batches.into_iter().map(|batch| shape(&batch, &wanted));
-        shaped
-            .collect::<Result<_, _>>()
-            .map_err(|error| failed(ParquetError::ArrowError(error.to_string())))
+        shaped.collect::<Result<_, _>>().map_err(|error| failed(ParquetError::ArrowError(error.to_string())))
+    }
+}
+
+fn add_of(file: &LogicalFileView) -> Add {
+    Add {
+        path: file.path().into_owned(),
+        partition_values: file.partition_values_map(),
+        size: file.size(),
+        modification_time: file.modification_time(),
+        data_change: true,
+        stats: file.stats(),
+        ..Add::default()
     }
 }
 
@@ -183,12 +184,7 @@ impl FileWriter {
             .map_err(delta("write rows of", table))?
             .with_writer_properties(writer_properties())
             .with_target_file_size(FILE_BYTES);
-        Ok(Self {
-            table,
-            inner,
-            done: vec![],
-            open: false,
-        })
+        Ok(Self { table, inner, done: vec![], open: false })
     }
 
     /// Adds rows; columns as [`Table::schema`] says. Files are cut by partition and size.

@@ -9,9 +9,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use deltalake::logstore::object_store::{
-    Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion,
-};
+use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 use deltalake::{ObjectStore, Path};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -53,13 +51,7 @@ impl Holder {
             "" => "this machine",
             named => named,
         };
-        Self {
-            program: program.to_owned(),
-            host: host.to_owned(),
-            pid: std::process::id(),
-            http,
-            renewed: 0,
-        }
+        Self { program: program.to_owned(), host: host.to_owned(), pid: std::process::id(), http, renewed: 0 }
     }
 }
 
@@ -79,15 +71,8 @@ pub struct Lease {
 }
 
 enum Kind {
-    Local {
-        file: File,
-        path: std::path::PathBuf,
-    },
-    Remote {
-        store: Arc<dyn ObjectStore>,
-        holder: Holder,
-        state: Mutex<(UpdateVersion, Instant)>,
-    },
+    Local { file: File, path: std::path::PathBuf },
+    Remote { store: Arc<dyn ObjectStore>, holder: Holder, state: Mutex<(UpdateVersion, Instant)> },
 }
 
 impl Lease {
@@ -109,8 +94,7 @@ impl Lease {
     pub async fn holder(lake: &Lake) -> Result<Option<Holder>, LakeError> {
         let Some(root) = lake.location().local() else {
             let found = lake.get_beside(PATH).await?;
-            let holder: Option<Holder> =
-                found.and_then(|text| serde_json::from_slice(&text).ok());
+            let holder: Option<Holder> = found.and_then(|text| serde_json::from_slice(&text).ok());
             return Ok(holder.filter(|holder| !expired(holder)));
         };
         let path = root.join(PATH);
@@ -131,11 +115,7 @@ impl Lease {
     pub async fn check(&self) -> Result<(), LakeError> {
         match &self.kind {
             Kind::Local { file, path } => check_local(file, path),
-            Kind::Remote {
-                store,
-                holder,
-                state,
-            } => {
+            Kind::Remote { store, holder, state } => {
                 let mut state = state.lock().await;
                 if state.1.elapsed() < RENEW_AFTER {
                     return Ok(());
@@ -150,17 +130,11 @@ impl Lease {
 }
 
 fn failed(act: &'static str, error: &dyn std::fmt::Display) -> LakeError {
-    LakeError::Beside {
-        act,
-        path: PATH.to_owned(),
-        detail: error.to_string(),
-    }
+    LakeError::Beside { act, path: PATH.to_owned(), detail: error.to_string() }
 }
 
 fn lost(detail: &str) -> LakeError {
-    LakeError::LeaseLost {
-        detail: detail.to_owned(),
-    }
+    LakeError::LeaseLost { detail: detail.to_owned() }
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -181,19 +155,12 @@ fn acquire_local(path: &std::path::Path, holder: &Holder) -> Result<Lease, LakeE
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|error| failed("create", &error))?;
     }
-    let opened = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = opened.map_err(|error| failed("open", &error))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
-            return Err(LakeError::LeaseHeld {
-                holder: read_holder(&mut file).to_string(),
-            });
+            return Err(LakeError::LeaseHeld { holder: read_holder(&mut file).to_string() });
         }
         Err(std::fs::TryLockError::Error(error)) => return Err(failed("lock", &error)),
     }
@@ -204,12 +171,7 @@ fn acquire_local(path: &std::path::Path, holder: &Holder) -> Result<Lease, LakeE
         .and_then(|()| file.write_all(&text))
         .and_then(|()| file.sync_data());
     written.map_err(|error| failed("write", &error))?;
-    Ok(Lease {
-        kind: Kind::Local {
-            file,
-            path: path.to_owned(),
-        },
-    })
+    Ok(Lease { kind: Kind::Local { file, path: path.to_owned() } })
 }
 
 /// The lock is on a file, not on a name: when the name leads elsewhere, somebody else may hold that.
@@ -218,11 +180,7 @@ fn check_local(file: &File, path: &std::path::Path) -> Result<(), LakeError> {
     use std::os::unix::fs::MetadataExt as _;
     let held = file.metadata().map_err(|error| lost(&error.to_string()))?;
     let named = std::fs::metadata(path).map_err(|error| lost(&error.to_string()))?;
-    if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
-        Ok(())
-    } else {
-        Err(lost("its file was replaced"))
-    }
+    if (held.dev(), held.ino()) == (named.dev(), named.ino()) { Ok(()) } else { Err(lost("its file was replaced")) }
 }
 
 #[cfg(not(unix))]
@@ -233,33 +191,19 @@ fn check_local(_file: &File, path: &std::path::Path) -> Result<(), LakeError> {
 fn now_seconds() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "a lease is about wall time between machines")]
     let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn expired(holder: &Holder) -> bool {
     now_seconds() > holder.renewed + LIFETIME.as_secs()
 }
 
-async fn put(
-    store: &Arc<dyn ObjectStore>,
-    holder: &Holder,
-    mode: PutMode,
-) -> Result<UpdateVersion, StoreError> {
-    let holder = Holder {
-        renewed: now_seconds(),
-        ..holder.clone()
-    };
+async fn put(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<UpdateVersion, StoreError> {
+    let holder = Holder { renewed: now_seconds(), ..holder.clone() };
     let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
-    let options = PutOptions {
-        mode,
-        ..PutOptions::default()
-    };
+    let options = PutOptions { mode, ..PutOptions::default() };
     let done = store.put_opts(&Path::from(PATH), text.into(), options).await?;
-    Ok(UpdateVersion {
-        e_tag: done.e_tag,
-        version: done.version,
-    })
+    Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
 }
 
 async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
@@ -269,30 +213,19 @@ async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<
         Err(StoreError::AlreadyExists { .. }) => {
             let found = store.get(&Path::from(PATH)).await;
             let found = found.map_err(|error| failed("read", &error))?;
-            let seen = UpdateVersion {
-                e_tag: found.meta.e_tag.clone(),
-                version: found.meta.version.clone(),
-            };
+            let seen = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
             let text = found.bytes().await.map_err(|error| failed("read", &error))?;
             if let Ok(other) = serde_json::from_slice::<Holder>(&text)
                 && !expired(&other)
             {
-                return Err(LakeError::LeaseHeld {
-                    holder: other.to_string(),
-                });
+                return Err(LakeError::LeaseHeld { holder: other.to_string() });
             }
             let taken = put(&store, holder, PutMode::Update(seen)).await;
             taken.map_err(|error| failed("take over", &error))?
         }
         Err(error) => return Err(failed("create", &error)),
     };
-    Ok(Lease {
-        kind: Kind::Remote {
-            store,
-            holder: holder.clone(),
-            state: Mutex::new((version, asked)),
-        },
-    })
+    Ok(Lease { kind: Kind::Remote { store, holder: holder.clone(), state: Mutex::new((version, asked)) } })
 }
 
 #[cfg(test)]
@@ -313,10 +246,7 @@ mod tests {
         lease.check().await.expect("ours");
         let refused = Lease::acquire(&lake, &holder).await.err().expect("held");
         assert!(refused.to_string().contains("127.0.0.1:9102"), "{refused}");
-        assert_eq!(
-            Lease::holder(&lake).await.expect("readable"),
-            Some(holder.clone())
-        );
+        assert_eq!(Lease::holder(&lake).await.expect("readable"), Some(holder.clone()));
         drop(lease);
         assert_eq!(Lease::holder(&lake).await.expect("readable"), None);
         Lease::acquire(&lake, &holder).await.expect("free again");
@@ -336,16 +266,12 @@ mod tests {
 
     #[tokio::test]
     async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
         let _first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
         let refused = acquire_remote(Arc::clone(&store), &holder).await.err();
         assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
-        let stale = Holder {
-            renewed: 1,
-            ..holder.clone()
-        };
+        let stale = Holder { renewed: 1, ..holder.clone() };
         let text = serde_json::to_vec(&stale).expect("plain");
         store.put(&Path::from(PATH), text.into()).await.expect("put");
         acquire_remote(store, &holder).await.expect("taken over");

@@ -29,20 +29,13 @@ impl Location {
     /// # Errors
     /// When the location can never work: a `%` in a local path, or a URL that does not parse.
     pub fn parse(text: &str, options: HashMap<String, String>) -> Result<Self, LakeError> {
-        let refuse = |detail: String| LakeError::Location {
-            location: text.to_owned(),
-            detail,
-        };
+        let refuse = |detail: String| LakeError::Location { location: text.to_owned(), detail };
         let path = match text.split_once("://") {
             Some(("file", rest)) => rest,
             Some(_) => {
                 let directory = format!("{}/", text.trim_end_matches('/'));
                 let root = Url::parse(&directory).map_err(|error| refuse(error.to_string()))?;
-                return Ok(Self {
-                    root,
-                    local: None,
-                    options,
-                });
+                return Ok(Self { root, local: None, options });
             }
             None => text,
         };
@@ -50,18 +43,11 @@ impl Location {
             return Err(refuse("write a directory or a URL such as az://container/lake".into()));
         }
         if path.contains('%') {
-            return Err(refuse(
-                "a `%` in a local path confuses Delta readers, choose a directory without one".into(),
-            ));
+            return Err(refuse("a `%` in a local path confuses Delta readers, choose a directory without one".into()));
         }
         let path = std::path::absolute(path).map_err(|error| refuse(error.to_string()))?;
-        let root = Url::from_directory_path(&path)
-            .map_err(|()| refuse("the path can't be written as a URL".into()))?;
-        Ok(Self {
-            root,
-            local: Some(path),
-            options,
-        })
+        let root = Url::from_directory_path(&path).map_err(|()| refuse("the path can't be written as a URL".into()))?;
+        Ok(Self { root, local: Some(path), options })
     }
 
     /// The lake's root; ends with `/`.
@@ -89,10 +75,7 @@ impl Location {
     pub fn table(&self, table: Table) -> Result<Url, LakeError> {
         self.root
             .join(&format!("{}/", table.path()))
-            .map_err(|error| LakeError::Location {
-                location: self.root.to_string(),
-                detail: error.to_string(),
-            })
+            .map_err(|error| LakeError::Location { location: self.root.to_string(), detail: error.to_string() })
     }
 
     /// Creates a local root and tries what Delta needs from a file system: that a file can be linked to a second name
@@ -104,21 +87,14 @@ impl Location {
         let Some(local) = &self.local else {
             return Ok(());
         };
-        let refuse = |detail: String| LakeError::Location {
-            location: local.display().to_string(),
-            detail,
-        };
+        let refuse = |detail: String| LakeError::Location { location: local.display().to_string(), detail };
         let leases = local.join("_leases");
-        std::fs::create_dir_all(&leases)
-            .map_err(|error| refuse(format!("it can't be created: {error}")))?;
+        std::fs::create_dir_all(&leases).map_err(|error| refuse(format!("it can't be created: {error}")))?;
         let probe = tempfile_in(&leases);
         let second = probe.with_extension("link");
-        std::fs::write(&probe, b"probe")
-            .map_err(|error| refuse(format!("it can't be written: {error}")))?;
+        std::fs::write(&probe, b"probe").map_err(|error| refuse(format!("it can't be written: {error}")))?;
         let linked = std::fs::hard_link(&probe, &second);
-        let again = linked
-            .is_ok()
-            .then(|| std::fs::hard_link(&probe, &second).is_err());
+        let again = linked.is_ok().then(|| std::fs::hard_link(&probe, &second).is_err());
         let _ = std::fs::remove_file(&second);
         let _ = std::fs::remove_file(&probe);
         match (linked, again) {

@@ -28,10 +28,7 @@ pub struct Limits {
 }
 
 fn failed(act: &'static str) -> impl Fn(DataFusionError) -> LakeError {
-    move |source| LakeError::Query {
-        act,
-        source: Box::new(source),
-    }
+    move |source| LakeError::Query { act, source: Box::new(source) }
 }
 
 /// A session without tables: UTC, Databricks' dialect, Delta's planner, Spark's function names.
@@ -58,9 +55,7 @@ pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
     for shim in shims() {
         session.register_udf(shim);
     }
-    let catalog = session
-        .catalog("datafusion")
-        .expect("the default catalog has this name");
+    let catalog = session.catalog("datafusion").expect("the default catalog has this name");
     for layer in [Layer::Bronze, Layer::Silver, Layer::Gold] {
         catalog
             .register_schema(layer.name(), Arc::new(MemorySchemaProvider::new()))
@@ -81,9 +76,7 @@ pub async fn lake_session(lake: &Lake, limits: Limits) -> Result<SessionContext,
         }
         let provider = lake.view(table).await?.provider().await?;
         let name = TableReference::partial(table.layer().name(), table.name());
-        session
-            .register_table(name, provider)
-            .map_err(failed("name the tables"))?;
+        session.register_table(name, provider).map_err(failed("name the tables"))?;
     }
     Ok(session)
 }
@@ -94,10 +87,7 @@ pub async fn lake_session(lake: &Lake, limits: Limits) -> Result<SessionContext,
 /// # Errors
 /// When the statement does not parse, is not a query, or fails.
 pub async fn query(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, LakeError> {
-    let options = SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false);
+    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let planned = session.sql_with_options(sql, options).await;
     let frame = planned.map_err(failed("plan the query"))?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
@@ -125,13 +115,7 @@ fn shims() -> Vec<datafusion::logical_expr::ScalarUDF> {
             let array = arrow::compute::cast(&scaled, &timestamp())?;
             Ok(ColumnarValue::Array(array))
         };
-        create_udf(
-            name,
-            vec![DataType::Int64],
-            timestamp(),
-            Volatility::Immutable,
-            Arc::new(scale),
-        )
+        create_udf(name, vec![DataType::Int64], timestamp(), Volatility::Immutable, Arc::new(scale))
     };
     let pmod = |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
@@ -141,9 +125,7 @@ fn shims() -> Vec<datafusion::logical_expr::ScalarUDF> {
         let of = |array| arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(array);
         let (dividend, divisor) = (of(dividend), of(divisor));
         let values = dividend.iter().zip(divisor.iter());
-        let array: arrow::array::Int64Array = values
-            .map(|(value, by)| value?.checked_rem_euclid(by?))
-            .collect();
+        let array: arrow::array::Int64Array = values.map(|(value, by)| value?.checked_rem_euclid(by?)).collect();
         Ok(ColumnarValue::Array(Arc::new(array)))
     };
     vec![
@@ -167,9 +149,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        memory_bytes: 64 << 20,
-    };
+    const LIMITS: Limits = Limits { memory_bytes: 64 << 20 };
 
     async fn check(sql: &str, expected: &str) {
         let session = session(LIMITS).expect("a session");
@@ -186,11 +166,7 @@ mod tests {
         check("select unix_micros(timestamp_seconds(2)) as t", "2000000").await;
         check("select pmod(-1, 60) as p", "59").await;
         check("select to_date(timestamp_seconds(86400)) as d", "1970-01-02").await;
-        check(
-            "select date_trunc('day', timestamp_seconds(90000)) as d",
-            "1970-01-02T00:00:00Z",
-        )
-        .await;
+        check("select date_trunc('day', timestamp_seconds(90000)) as d", "1970-01-02T00:00:00Z").await;
         check(
             "select timestamp_micros(unix_micros(t) - pmod(unix_micros(t), 60000000)) as w from (select timestamp_seconds(119) as t)",
             "1970-01-01T00:01:00Z",

@@ -103,9 +103,7 @@ impl Table {
     /// The table called `name` (`silver.readings`), if there is one.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|table| table.full_name() == name)
+        Self::ALL.into_iter().find(|table| table.full_name() == name)
     }
 
     /// The table's directory, relative to the lake's root.
@@ -123,12 +121,8 @@ impl Table {
     /// Columns in order, partition columns included.
     #[must_use]
     pub fn schema(self) -> SchemaRef {
-        static SCHEMAS: LazyLock<Vec<SchemaRef>> = LazyLock::new(|| {
-            Table::ALL
-                .into_iter()
-                .map(|table| Arc::new(Schema::new(columns(table))))
-                .collect()
-        });
+        static SCHEMAS: LazyLock<Vec<SchemaRef>> =
+            LazyLock::new(|| Table::ALL.into_iter().map(|table| Arc::new(Schema::new(columns(table)))).collect());
         Arc::clone(&SCHEMAS[self as usize])
     }
 
@@ -147,12 +141,8 @@ impl Table {
     #[must_use]
     pub const fn stats_columns(self) -> &'static str {
         match self {
-            Self::BronzeMessages => {
-                "hub,incarnation,partition_id,sequence_number,enqueued_time,device_id"
-            }
-            Self::SilverReadings => {
-                "gateway_id,epoch,seq,device_id,metric,event_time,enqueued_time"
-            }
+            Self::BronzeMessages => "hub,incarnation,partition_id,sequence_number,enqueued_time,device_id",
+            Self::SilverReadings => "gateway_id,epoch,seq,device_id,metric,event_time,enqueued_time",
             Self::SilverQuarantine => "id,gateway_id,epoch,seq,device_id,enqueued_time",
             Self::SilverGaps => "gateway_id,epoch,kind,from_seq,to_seq",
             Self::GoldMetric1m => "gateway_id,device_id,metric,window_start",
@@ -173,13 +163,7 @@ pub fn timestamp() -> DataType {
 pub fn map_of(value: DataType) -> DataType {
     let entries = Field::new(
         "key_value",
-        DataType::Struct(
-            vec![
-                Field::new("key", DataType::Utf8, false),
-                Field::new("value", value, true),
-            ]
-            .into(),
-        ),
+        DataType::Struct(vec![Field::new("key", DataType::Utf8, false), Field::new("value", value, true)].into()),
         false,
     );
     DataType::Map(Arc::new(entries), false)
@@ -349,10 +333,7 @@ mod tests {
     fn a_table_is_found_by_the_name_people_use() {
         for table in Table::ALL {
             assert_eq!(Table::named(table.full_name()), Some(table));
-            assert_eq!(
-                table.full_name(),
-                format!("{}.{}", table.layer().name(), table.name())
-            );
+            assert_eq!(table.full_name(), format!("{}.{}", table.layer().name(), table.name()));
         }
         assert_eq!(Table::named("readings"), None);
     }

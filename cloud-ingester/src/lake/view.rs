@@ -87,19 +87,16 @@ impl View {
     #[must_use]
     pub fn rows(&self) -> u64 {
         let files = self.state().log_data();
-        files
-            .iter()
-            .filter_map(|file| file.num_records())
-            .map(|rows| rows as u64)
-            .sum()
+        files.iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
     }
 
     /// Files and their bytes at this version.
     #[must_use]
     pub fn files(&self) -> (u64, u64) {
-        self.state().log_data().iter().fold((0, 0), |(files, bytes), file| {
-            (files + 1, bytes + u64::try_from(file.size()).unwrap_or(0))
-        })
+        self.state()
+            .log_data()
+            .iter()
+            .fold((0, 0), |(files, bytes), file| (files + 1, bytes + u64::try_from(file.size()).unwrap_or(0)))
     }
 
     /// All rows at this version, for SQL.
@@ -127,11 +124,16 @@ impl View {
             None => builder,
         };
         let built = builder.build().await;
-        let scan = built.map_err(|source| LakeError::Query {
-            act: "scan a table",
-            source: Box::new(source),
-        })?;
+        let scan = built.map_err(|source| LakeError::Query { act: "scan a table", source: Box::new(source) })?;
         Ok(Arc::new(scan))
+    }
+
+    /// Whether the table is the one we mean.
+    ///
+    /// # Errors
+    /// [`LakeError::Foreign`].
+    pub fn check(&self) -> Result<(), LakeError> {
+        check(self.table, &self.delta)
     }
 
     /// What the commits `after < version <= self.version()` did, in order.
@@ -152,18 +154,12 @@ impl View {
     /// [`LakeError::Gone`] when its log entry is not there any more.
     pub async fn change(&self, version: i64) -> Result<Change, LakeError> {
         let failed = delta("read the log of", self.table);
-        let gone = || LakeError::Gone {
-            table: self.table.full_name(),
-            version,
-        };
+        let gone = || LakeError::Gone { table: self.table.full_name(), version };
         let number = u64::try_from(version).map_err(|_| gone())?;
         let log_store = self.delta.log_store();
         let entry = log_store.read_commit_entry(number).await.map_err(&failed)?;
         let entry = entry.ok_or_else(gone)?;
-        let mut change = Change {
-            version,
-            ..Change::default()
-        };
+        let mut change = Change { version, ..Change::default() };
         for action in get_actions(number, &entry).map_err(&failed)? {
             match action {
                 Action::Add(add) if add.data_change => change.adds.push(add),
@@ -179,10 +175,7 @@ impl View {
 
 /// Whether a table that was found is the one we mean.
 pub(super) fn check(table: Table, found: &DeltaTable) -> Result<(), LakeError> {
-    let foreign = |detail: String| LakeError::Foreign {
-        table: table.full_name(),
-        detail,
-    };
+    let foreign = |detail: String| LakeError::Foreign { table: table.full_name(), detail };
     let state = found.snapshot().map_err(delta("load", table))?;
     let protocol = state.protocol();
     if protocol.min_reader_version() > 1 || protocol.min_writer_version() > 2 {
@@ -193,10 +186,8 @@ pub(super) fn check(table: Table, found: &DeltaTable) -> Result<(), LakeError> {
         )));
     }
     let schema = state.schema();
-    let columns: arrow::datatypes::Schema = schema
-        .as_ref()
-        .try_into_arrow()
-        .map_err(|error: arrow::error::ArrowError| foreign(error.to_string()))?;
+    let columns: arrow::datatypes::Schema =
+        schema.as_ref().try_into_arrow().map_err(|error: arrow::error::ArrowError| foreign(error.to_string()))?;
     for wanted in table.schema().fields() {
         match columns.field_with_name(wanted.name()) {
             Err(_) => return Err(foreign(format!("it has no column `{}`", wanted.name()))),

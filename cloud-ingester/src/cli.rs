@@ -1,0 +1,238 @@
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use arrow::record_batch::RecordBatch;
+use clap::{Parser, Subcommand, ValueEnum};
+use shared::cli::Exit;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config, Needs};
+use crate::lake::session::{lake_session, query};
+use crate::lake::{Lake, LakeError, Lease};
+use crate::run::{self, HopRequest, RunError};
+use crate::{ask, status, tour};
+
+const PROGRAM: &str = "cloud-ingester";
+
+/// DataFusion plans deeply nested queries by recursion.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Reads the hub; writes bronze, silver and gold Delta tables exactly once; answers SQL
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version)]
+struct Args {
+    /// Settings (TOML); what it leaves out stays as in the embedded default
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the hub and keep the lake up to it until SIGTERM
+    Run,
+    /// Report every mistake of the configuration, and try the lake and the hub
+    Check,
+    /// How far the tables are, from what is stored
+    Status {
+        /// For scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring silver and gold up to bronze once; a running service is asked to do it
+    Hop {
+        /// Fill TABLE (silver.readings, gold.metric_1m, …) anew by the rules and models of now
+        #[arg(long, value_name = "TABLE")]
+        full_refresh: Option<String>,
+    },
+    /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
+    Query {
+        /// The SELECT; names and functions as in Spark SQL
+        sql: String,
+        /// How the answer is written
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// With a header line
+    Csv,
+    /// One object a line
+    Json,
+}
+
+/// Runs the program: `args` with its name first, as the system gives them.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    shared::tls::install_provider();
+    let args: Args = match shared::cli::parse(args) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let needs = match args.command {
+        Command::Run | Command::Check => Needs::LakeAndHub,
+        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } => Needs::Lake,
+    };
+    let config = match config::load(needs, args.config.as_deref()) {
+        Ok(config) => config,
+        Err(mistakes) => return shared::cli::fail(PROGRAM, &mistakes, Exit::Usage),
+    };
+    if let Err(mistake) = shared::telemetry::init(&config.log) {
+        return shared::cli::fail(PROGRAM, &std::io::Error::other(mistake), Exit::Usage);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return shared::cli::fail(PROGRAM, &error, Exit::Retry),
+    };
+    // Work that a blocking thread still does must not hold an ended program.
+    let done = runtime.block_on(async { tokio::spawn(command(args.command, config)).await });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match done {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(error)) => {
+            let exit = error.blame().into();
+            shared::cli::fail(PROGRAM, &error, exit)
+        }
+        Err(error) => shared::cli::fail(PROGRAM, &error, Exit::Bug),
+    }
+}
+
+async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
+    match command {
+        Command::Run => {
+            let stop = CancellationToken::new();
+            shared::shutdown::on_signals(stop.clone()).map_err(RunError::Signals)?;
+            Box::pin(run::run(config, stop)).await?;
+            Ok(Exit::Ok)
+        }
+        Command::Check => {
+            let findings = Box::pin(tour::tour(&config)).await;
+            let fine = findings.iter().all(|finding| finding.fine);
+            for finding in findings {
+                say(&format!("{:<4} {:<8} {}\n", if finding.fine { "ok" } else { "NO" }, finding.what, finding.detail));
+            }
+            Ok(if fine { Exit::Ok } else { Exit::No })
+        }
+        Command::Status { json } => {
+            let lake = Lake::open(config.location()?)?;
+            let status = status::read(&lake, &BTreeMap::new()).await?;
+            let text = if json {
+                serde_json::to_string_pretty(&status).expect("a status is plain data")
+            } else {
+                status.to_string()
+            };
+            say(&format!("{text}\n"));
+            Ok(Exit::Ok)
+        }
+        Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
+        Command::Query { sql, format } => {
+            let lake = Lake::open(config.location()?)?;
+            let session = lake_session(&lake, config.limits()).await?;
+            let batches = Box::pin(query(&session, &sql)).await?;
+            print(&batches, format)?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Runs the hops here, or hands the request to whoever holds the lease.
+async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
+    let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
+        Ok((_, mut hops)) => {
+            let report = Box::pin(run::obey(&mut hops, &request)).await?;
+            say(&format!("{}\n", run::tell(&report)));
+            return Ok(Exit::Ok);
+        }
+        Err(RunError::Lake(error @ LakeError::LeaseHeld { .. })) => error,
+        Err(error) => return Err(error),
+    };
+    let lake = Lake::open(config.location()?)?;
+    let Some(http) = Lease::holder(&lake).await?.and_then(|holder| holder.http) else {
+        return Err(held.into());
+    };
+    let body = serde_json::to_string(&request).expect("a request is plain data");
+    match ask::post(&http, "/hop", &body).await {
+        Ok((200, told)) => {
+            say(&told);
+            Ok(Exit::Ok)
+        }
+        Ok((code, told)) => {
+            let _ = write!(std::io::stderr(), "{PROGRAM}: the service at http://{http} answers {code}: {told}");
+            Ok(if code == 409 { Exit::No } else { Exit::Retry })
+        }
+        Err(error) => {
+            tracing::debug!(%error, http, "the holder does not answer");
+            Err(held.into())
+        }
+    }
+}
+
+/// What a pipe's reader does not want is not missed.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn print(batches: &[RecordBatch], format: Format) -> Result<(), LakeError> {
+    let failed =
+        |error: arrow::error::ArrowError| LakeError::Query { act: "print the answer", source: Box::new(error.into()) };
+    let mut out = vec![];
+    match format {
+        Format::Table => {
+            let table = arrow::util::pretty::pretty_format_batches(batches).map_err(failed)?;
+            out = format!("{table}\n").into_bytes();
+        }
+        Format::Csv => {
+            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
+            for batch in batches {
+                writer.write(&shown(batch).map_err(failed)?).map_err(failed)?;
+            }
+        }
+        Format::Json => {
+            let mut writer = arrow::json::WriterBuilder::new()
+                .with_explicit_nulls(true)
+                .build::<_, arrow::json::writer::LineDelimited>(&mut out);
+            for batch in batches {
+                writer.write(batch).map_err(failed)?;
+            }
+            writer.finish().map_err(failed)?;
+        }
+    }
+    let _ = std::io::stdout().write_all(&out);
+    Ok(())
+}
+
+/// CSV has no lists, maps or bytes: those become text.
+fn shown(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    use arrow::array::{ArrayRef, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+    let schema = batch.schema();
+    let mut fields = vec![];
+    let mut columns: Vec<ArrayRef> = vec![];
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        let plain = !field.data_type().is_nested()
+            && !matches!(field.data_type(), DataType::Binary | DataType::BinaryView | DataType::LargeBinary);
+        if plain {
+            fields.push(field.as_ref().clone());
+            columns.push(column.clone());
+            continue;
+        }
+        let options = FormatOptions::default();
+        let formatter = ArrayFormatter::try_new(column, &options)?;
+        let texts = (0..column.len()).map(|at| (!column.is_null(at)).then(|| formatter.value(at).to_string()));
+        columns.push(std::sync::Arc::new(texts.collect::<StringArray>()));
+        fields.push(Field::new(field.name(), DataType::Utf8, true));
+    }
+    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
+}

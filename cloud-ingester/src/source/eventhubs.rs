@@ -1,0 +1,474 @@
+//! The hub's Event-Hubs-compatible endpoint, through `azure_messaging_eventhubs`.
+//!
+//! Invariants:
+//! - The SDK's receiver re-attaches where it was *first* opened, whatever it has delivered since. So each Event's number
+//!   is held against the last one handed downstream; a repeat is dropped and makes this module connect anew at its own
+//!   position.
+//! - Anything that fails ends the whole connection; a new one begins with the checks of [`super::resume`]. These run
+//!   at every connection and every `check-every` on a live one.
+//! - Never decides what is ingested: that is bronze's `txn`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use azure_messaging_eventhubs::{
+    ConsumerClient, EventHubsError, OpenReceiverOptions, RetryOptions, StartLocation, StartPosition,
+};
+use futures::StreamExt as _;
+use shared::backoff::Backoff;
+use shared::clock::Clock;
+use shared::config::Secret;
+use shared::http::Condition;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::resume::{Partition, Resume, resume};
+use super::{Event, SourceError, Stream, Told};
+
+mod received; // the SDK's message -> Event
+
+/// Events in flight per partition; the hub sends no more until they are taken.
+const PREFETCH: u32 = 300;
+
+/// Events of all partitions that wait to be taken; a full channel stops the receivers, and so their credit.
+const EVENTS_AHEAD: usize = 256;
+
+/// Which hub, as whom.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…`.
+    pub connection_string: Secret,
+    /// Dials this instead: `amqp://127.0.0.1:5672`, `amqps://host:5671`.
+    pub endpoint: Option<String>,
+    /// The consumer group.
+    pub consumer_group: String,
+    /// How often the hub is asked how far it is.
+    pub check_every: Duration,
+}
+
+/// Where the source goes on: what bronze holds, then what was handed downstream.
+#[derive(Debug, Default)]
+pub struct Positions {
+    known: HashMap<Stream, i64>,
+}
+
+impl Positions {
+    /// The last number handed downstream or committed.
+    #[must_use]
+    pub fn at(&self, stream: &Stream) -> Option<i64> {
+        self.known.get(stream).copied()
+    }
+
+    /// Moves a stream forward; never back.
+    pub fn reach(&mut self, stream: &Stream, number: i64) {
+        let at = self.known.entry(stream.clone()).or_insert(number);
+        *at = number.max(*at);
+    }
+}
+
+/// What bronze holds, asked when a hub's incarnation is met.
+pub trait Progress: Send + Sync {
+    /// The committed number of a stream.
+    fn committed(&self, stream: &Stream) -> impl Future<Output = Result<Option<i64>, crate::lake::LakeError>> + Send;
+
+    /// The incarnation of `hub` that bronze read last.
+    fn last_incarnation(&self, hub: &str) -> impl Future<Output = Result<Option<i64>, crate::lake::LakeError>> + Send;
+}
+
+/// Everything [`run`] needs beside its target.
+pub struct Wiring<P> {
+    /// What bronze holds.
+    pub progress: P,
+    /// Where Events go.
+    pub downstream: mpsc::Sender<Event>,
+    /// Where what the hub says goes.
+    pub told: mpsc::UnboundedSender<Told>,
+    /// Whether the hub can be read.
+    pub ready: Condition,
+    /// What time it is.
+    pub clock: Clock,
+    /// Ends the source.
+    pub stop: CancellationToken,
+}
+
+/// Why a connection ended.
+enum End {
+    Stop,
+    /// The receiver went back to where it was opened; connect anew at once.
+    WentBack,
+    Failed(String),
+    Fatal(SourceError),
+}
+
+/// Reads every partition until told to stop; connects anew whenever anything fails.
+///
+/// # Errors
+/// [`SourceError`]: what no new attempt can mend.
+pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), SourceError> {
+    let mut reader = Reader {
+        target,
+        positions: Positions::default(),
+        current: None,
+        backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15), u64::from(std::process::id())),
+        said: String::new(),
+    };
+    loop {
+        let end = tokio::select! {
+            () = wiring.stop.cancelled() => End::Stop,
+            end = connection(&mut reader, &wiring) => end,
+        };
+        match end {
+            End::Stop => return Ok(()),
+            End::WentBack => {
+                tracing::info!("the receiver began again at its first position; connecting anew at ours");
+            }
+            End::Fatal(error) => return Err(error),
+            End::Failed(why) => {
+                let wait = reader.backoff.next_wait();
+                wiring.ready.unmet(why.clone());
+                if why == reader.said {
+                    tracing::debug!(%why, ?wait, "still no hub");
+                } else {
+                    tracing::warn!(%why, ?wait, "no hub; trying again until it answers");
+                    reader.said = why;
+                }
+                tokio::select! {
+                    () = wiring.stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+}
+
+/// What outlives a connection.
+struct Reader {
+    target: Target,
+    positions: Positions,
+    /// The life of the hub that is read.
+    current: Option<i64>,
+    backoff: Backoff,
+    /// The last failure that was logged; the same one is not logged again.
+    said: String,
+}
+
+/// Opens a client; used by `check` as well.
+///
+/// # Errors
+/// What the hub says, with what to do about it where that is known.
+pub async fn open(target: &Target) -> Result<ConsumerClient, String> {
+    let retry = RetryOptions { max_retries: 1, ..RetryOptions::default() };
+    let builder =
+        ConsumerClient::builder().with_consumer_group(target.consumer_group.clone()).with_retry_options(retry);
+    let builder = match &target.endpoint {
+        Some(endpoint) => builder.with_custom_endpoint(endpoint.clone()),
+        None => builder,
+    };
+    let opened = builder.open_with_connection_string(target.connection_string.reveal(), None);
+    within("connecting", opened).await
+}
+
+/// The hub's name, its incarnation and its partitions' ids.
+///
+/// # Errors
+/// What the hub says.
+pub async fn describe(client: &ConsumerClient) -> Result<(String, i64, Vec<String>), String> {
+    let properties = within("asking the hub about itself", client.get_eventhub_properties()).await?;
+    let created = properties
+        .created_on
+        .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok())
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .ok_or("the hub does not say when it was created, so its numbers have no name")?;
+    Ok((properties.name, created, properties.partition_ids))
+}
+
+async fn partition(client: &ConsumerClient, id: &str) -> Result<Partition, String> {
+    let asked = within("asking about a partition", client.get_partition_properties(id)).await?;
+    Ok(Partition {
+        begin: asked.beginning_sequence_number,
+        last_enqueued: asked.last_enqueued_sequence_number,
+        is_empty: asked.is_empty,
+    })
+}
+
+/// No answer within 20 s is an answer.
+async fn within<T>(act: &str, asked: impl Future<Output = Result<T, EventHubsError>>) -> Result<T, String> {
+    match tokio::time::timeout(Duration::from_secs(20), asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(explain(act, &error)),
+        Err(_) => Err(format!("{act}: no answer within 20 s")),
+    }
+}
+
+/// The SDK's errors nest deep and say little; the common ones get a sentence.
+fn explain(act: &str, error: &EventHubsError) -> String {
+    let text = format!("{error:?}");
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let advice = if has(&["Unauthorized", "unauthorized", "401", "InvalidSignature", "put-token"]) {
+        "the hub refuses the credentials; check the policy name and key in `hub.connection-string`"
+    } else if has(&["ConnectionRefused", "Connection refused"]) {
+        "nobody listens there; check `hub.endpoint`, and that the hub runs"
+    } else if has(&["UnknownIssuer", "InvalidCertificate"]) {
+        "its certificate is not trusted; set SSL_CERT_FILE to the authority's certificate"
+    } else if has(&["NotFound", "not-found"]) {
+        "the hub does not know that name; check EntityPath and `hub.consumer-group`"
+    } else {
+        let short: String = error.to_string().chars().take(300).collect();
+        return format!("{act}: {short}");
+    };
+    format!("{act}: {advice}")
+}
+
+async fn connection<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>) -> End {
+    let client = match open(&reader.target).await {
+        Ok(client) => Arc::new(client),
+        Err(why) => return End::Failed(why),
+    };
+    let end = live(reader, wiring, &client).await;
+    if let Ok(client) = Arc::try_unwrap(client) {
+        // A dead connection may not answer the farewell.
+        let _ = tokio::time::timeout(Duration::from_secs(2), client.close()).await;
+    }
+    end
+}
+
+async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc<ConsumerClient>) -> End {
+    let (name, incarnation, ids) = match describe(client).await {
+        Ok(described) => described,
+        Err(why) => return End::Failed(why),
+    };
+    let hub: Arc<str> = name.into();
+    if let Err(error) = meet(reader, wiring, &hub, incarnation, &ids).await {
+        return End::Fatal(error);
+    }
+    let positions = &mut reader.positions;
+    let (events, mut read) = mpsc::channel::<Result<Event, String>>(EVENTS_AHEAD);
+    let mut readers = JoinSet::new();
+    for id in &ids {
+        let Some(stream) = stream(&hub, incarnation, id) else {
+            return End::Failed(format!("partition `{id}` is not a number"));
+        };
+        let from = match begin(wiring, positions, client, &stream).await {
+            Ok(from) => from,
+            Err(end) => return end,
+        };
+        readers.spawn(read_partition(Arc::clone(client), stream, from, events.clone()));
+    }
+    drop(events);
+    wiring.ready.met();
+    reader.said.clear();
+    tracing::info!(hub = &*hub, incarnation, partitions = ids.len(), "reading the hub");
+    let mut ticks = tokio::time::interval(reader.target.check_every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let end = loop {
+        tokio::select! {
+            event = read.recv() => {
+                let event = match event {
+                    Some(Ok(event)) => event,
+                    Some(Err(why)) => break End::Failed(why),
+                    None => break End::Failed("every receiver ended".to_owned()),
+                };
+                match hand_down(wiring, positions, client, event).await {
+                    Ok(()) => reader.backoff.reset(),
+                    Err(end) => break end,
+                }
+            }
+            _ = ticks.tick() => {
+                if let Err(end) = check(wiring, positions, client, &hub, incarnation, &ids).await {
+                    break end;
+                }
+            }
+        }
+    };
+    readers.shutdown().await;
+    end
+}
+
+fn stream(hub: &Arc<str>, incarnation: i64, id: &str) -> Option<Stream> {
+    Some(Stream { hub: Arc::clone(hub), incarnation, partition: id.parse().ok()? })
+}
+
+/// Learns where bronze is in this life of the hub; a life not met before is announced, never silent.
+async fn meet<P: Progress>(
+    reader: &mut Reader,
+    wiring: &Wiring<P>,
+    hub: &Arc<str>,
+    incarnation: i64,
+    ids: &[String],
+) -> Result<(), SourceError> {
+    if reader.current == Some(incarnation) {
+        return Ok(());
+    }
+    let before = match reader.current {
+        Some(before) => Some(before),
+        None => wiring.progress.last_incarnation(hub).await?,
+    };
+    let mut known = false;
+    for id in ids {
+        let Some(stream) = stream(hub, incarnation, id) else {
+            continue;
+        };
+        if let Some(committed) = wiring.progress.committed(&stream).await? {
+            reader.positions.reach(&stream, committed);
+            known = true;
+        }
+    }
+    match before {
+        Some(before) if before != incarnation && known => tracing::warn!(
+            hub = &**hub,
+            before,
+            now = incarnation,
+            "the hub is an earlier one again; going on where it was left"
+        ),
+        Some(before) if before != incarnation => tracing::warn!(
+            hub = &**hub,
+            before,
+            now = incarnation,
+            "the hub was created anew: its incarnation changed, and it is read from the beginning of its retention; \
+             what the hub of before still held unread is lost"
+        ),
+        _ => {}
+    }
+    reader.current = Some(incarnation);
+    Ok(())
+}
+
+/// Checks a partition before it is read; names what is gone; says where to go on.
+async fn begin<P: Progress>(
+    wiring: &Wiring<P>,
+    positions: &mut Positions,
+    client: &ConsumerClient,
+    stream: &Stream,
+) -> Result<Option<i64>, End> {
+    let id = stream.partition.to_string();
+    let at = positions.at(stream);
+    let hub = partition(client, &id).await.map_err(End::Failed)?;
+    tell(wiring, stream, hub);
+    match resume(stream, at, hub).map_err(End::Fatal)? {
+        Resume::AtTheBeginning => Ok(None),
+        Resume::After(at) => Ok(Some(at)),
+        Resume::OverAGap { from, to } => {
+            name_gap(wiring, positions, stream, from, to).await?;
+            Ok(Some(to))
+        }
+    }
+}
+
+async fn name_gap<P: Progress>(
+    wiring: &Wiring<P>,
+    positions: &mut Positions,
+    stream: &Stream,
+    from: i64,
+    to: i64,
+) -> Result<(), End> {
+    tracing::error!(%stream, from, to, "the hub gave up Events before they were read; the gap is recorded");
+    let gap = Event::retention_gap(stream.clone(), from, to, wiring.clock.now());
+    wiring.downstream.send(gap).await.map_err(|_| End::Stop)?;
+    positions.reach(stream, to);
+    Ok(())
+}
+
+fn tell<P: Progress>(wiring: &Wiring<P>, stream: &Stream, hub: Partition) {
+    // Nobody listening is fine: it is for people.
+    let _ = wiring.told.send(Told { stream: stream.clone(), begin: hub.begin, last_enqueued: hub.last_enqueued });
+}
+
+/// | number against the last one handed down | so                                             |
+/// |------------------------------------------|------------------------------------------------|
+/// | the next one, or the first of a stream   | down                                           |
+/// | at or below                              | the receiver went back                         |
+/// | above the next                           | ask the hub: gone by retention, or never given |
+async fn hand_down<P: Progress>(
+    wiring: &Wiring<P>,
+    positions: &mut Positions,
+    client: &ConsumerClient,
+    event: Event,
+) -> Result<(), End> {
+    let stream = event.stream.clone();
+    let number = event.sequence_number;
+    if let Some(at) = positions.at(&stream) {
+        if number <= at {
+            return Err(End::WentBack);
+        }
+        if at + 1 < number {
+            let id = stream.partition.to_string();
+            let hub = partition(client, &id).await.map_err(End::Failed)?;
+            let gone = hub.begin.min(number);
+            if at + 1 < gone {
+                name_gap(wiring, positions, &stream, at + 1, gone - 1).await?;
+            }
+            if gone < number {
+                tracing::warn!(%stream, from = gone, to = number - 1, "the hub skipped numbers");
+            }
+        }
+    }
+    wiring.downstream.send(event).await.map_err(|_| End::Stop)?;
+    positions.reach(&stream, number);
+    Ok(())
+}
+
+/// Asks a live hub whether it is still the one that is read.
+async fn check<P: Progress>(
+    wiring: &Wiring<P>,
+    positions: &Positions,
+    client: &ConsumerClient,
+    hub: &Arc<str>,
+    incarnation: i64,
+    ids: &[String],
+) -> Result<(), End> {
+    let (_, now, ids_now) = describe(client).await.map_err(End::Failed)?;
+    if now != incarnation || ids_now != ids {
+        return Err(End::Failed("the hub changed under the connection".to_owned()));
+    }
+    for id in ids {
+        let Some(stream) = stream(hub, incarnation, id) else {
+            continue;
+        };
+        // Taken before the question, so that the answer can't be older than what it is held against.
+        let at = positions.at(&stream);
+        let told = partition(client, id).await.map_err(End::Failed)?;
+        tell(wiring, &stream, told);
+        resume(&stream, at, told).map_err(End::Fatal)?;
+    }
+    Ok(())
+}
+
+async fn read_partition(
+    client: Arc<ConsumerClient>,
+    stream: Stream,
+    from: Option<i64>,
+    downstream: mpsc::Sender<Result<Event, String>>,
+) {
+    let location = match from {
+        Some(number) => StartLocation::SequenceNumber(number),
+        None => StartLocation::Earliest,
+    };
+    let options = OpenReceiverOptions {
+        prefetch: Some(PREFETCH),
+        start_position: Some(StartPosition { location, inclusive: false }),
+        ..OpenReceiverOptions::default()
+    };
+    let id = stream.partition.to_string();
+    let opened = client.open_receiver_on_partition(id, Some(options)).await;
+    let receiver = match opened {
+        Ok(receiver) => receiver,
+        Err(error) => {
+            let _ = downstream.send(Err(explain("opening a partition", &error))).await;
+            return;
+        }
+    };
+    let mut received = std::pin::pin!(receiver.stream_events());
+    while let Some(next) = received.next().await {
+        let next = match next {
+            Ok(message) => received::event(&stream, &message),
+            Err(error) => Err(explain("reading a partition", &error)),
+        };
+        let failed = next.is_err();
+        if downstream.send(next).await.is_err() || failed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where to go on in a partition: a pure function of what was read and what the hub says.
+
+use super::{SourceError, Stream};
+
+/// What the hub says about a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The oldest number it still holds.
+    pub begin: i64,
+    /// The newest number it gave; −1 if it never gave one.
+    pub last_enqueued: i64,
+    /// Whether it holds nothing now.
+    pub is_empty: bool,
+}
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// At the oldest Event there is: this life of the hub was never read.
+    AtTheBeginning,
+    /// At the Event after this one.
+    After(i64),
+    /// Numbers `from..=to` are gone; after them.
+    OverAGap {
+        /// The first that is gone.
+        from: i64,
+        /// The last that is gone.
+        to: i64,
+    },
+}
+
+/// | read up to `at` | the hub holds `begin..=last`    | resume                       |
+/// |-----------------|---------------------------------|------------------------------|
+/// | nothing         | anything                        | at the beginning             |
+/// | `at`            | `last < at`                     | refused: the hub was set back |
+/// | `at`            | `begin <= at + 1`               | after `at`                   |
+/// | `at`            | `at + 1 < begin`                | over the gap `at+1..begin`   |
+/// | `at`            | nothing, and `at < last`        | over the gap `at+1..=last`   |
+///
+/// # Errors
+/// [`SourceError::Regressed`].
+pub fn resume(stream: &Stream, at: Option<i64>, hub: Partition) -> Result<Resume, SourceError> {
+    let Some(at) = at else {
+        return Ok(Resume::AtTheBeginning);
+    };
+    if hub.last_enqueued < at {
+        return Err(SourceError::Regressed { stream: stream.clone(), last_enqueued: hub.last_enqueued, committed: at });
+    }
+    // What an empty partition says about its beginning differs between hubs; that it is empty does not.
+    let begin = if hub.is_empty { hub.last_enqueued + 1 } else { hub.begin };
+    if begin <= at + 1 {
+        return Ok(Resume::After(at));
+    }
+    Ok(Resume::OverAGap { from: at + 1, to: begin - 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(at: Option<i64>, begin: i64, last_enqueued: i64, is_empty: bool) -> Option<Resume> {
+        let stream = Stream { hub: "h".into(), incarnation: 1, partition: 0 };
+        let hub = Partition { begin, last_enqueued, is_empty };
+        match resume(&stream, at, hub) {
+            Ok(resume) => Some(resume),
+            Err(error) => {
+                let text = error.to_string();
+                let both = [last_enqueued.to_string(), format!("up to {}", at.unwrap_or_default())];
+                assert!(both.iter().all(|number| text.contains(number)), "{text}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_table_holds() {
+        assert_eq!(check(None, 0, -1, true), Some(Resume::AtTheBeginning));
+        assert_eq!(check(None, 900, 1_000, false), Some(Resume::AtTheBeginning));
+        assert_eq!(check(Some(10), 0, 10, false), Some(Resume::After(10)));
+        assert_eq!(check(Some(10), 11, 12, false), Some(Resume::After(10)));
+        assert_eq!(check(Some(10), 11, 10, true), Some(Resume::After(10)));
+        assert_eq!(check(Some(10), 0, 10, true), Some(Resume::After(10)));
+        let gap = Some(Resume::OverAGap { from: 11, to: 14 });
+        assert_eq!(check(Some(10), 15, 20, false), gap);
+        assert_eq!(check(Some(10), 0, 14, true), gap);
+        assert_eq!(check(Some(10), 0, 9, false), None);
+        assert_eq!(check(Some(10), 0, -1, true), None);
+    }
+}

@@ -1,0 +1,258 @@
+//! How far everything is, from what is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::lake::{Lake, LakeError, Lease, Table, View};
+use crate::source::{Stream, Told};
+
+/// How many commits of a table are looked back at, for streams and totals that are not named elsewhere.
+const LOOK_BACK: i64 = 200;
+
+/// Which table is filled from which.
+pub const HOPS: [(Table, Table); 6] = [
+    (Table::SilverReadings, Table::BronzeMessages),
+    (Table::GoldMetric1m, Table::SilverReadings),
+    (Table::GoldDeviceLatest, Table::SilverReadings),
+    (Table::GoldGatewayHealth, Table::SilverReadings),
+    (Table::GoldGatewayHealth, Table::SilverQuarantine),
+    (Table::GoldGatewayHealth, Table::SilverGaps),
+];
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The lake's root.
+    pub lake: String,
+    /// Who runs its hops, if anybody.
+    pub holder: Option<String>,
+    /// One per partition and life of a hub.
+    pub streams: Vec<StreamStatus>,
+    /// One per table.
+    pub tables: Vec<TableStatus>,
+    /// One per target and source.
+    pub hops: Vec<HopStatus>,
+    /// The running totals of silver, as its newest commit has them.
+    pub totals: Option<serde_json::Value>,
+    /// Whether every row the hub told of has reached every table. Without a hub's word: whether all hops are level.
+    pub caught_up: bool,
+}
+
+/// How far one partition is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamStatus {
+    /// The event hub.
+    pub hub: String,
+    /// Its incarnation.
+    pub incarnation: i64,
+    /// The partition.
+    pub partition: i32,
+    /// The newest number the hub told of; unknown to those that do not read it.
+    pub last_enqueued: Option<i64>,
+    /// The last number in bronze.
+    pub committed: Option<i64>,
+    /// Events between the two.
+    pub lag: Option<i64>,
+}
+
+/// How large a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub table: &'static str,
+    /// Its version; none if it does not exist yet.
+    pub version: Option<i64>,
+    /// Its rows.
+    pub rows: u64,
+    /// Its files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far a table is behind its source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HopStatus {
+    /// The table that is filled.
+    pub target: &'static str,
+    /// From which.
+    pub source: &'static str,
+    /// The source's version read up to.
+    pub done: Option<i64>,
+    /// The source's newest version.
+    pub newest: i64,
+    /// The difference.
+    pub behind: i64,
+}
+
+/// Reads the lake; `told` is what the hub said last, where somebody reads it.
+///
+/// # Errors
+/// When the lake can't be read.
+pub async fn read(lake: &Lake, told: &BTreeMap<Stream, Told>) -> Result<Status, LakeError> {
+    let mut views = BTreeMap::new();
+    for table in Table::ALL {
+        if lake.exists(table).await? {
+            views.insert(table, lake.view(table).await?);
+        }
+    }
+    let tables = Table::ALL.into_iter().map(|table| table_status(table, views.get(&table)));
+    let streams = streams(views.get(&Table::BronzeMessages), told).await?;
+    let hops = hops(&views).await?;
+    let caught_up = !hops.is_empty()
+        && hops.iter().all(|hop| hop.behind == 0)
+        && streams.iter().all(|stream| stream.lag.is_none_or(|lag| lag == 0));
+    Ok(Status {
+        lake: lake.location().root().to_string(),
+        holder: Lease::holder(lake).await?.map(|holder| holder.to_string()),
+        streams,
+        tables: tables.collect(),
+        hops,
+        totals: match views.get(&Table::SilverReadings) {
+            Some(readings) => totals(readings).await?,
+            None => None,
+        },
+        caught_up,
+    })
+}
+
+fn table_status(table: Table, view: Option<&View>) -> TableStatus {
+    let (files, bytes) = view.map(View::files).unwrap_or_default();
+    TableStatus {
+        table: table.full_name(),
+        version: view.map(View::version),
+        rows: view.map(View::rows).unwrap_or_default(),
+        files,
+        bytes,
+    }
+}
+
+async fn streams(bronze: Option<&View>, told: &BTreeMap<Stream, Told>) -> Result<Vec<StreamStatus>, LakeError> {
+    let Some(bronze) = bronze else {
+        return Ok(vec![]);
+    };
+    let mut named: BTreeSet<Stream> = told.keys().cloned().collect();
+    if named.is_empty() {
+        named = recent_streams(bronze).await?;
+    }
+    let mut streams = vec![];
+    for stream in named {
+        let committed = bronze.txn(&stream.app_id()).await?;
+        let last_enqueued = told.get(&stream).map(|told| told.last_enqueued);
+        // A partition that never held anything has nothing to be read.
+        let lag = last_enqueued.map(|last| match (committed, told.get(&stream)) {
+            (Some(committed), _) => (last - committed).max(0),
+            (None, Some(told)) => (last + 1 - told.begin.max(0)).max(0),
+            (None, None) => 0,
+        });
+        streams.push(StreamStatus {
+            hub: stream.hub.to_string(),
+            incarnation: stream.incarnation,
+            partition: stream.partition,
+            last_enqueued,
+            committed,
+            lag,
+        });
+    }
+    Ok(streams)
+}
+
+/// The streams whose progress moved lately; Delta's log can be asked for an app id, but not which there are.
+async fn recent_streams(bronze: &View) -> Result<BTreeSet<Stream>, LakeError> {
+    let mut found = BTreeSet::new();
+    let newest = bronze.version();
+    for version in (0..=newest).rev().take_while(|version| newest - version < LOOK_BACK) {
+        let change = match bronze.change(version).await {
+            Err(LakeError::Gone { .. }) => break,
+            change => change?,
+        };
+        found.extend(change.txns.iter().filter_map(|(app, _)| Stream::from_app_id(app)));
+    }
+    Ok(found)
+}
+
+/// The incarnation of `hub` that bronze read last.
+///
+/// # Errors
+/// When the log can't be read.
+pub async fn last_incarnation(bronze: &View, hub: &str) -> Result<Option<i64>, LakeError> {
+    for version in (0..=bronze.version()).rev() {
+        let change = match bronze.change(version).await {
+            Err(LakeError::Gone { .. }) => break,
+            change => change?,
+        };
+        let streams = change.txns.iter().filter_map(|(app, _)| Stream::from_app_id(app));
+        if let Some(stream) = streams.into_iter().find(|stream| &*stream.hub == hub) {
+            return Ok(Some(stream.incarnation));
+        }
+    }
+    Ok(None)
+}
+
+async fn hops(views: &BTreeMap<Table, View>) -> Result<Vec<HopStatus>, LakeError> {
+    let mut hops = vec![];
+    for (target, source) in HOPS {
+        let (Some(filled), Some(from)) = (views.get(&target), views.get(&source)) else {
+            continue;
+        };
+        let done = filled.txn(&target.app_id(&from.id())).await?.filter(|done| 0 <= *done);
+        hops.push(HopStatus {
+            target: target.full_name(),
+            source: source.full_name(),
+            done,
+            newest: from.version(),
+            behind: from.version() - done.unwrap_or(-1),
+        });
+    }
+    Ok(hops)
+}
+
+async fn totals(readings: &View) -> Result<Option<serde_json::Value>, LakeError> {
+    let newest = readings.version();
+    for version in (0..=newest).rev().take_while(|version| newest - version < LOOK_BACK) {
+        let mut change = match readings.change(version).await {
+            Err(LakeError::Gone { .. }) => break,
+            change => change?,
+        };
+        if let Some(totals) = change.info.remove("totals") {
+            return Ok(Some(totals));
+        }
+    }
+    Ok(None)
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        writeln!(f, "lake      {}", self.lake)?;
+        writeln!(f, "hops run  {}", self.holder.as_deref().unwrap_or("by nobody now"))?;
+        writeln!(f, "\n{:<24} {:>9} {:>12} {:>7} {:>12}", "table", "version", "rows", "files", "bytes")?;
+        for table in &self.tables {
+            let version = shown(table.version);
+            writeln!(f, "{:<24} {version:>9} {:>12} {:>7} {:>12}", table.table, table.rows, table.files, table.bytes)?;
+        }
+        writeln!(f, "\n{:<24} {:<24} {:>9} {:>9} {:>7}", "target", "source", "done", "newest", "behind")?;
+        for hop in &self.hops {
+            let done = shown(hop.done);
+            writeln!(f, "{:<24} {:<24} {done:>9} {:>9} {:>7}", hop.target, hop.source, hop.newest, hop.behind)?;
+        }
+        writeln!(
+            f,
+            "\n{:<20} {:>14} {:>9} {:>12} {:>12} {:>7}",
+            "hub", "incarnation", "partition", "in bronze", "at the hub", "lag"
+        )?;
+        for stream in &self.streams {
+            let (committed, last, lag) = (shown(stream.committed), shown(stream.last_enqueued), shown(stream.lag));
+            writeln!(
+                f,
+                "{:<20} {:>14} {:>9} {committed:>12} {last:>12} {lag:>7}",
+                stream.hub, stream.incarnation, stream.partition
+            )?;
+        }
+        if let Some(totals) = &self.totals {
+            writeln!(f, "\nsilver since it was created or refreshed: {totals}")?;
+        }
+        write!(f, "caught up: {}", if self.caught_up { "yes" } else { "no" })
+    }
+}

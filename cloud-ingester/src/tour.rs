@@ -1,0 +1,69 @@
+//! What `check` tries: the lake's storage and the hub, without changing either.
+
+use crate::config::Config;
+use crate::lake::{Lake, LakeError, Lease, Table};
+use crate::source::eventhubs;
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// What.
+    pub(crate) what: &'static str,
+    /// Whether it works.
+    pub(crate) fine: bool,
+    /// What was found, or what to do.
+    pub(crate) detail: String,
+}
+
+impl Finding {
+    fn new(what: &'static str, tried: Result<String, String>) -> Self {
+        let fine = tried.is_ok();
+        let detail = tried.unwrap_or_else(|why| why);
+        Self { what, fine, detail }
+    }
+}
+
+/// Tries everything `run` will need.
+pub(crate) async fn tour(config: &Config) -> Vec<Finding> {
+    let said = |tried: Result<String, LakeError>| tried.map_err(|error| shared::cli::chain(&error));
+    vec![
+        Finding::new("lake", said(lake(config).await)),
+        Finding::new("http", listen(config).await),
+        Finding::new("hub", hub(config).await),
+    ]
+}
+
+async fn lake(config: &Config) -> Result<String, LakeError> {
+    let location = config.location()?;
+    location.prepare()?;
+    let lake = Lake::open(location)?;
+    lake.put_beside("_leases/.check", b"check".to_vec()).await?;
+    let mut tables = 0;
+    for table in Table::ALL {
+        if lake.exists(table).await? {
+            lake.view(table).await?.check()?;
+            tables += 1;
+        }
+    }
+    let root = lake.location().root();
+    let holder = match Lease::holder(&lake).await? {
+        Some(holder) => format!("; in use by {holder}"),
+        None => String::new(),
+    };
+    Ok(format!("{root} can be written; {tables} of {} tables exist{holder}", Table::ALL.len()))
+}
+
+async fn listen(config: &Config) -> Result<String, String> {
+    let listen = config.http.listen;
+    match tokio::net::TcpListener::bind(listen).await {
+        Ok(_) => Ok(format!("{listen} is free")),
+        Err(error) => Err(format!("{listen}: {error}; stop what listens there or choose another `http.listen`")),
+    }
+}
+
+async fn hub(config: &Config) -> Result<String, String> {
+    let target = config.target().map_err(|error| error.to_string())?;
+    let client = eventhubs::open(&target).await?;
+    let (name, incarnation, partitions) = eventhubs::describe(&client).await?;
+    Ok(format!("{name} (created {incarnation}), {} partitions", partitions.len()))
+}
