@@ -1,10 +1,18 @@
 //! Devices, recordings, a local IoT Hub, and the proof.
 //!
 //! ```text
-//! hub:  devices ── MQTT ──> log on disk ── AMQP ──> services
+//! fleet | replay ── MQTT ──> (gateway)
+//!       └─ ledger ─────────────────────────────────> verify <── (lake)
+//! hub:     devices ── MQTT ──> log on disk ── AMQP ──> services
 //! ```
 
+pub mod fleet; // seeded devices, their faults and their ledger
+
+pub mod replay; // recordings, sent as a device would have sent them
+
 pub mod hub; // what stands in for Azure IoT Hub
+
+pub mod verify; // the lake against itself, and against the ledgers
 
 pub mod config; // one file, a table for each command
 

@@ -4,5 +4,38 @@
 //! devices ── MQTT 3.1.1, TLS ──> mqtt ──append──> log ──fsync──> PUBACK
 //!                                                  └──read──> amqp ── AMQP 1.0 ──> services
 //! ```
+//!
+//! Invariants: no PUBACK before the fsync that stored the event; no two hubs on one data directory; a log that was
+//! deleted comes back as another incarnation, never as the same one with numbers given twice.
+//!
+//! What it does not imitate (yet): twins, methods, cloud-to-device messages (their topics are accepted and stay
+//! silent), X.509 devices, modules, shared-access policies on the device side, throttles and quotas, routing, the
+//! HTTPS and AMQP device protocols.
+
+mod config; // the table [hub]
+
+pub mod devices; // who may connect
+
+pub mod ca; // whom clients trust
+
+mod mqtt; // device side: MQTT -> the log
 
 pub mod log; // events on disk: the hub's memory
+
+pub mod amqp; // service side: the log -> AMQP 1.0
+
+mod faults; // misfortune on demand
+
+mod metrics; // rates
+
+mod status; // the books
+
+mod connect; // what each side needs to connect
+
+mod run; // all of it together
+
+pub mod cli; // `simulator hub`
+
+pub use self::config::{Config, Http, MqttLimits};
+pub use self::faults::Faults;
+pub use self::run::{HubError, run};

@@ -26,6 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shared::clock::Clock;
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ pub struct Options {
     /// Bytes of the whole log above which the oldest events are given up; `None` keeps them.
     pub retention_bytes: Option<u64>,
     /// The clock enqueued times and retention go by.
-    pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    pub clock: Clock,
 }
 
 impl Options {
@@ -220,7 +221,8 @@ impl Log {
     /// # Errors
     /// If the event may not have been stored. From then on every append fails, and [`Log::stopped`] is cancelled.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
-        self.submit(event).await.wait().await
+        let mut appending = self.submit(event).await;
+        appending.wait().await
     }
 
     /// Hands an event to its partition's writer; the order of calls is the order in the log. Waits only for room.
@@ -301,15 +303,31 @@ pub struct Appending {
 }
 
 impl Appending {
-    /// Resolves after the fsync.
+    /// Resolves after the fsync. May be dropped and called again, but not after it has resolved.
     ///
     /// # Errors
     /// As [`Log::append`].
-    pub async fn wait(self) -> Result<Appended, AppendError> {
-        match self.answered.await {
+    pub async fn wait(&mut self) -> Result<Appended, AppendError> {
+        match (&mut self.answered).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.trouble.get().unwrap_or_else(|| AppendError("its writer is gone".into()))),
+            Err(_) => Err(self.writer_gone()),
         }
+    }
+
+    /// The answer, if it is there already; not after it was given once.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn already(&mut self) -> Result<Option<Appended>, AppendError> {
+        match self.answered.try_recv() {
+            Ok(answer) => answer.map(Some),
+            Err(oneshot::error::TryRecvError::Empty) => Ok(None),
+            Err(oneshot::error::TryRecvError::Closed) => Err(self.writer_gone()),
+        }
+    }
+
+    fn writer_gone(&self) -> AppendError {
+        self.trouble.get().unwrap_or_else(|| AppendError("its writer is gone".into()))
     }
 }
 
@@ -370,7 +388,7 @@ fn make(directory: &Path, options: &Options) -> io::Result<()> {
     for number in 0..options.partitions {
         Partition::create(&new.join(format!("partition-{number}")))?;
     }
-    let made = Making { created_at: (options.now)().millis(), partitions: options.partitions };
+    let made = Making { created_at: options.clock.now().millis(), partitions: options.partitions };
     let mut file = File::create(new.join("log.json"))?;
     file.write_all(serde_json::to_string_pretty(&made)?.as_bytes())?;
     file.sync_all()?;

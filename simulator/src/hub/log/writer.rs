@@ -43,7 +43,7 @@ impl Writer {
                 Command::Append(event, answer) => self.commit(*event, answer, &mut commands),
                 Command::Tick(done) => {
                     if self.trouble.get().is_none()
-                        && let Err(error) = self.tick((self.options.now)())
+                        && let Err(error) = self.tick(self.options.clock.now())
                     {
                         self.fail(&error);
                     }
@@ -70,7 +70,7 @@ impl Writer {
             let _ = answer.send(Err(error));
             return;
         }
-        let now = (self.options.now)();
+        let now = self.options.clock.now();
         if let Err(error) = self.roll_if_full(now) {
             let _ = answer.send(Err(self.fail(&error)));
             return;

@@ -1,0 +1,75 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shared::cli::Exit;
+use shared::config::Mistakes;
+
+use crate::config::Config;
+use crate::{fleet, hub, replay, verify};
+
+const PROGRAM: &str = "simulator";
+
+/// Devices, recordings, a local IoT Hub, and the proof
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version)]
+struct Args {
+    /// Settings (TOML); what it leaves out stays as in the embedded default
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Many devices that measure, fail in seeded ways, and keep a ledger of what they sent
+    Devices(fleet::cli::Args),
+    /// Send a recording as a device would have sent it
+    Replay(replay::cli::Args),
+    /// Stand in for Azure IoT Hub: devices over MQTT, services over AMQP
+    Hub(hub::cli::Args),
+    /// Prove that the lake lost nothing and counted nothing twice
+    Verify(verify::cli::Args),
+}
+
+/// Runs the program: `args` with its name first, as the system gives them.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    shared::tls::install_provider();
+    let args: Args = match shared::cli::parse(args) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let config = match Config::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(mistakes) => return shared::cli::fail(PROGRAM, &mistakes, Exit::Usage),
+    };
+    if let Err(mistake) = shared::telemetry::init(&config.log) {
+        return shared::cli::fail(PROGRAM, &std::io::Error::other(mistake), Exit::Usage);
+    }
+    match args.command {
+        Command::Devices(args) => fleet::cli::main(PROGRAM, args, config.broker, config.devices),
+        Command::Replay(args) => replay::cli::main(PROGRAM, args, config.broker, config.replay),
+        Command::Verify(args) => verify::cli::main(PROGRAM, args, config.verify),
+        Command::Hub(args) => hub::cli::main(PROGRAM, args, config.hub),
+    }
+}
+
+/// Runs the async part of a command.
+pub(crate) fn block_on<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// Checks a section again after arguments went before it; says every mistake.
+pub(crate) fn recheck(program: &str, section: &str, check: impl FnOnce(&mut Mistakes)) -> Result<(), ExitCode> {
+    let mut mistakes = Mistakes::default();
+    mistakes.within(section, check);
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = mistakes.into_iter().map(|(path, message)| format!("{path}: {message}")).collect();
+    Err(shared::cli::fail(program, &std::io::Error::other(all.join("; ")), Exit::Usage))
+}

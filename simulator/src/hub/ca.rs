@@ -1,0 +1,205 @@
+//! The hub's own certificate authority, and the server certificate it issues to itself.
+//!
+//! The authority is made once and kept, so that clients are told to trust it once. The server's certificate is issued
+//! again when the names it must carry change, or a month before it ends.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+use shared::time::Timestamp;
+use time::{Duration, OffsetDateTime};
+
+use super::devices::write_private;
+
+const CA_DAYS: i64 = 3650;
+/// Some clients refuse more.
+const SERVER_DAYS: i64 = 397;
+const RENEW_DAYS: i64 = 30;
+
+/// The authority or the certificate cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// The disk said no.
+    #[error("{act} {}", path.display())]
+    Disk { act: &'static str, path: PathBuf, source: io::Error },
+    /// A file holds something else.
+    #[error("{} is not what this hub wrote ({what}); delete it with the other *.pem beside it, and clients must be \
+             told the new ca.pem", path.display())]
+    Malformed { path: PathBuf, what: String },
+    /// A name cannot stand in a certificate.
+    #[error("issue a certificate for {names:?}: {what}")]
+    Issue { names: Vec<String>, what: String },
+}
+
+/// What the server shows, and what clients must trust.
+#[derive(Debug, Clone)]
+pub(super) struct ServerIdentity {
+    /// PEM of the authority, for clients.
+    pub(super) ca_file: PathBuf,
+    /// For both TLS listeners.
+    pub(super) tls: Arc<rustls::ServerConfig>,
+}
+
+/// Beside the server's certificate: what it was issued for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Issued {
+    names: Vec<String>,
+    /// Unix seconds.
+    not_after: i64,
+}
+
+/// The file clients are to trust.
+pub(super) fn ca_file(directory: &Path) -> PathBuf {
+    directory.join("ca.pem")
+}
+
+/// All names the server goes by: the ones everybody dials, those of this hub, and the machine's.
+pub(super) fn server_names(host_name: &str, listens: &[IpAddr], more: &[String]) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), host_name.to_owned()];
+    names.extend(fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
+    names.extend(listens.iter().filter(|ip| !ip.is_unspecified()).map(IpAddr::to_string));
+    names.extend(more.iter().cloned());
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Makes the authority in `directory` if there is none.
+///
+/// # Errors
+/// If the files cannot be read, understood or written.
+pub(super) fn prepare(directory: &Path, now: Timestamp) -> Result<(), CaError> {
+    let (certificate, key) = (ca_file(directory), directory.join("ca-key.pem"));
+    if certificate.exists() && key.exists() {
+        return Ok(());
+    }
+    let issue = |error: rcgen::Error| CaError::Issue { names: vec![], what: error.to_string() };
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "IoT Medallion local hub authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(now, CA_DAYS);
+    let signed = params.self_signed(&pair).map_err(issue)?;
+    forget_server(directory)?;
+    write(&key, &pair.serialize_pem())?;
+    write(&certificate, &signed.pem())
+}
+
+/// What stands beside the server's certificate does not vouch for it any more.
+fn forget_server(directory: &Path) -> Result<(), CaError> {
+    let path = directory.join("server.json");
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CaError::Disk { act: "delete", path, source }),
+        _ => Ok(()),
+    }
+}
+
+/// The server's certificate for `names`, issued if there is none that fits.
+///
+/// # Errors
+/// If the files cannot be read, understood or written, or a name cannot stand in a certificate.
+pub(super) fn server(directory: &Path, names: &[String], now: Timestamp) -> Result<ServerIdentity, CaError> {
+    prepare(directory, now)?;
+    let issued_file = directory.join("server.json");
+    let issued = fs::read(&issued_file).ok().and_then(|bytes| serde_json::from_slice::<Issued>(&bytes).ok());
+    let fits = issued.is_some_and(|issued| {
+        issued.names == names && now.micros() / 1_000_000 < issued.not_after - RENEW_DAYS * 86_400
+    });
+    let (certificate, key) = (directory.join("server.pem"), directory.join("server-key.pem"));
+    if !(fits && certificate.exists() && key.exists()) {
+        issue(directory, names, now)?;
+        tracing::info!(?names, "issued the server's certificate");
+    }
+
+    let chain = CertificateDer::pem_file_iter(&certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| malformed(&certificate, error))?;
+    let private = PrivateKeyDer::from_pem_file(&key).map_err(|error| malformed(&key, error))?;
+    let tls = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| malformed(&certificate, error))?;
+    Ok(ServerIdentity { ca_file: ca_file(directory), tls: Arc::new(tls) })
+}
+
+fn issue(directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaError> {
+    let (ca_path, ca_key_path) = (ca_file(directory), directory.join("ca-key.pem"));
+    let ca_pair = KeyPair::from_pem(&read(&ca_key_path)?).map_err(|error| malformed(&ca_key_path, error))?;
+    let ca = Issuer::from_ca_cert_pem(&read(&ca_path)?, ca_pair).map_err(|error| malformed(&ca_path, error))?;
+
+    let fault = |error: rcgen::Error| CaError::Issue { names: names.to_vec(), what: error.to_string() };
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fault)?;
+    let mut params = CertificateParams::new(names).map_err(fault)?;
+    params.distinguished_name.push(DnType::CommonName, "IoT Medallion local hub");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    (params.not_before, params.not_after) = validity(now, SERVER_DAYS);
+    let issued = Issued { names: names.to_vec(), not_after: params.not_after.unix_timestamp() };
+    let signed = params.signed_by(&pair, &ca).map_err(fault)?;
+
+    forget_server(directory)?;
+    write(&directory.join("server-key.pem"), &pair.serialize_pem())?;
+    write(&directory.join("server.pem"), &signed.pem())?;
+    // Last: it vouches for the others.
+    let issued = serde_json::to_string(&issued).expect("texts and a number are JSON");
+    write(&directory.join("server.json"), &issued)
+}
+
+/// From a day ago, for clocks that are behind.
+fn validity(now: Timestamp, days: i64) -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::from_unix_timestamp(now.micros() / 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    (now - Duration::DAY, now + Duration::days(days))
+}
+
+fn read(path: &Path) -> Result<String, CaError> {
+    fs::read_to_string(path).map_err(|source| CaError::Disk { act: "read", path: path.to_owned(), source })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CaError> {
+    let disk = |source| CaError::Disk { act: "write", path: path.to_owned(), source };
+    write_private(path, text.as_bytes()).map_err(disk)
+}
+
+fn malformed(path: &Path, error: impl std::fmt::Display) -> CaError {
+    CaError::Malformed { path: path.to_owned(), what: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_stays_and_the_server_certificate_follows_the_names() {
+        shared::tls::install_provider();
+        let dir = tempfile::tempdir().expect("a directory");
+        let now = Timestamp::from_millis(1_795_000_000_000);
+        let certificate = || fs::read(dir.path().join("server.pem")).expect("there");
+        let authority = || fs::read(ca_file(dir.path())).expect("there");
+        let names = server_names("hub.azure-devices.net", &["127.0.0.2".parse().expect("ip")], &[]);
+        server(dir.path(), &names, now).expect("issued");
+        let (first, trusted) = (certificate(), authority());
+        server(dir.path(), &names, now).expect("kept");
+        assert_eq!(certificate(), first);
+        let more = server_names("hub.azure-devices.net", &[], &["other.example".to_owned()]);
+        server(dir.path(), &more, now).expect("issued again");
+        let second = certificate();
+        assert_ne!(second, first);
+        server(dir.path(), &more, now.plus(std::time::Duration::from_secs(380 * 86_400))).expect("issued again");
+        assert_ne!(certificate(), second);
+        assert_eq!(authority(), trusted);
+    }
+}

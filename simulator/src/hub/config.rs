@@ -1,0 +1,128 @@
+//! The table `[hub]`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use shared::config::{Mistakes, Size, Span};
+
+/// How a hub is set up; `default.toml` explains each key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Name of the Event-Hubs-compatible endpoint.
+    pub name: String,
+    /// Name devices present.
+    pub host_name: String,
+    /// Everything the hub keeps.
+    pub data_dir: PathBuf,
+    /// Devices dial this.
+    pub mqtt_listen: SocketAddr,
+    /// Services dial this, without TLS.
+    pub amqp_listen: SocketAddr,
+    /// Services dial this, with TLS.
+    #[serde(default)]
+    pub amqps_listen: Option<SocketAddr>,
+    /// More names for the server's certificate.
+    pub server_names: Vec<String>,
+    /// Partitions of a new log.
+    pub partitions: u32,
+    /// Age at which events are given up.
+    #[serde(default)]
+    pub retention_time: Option<Span>,
+    /// Size above which events are given up.
+    #[serde(default)]
+    pub retention_size: Option<Size>,
+    /// Devices registered at start.
+    pub devices: Vec<String>,
+    /// The registry's file.
+    #[serde(default)]
+    pub registry: Option<PathBuf>,
+    /// Limits of the device side.
+    pub mqtt: MqttLimits,
+    /// Health, metrics, status.
+    pub http: Http,
+}
+
+/// The table `[hub.mqtt]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MqttLimits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// For TLS and CONNECT.
+    pub connect_timeout: Span,
+    /// For the rest of a packet that has begun.
+    pub packet_timeout: Span,
+    /// Publishes of one connection on their way to disk.
+    pub unacknowledged_max: usize,
+}
+
+/// The table `[hub.http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Http {
+    /// Where.
+    pub listen: SocketAddr,
+}
+
+impl Config {
+    /// Where the events lie.
+    pub fn log_dir(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
+    /// Where keys and certificates lie; it stays when the events are deleted.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.data_dir.join("identity")
+    }
+
+    /// The registry's file.
+    pub fn registry_file(&self) -> PathBuf {
+        self.registry.clone().unwrap_or_else(|| self.identity_dir().join("devices.toml"))
+    }
+
+    /// Adds what cannot be used as it stands.
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        let hub = !self.name.is_empty()
+            && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        mistakes.ensure(hub, "name", "must be letters, digits, `-`, `_` and `.`, write e.g. \"local-hub\"");
+        let host = !self.host_name.is_empty() && !self.host_name.contains(['/', ';', '=', ' ', '?']);
+        mistakes.ensure(host, "host-name", "must be a host name, write e.g. \"local-hub.azure-devices.net\"");
+        mistakes.ensure(!self.data_dir.as_os_str().is_empty(), "data-dir", "must not be empty, write e.g. \"hub\"");
+        mistakes.ensure((1..=32).contains(&self.partitions), "partitions", "must be 1 to 32, write e.g. 4");
+        let loopback = self.amqp_listen.ip().is_loopback();
+        mistakes.ensure(
+            loopback,
+            "amqp-listen",
+            "is without TLS and must be an address of this machine alone, write e.g. \"127.0.0.1:5672\"; \
+             for others there is `amqps-listen`",
+        );
+        if self.retention_size.is_some_and(|size| size.bytes() < 1024 * 1024) {
+            mistakes.add("retention-size", "must be at least 1 MiB, write e.g. \"16GiB\"");
+        }
+        if self.retention_time.is_some_and(|time| time.duration().as_secs() < 1) {
+            mistakes.add("retention-time", "must be at least a second, write e.g. \"7d\"");
+        }
+        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
+        let listens: Vec<_> = listens.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+        let distinct: BTreeSet<_> = listens.iter().collect();
+        mistakes.ensure(
+            distinct.len() == listens.len(),
+            "mqtt-listen",
+            "and `amqp-listen`, `amqps-listen`, `http.listen` must differ",
+        );
+        for (at, device) in self.devices.iter().enumerate() {
+            if let Some(fault) = super::devices::id_fault(device) {
+                mistakes.add(format!("devices[{at}]"), fault);
+            }
+        }
+        mistakes.within("mqtt", |mistakes| {
+            let limits = &self.mqtt;
+            mistakes.ensure(0 < limits.connections_max, "connections-max", "must be at least 1, write e.g. 10000");
+            let window = (1..=65_535).contains(&limits.unacknowledged_max);
+            mistakes.ensure(window, "unacknowledged-max", "must be 1 to 65535, write e.g. 256");
+        });
+    }
+}

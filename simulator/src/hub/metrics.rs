@@ -1,0 +1,70 @@
+//! Rates of the hub since it started. What it holds is computed from the log, not counted here.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Counters of the device side.
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    events: Counter,
+    bytes: Counter,
+    metered_units: Counter,
+    closed: Family<Closed, Counter>,
+    connections: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Closed {
+    reason: &'static str,
+}
+
+/// A connection that counts until it is dropped.
+pub(super) struct Connected(Gauge);
+
+impl Metrics {
+    /// Counters in `registry`.
+    pub(super) fn new(registry: &mut Registry) -> Arc<Self> {
+        let metrics = Self::default();
+        let hub = registry.sub_registry_with_prefix("hub");
+        hub.register("events", "Device-to-cloud messages taken", metrics.events.clone());
+        hub.register("body_bytes", "Their bodies", metrics.bytes.clone());
+        hub.register("metered_units", "Blocks of 4 KB they would be billed for", metrics.metered_units.clone());
+        hub.register("closed", "Device connections ended by the hub", metrics.closed.clone());
+        hub.register("connections", "Device connections open", metrics.connections.clone());
+        Arc::new(metrics)
+    }
+
+    pub(super) fn took(&self, body_bytes: u64, metered_units: u64) {
+        self.events.inc();
+        self.bytes.inc_by(body_bytes);
+        self.metered_units.inc_by(metered_units);
+    }
+
+    pub(super) fn closed(&self, reason: &'static str) {
+        self.closed.get_or_create(&Closed { reason }).inc();
+    }
+
+    pub(super) fn connected(&self) -> Connected {
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+
+    pub(super) fn metered_units(&self) -> u64 {
+        self.metered_units.get()
+    }
+
+    pub(super) fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

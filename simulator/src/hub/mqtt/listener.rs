@@ -1,0 +1,82 @@
+//! Accepts connections up to a limit, opens TLS, and waits for all of them at the end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::Door;
+use super::connection::{Connection, End};
+
+/// After a failed accept (no file descriptors, most likely), so that the log is not flooded.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves devices until the door's token is cancelled and every connection has ended.
+pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<Door>) {
+    let tls = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(door.limits.connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = door.stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a device's connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            door.metrics.closed("connections-max");
+            continue;
+        };
+        let (tls, door) = (tls.clone(), Arc::clone(&door));
+        connections.spawn(async move {
+            let connected = door.metrics.connected();
+            let end = welcome(stream, tls, Arc::clone(&door)).await;
+            note(&door, peer, &end);
+            drop((connected, permit));
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
+    // Delay costs throughput only where packets are tiny, and they are.
+    let _ = stream.set_nodelay(true);
+    let patience = Instant::now() + door.limits.connect_timeout.duration();
+    let stream = tokio::select! {
+        () = door.stop.cancelled() => return End::Stopping,
+        opened = timeout_at(patience, tls.accept(stream)) => match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return End::Tls(error),
+            Err(_) => return End::ConnectTimeout,
+        },
+    };
+    Connection::new(stream, door).serve(patience).await
+}
+
+fn note(door: &Door, peer: SocketAddr, end: &End) {
+    match end.as_str() {
+        Some(why) => {
+            door.metrics.closed(why);
+            match end {
+                End::Denied(_) => {} // said already, with its client id
+                End::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                _ => tracing::info!(%peer, why, "closed a device's connection: {end}"),
+            }
+        }
+        None => tracing::debug!(%peer, "a device's connection ended: {end}"),
+    }
+}

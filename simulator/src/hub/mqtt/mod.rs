@@ -1,0 +1,48 @@
+//! The device side: MQTT 3.1.1 over TLS.
+//!
+//! ```text
+//! listener --> TLS --> session --auth--> Guest --telemetry--> NewEvent --> log --fsync--> PUBACK
+//! ```
+
+mod listener; // who gets in at all
+
+mod connection; // one socket
+
+mod session; // bytes <-> packets
+
+mod auth; // user name and token against the registry
+
+mod seats; // one connection per device
+
+mod telemetry; // topics, properties, sizes
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use shared::clock::Clock;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use self::listener::serve;
+pub(crate) use self::seats::Seats;
+
+use super::config::MqttLimits;
+use super::devices::Registry;
+use super::faults::Faults;
+use super::log::Log;
+use super::metrics::Metrics;
+
+/// What all connections share.
+pub(super) struct Door {
+    /// Every name this hub goes by.
+    pub(super) hosts: Vec<String>,
+    pub(super) registry: Registry,
+    pub(super) log: Log,
+    pub(super) clock: Clock,
+    pub(super) limits: MqttLimits,
+    pub(super) seats: Seats,
+    pub(super) faults: Faults,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: CancellationToken,
+}

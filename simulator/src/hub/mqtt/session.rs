@@ -1,0 +1,331 @@
+//! One device's MQTT session without the socket: bytes in, things to do out.
+//!
+//! CONNECT, PUBLISH at QoS 0 and 1, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
+//! connection. Never acknowledges a publish by itself, and never prints a CONNECT: it holds the token.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mqtt_protocol_core::mqtt::common::Cursor;
+use mqtt_protocol_core::mqtt::connection::event::{Event, TimerKind};
+use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, role};
+use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait, Packet, Qos, v3_1_1};
+use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, MqttError, SubackReturnCode};
+use mqtt_protocol_core::mqtt::{Connection, Version};
+use shared::config::Secret;
+
+/// What the connection is to do next.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// A device introduced itself: answer with [`Session::accept`] or [`Session::refuse`] before feeding more.
+    Connect(Hello),
+    /// Write these bytes.
+    Send(Vec<u8>),
+    /// A publish.
+    Publish(Publish),
+    /// Filters a device asks for: answer with [`Session::subscribed`], or close.
+    Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
+    /// Filters it does not want any more; answered already.
+    Unsubscribe(Vec<String>),
+    /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
+    Quiet(Option<Duration>),
+    /// The device said goodbye.
+    Goodbye,
+    /// Close at once.
+    Close(Fault),
+}
+
+/// Who a device says it is.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) client_id: String,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Secret>,
+    /// What to publish for it when it goes without a goodbye.
+    pub(super) will: Option<Publish>,
+}
+
+/// One publish.
+#[derive(Debug, Clone)]
+pub(super) struct Publish {
+    pub(super) topic: String,
+    pub(super) payload: Bytes,
+    pub(super) retain: bool,
+    /// `None`: QoS 0, nobody waits for an acknowledgement.
+    pub(super) packet_id: Option<u16>,
+}
+
+/// Bytes or packets that close the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the first packet is not CONNECT")]
+    NotConnect,
+    #[error("not MQTT 3.1.1")]
+    Version,
+    #[error("the client id is not allowed")]
+    ClientId,
+    #[error("a packet is larger than any message may be")]
+    TooLarge,
+    #[error("a QoS 2 publish")]
+    Qos2,
+    #[error("bytes that are not MQTT")]
+    Garbage,
+    #[error("a packet that does not belong here")]
+    Protocol,
+}
+
+impl Fault {
+    /// As it stands in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Fault::NotConnect => "not-connect",
+            Fault::Version => "version",
+            Fault::ClientId => "client-id",
+            Fault::TooLarge => "too-large",
+            Fault::Qos2 => "qos2",
+            Fault::Garbage => "garbage",
+            Fault::Protocol => "protocol",
+        }
+    }
+}
+
+impl From<MqttError> for Fault {
+    fn from(error: MqttError) -> Self {
+        match error {
+            MqttError::PacketTooLarge => Fault::TooLarge,
+            MqttError::UnsupportedProtocolVersion => Fault::Version,
+            MqttError::ClientIdentifierNotValid => Fault::ClientId,
+            MqttError::ProtocolError | MqttError::InvalidPacketForRole => Fault::Protocol,
+            _ => Fault::Garbage,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Fresh,
+    Asking,
+    Open,
+    Closed,
+}
+
+/// The state of one session.
+pub(super) struct Session {
+    mqtt: Connection<role::Server>,
+    stage: Stage,
+    mid_packet: bool,
+}
+
+impl Session {
+    /// A session that takes packets of at most `packet_bytes_max` bytes.
+    pub(super) fn new(packet_bytes_max: u32) -> Self {
+        let options = ConnectionOptions::new().maximum_packet_size_recv(packet_bytes_max);
+        let mut mqtt = Connection::with_options(Version::V3_1_1, options);
+        mqtt.set_auto_pub_response(false);
+        mqtt.set_auto_ping_response(true);
+        Self { mqtt, stage: Stage::Fresh, mid_packet: false }
+    }
+
+    /// True while a packet has begun and not ended.
+    pub(super) fn mid_packet(&self) -> bool {
+        self.mid_packet
+    }
+
+    /// Takes at most one packet off the front of `bytes`; returns how many bytes were taken. Nothing is taken while an
+    /// answer to [`Act::Connect`] is owed, nor after a close.
+    pub(super) fn feed(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> usize {
+        if bytes.is_empty() || matches!(self.stage, Stage::Asking | Stage::Closed) {
+            return 0;
+        }
+        let mut cursor = Cursor::new(bytes);
+        let events = self.mqtt.recv(&mut cursor);
+        self.mid_packet = events.is_empty();
+        self.perform(events, acts);
+        usize::try_from(cursor.position()).unwrap_or(bytes.len())
+    }
+
+    /// The device may go on.
+    pub(super) fn accept(&mut self, acts: &mut Vec<Act>) {
+        self.stage = Stage::Open;
+        self.connack(ConnectReturnCode::Accepted, acts);
+    }
+
+    /// The device may not; the connection is to be closed once the answer is written.
+    pub(super) fn refuse(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
+        self.stage = Stage::Closed;
+        self.connack(code, acts);
+    }
+
+    /// The publish with this id is stored.
+    pub(super) fn acknowledge(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+        match v3_1_1::Puback::builder().packet_id(packet_id).build() {
+            Ok(puback) => self.send(puback.into(), acts),
+            Err(error) => self.close(error.into(), acts),
+        }
+    }
+
+    /// The answer to [`Act::Subscribe`], one code for each filter.
+    pub(super) fn subscribed(&mut self, packet_id: u16, codes: Vec<SubackReturnCode>, acts: &mut Vec<Act>) {
+        match v3_1_1::Suback::builder().packet_id(packet_id).return_codes(codes).build() {
+            Ok(suback) => self.send(suback.into(), acts),
+            Err(error) => self.close(error.into(), acts),
+        }
+    }
+
+    fn connack(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
+        let connack = v3_1_1::Connack::builder().return_code(code).session_present(false).build();
+        self.send(connack.expect("a CONNACK has all its fields").into(), acts);
+    }
+
+    fn send(&mut self, packet: Packet, acts: &mut Vec<Act>) {
+        let events = self.mqtt.send(packet);
+        self.perform(events, acts);
+    }
+
+    fn perform(&mut self, events: Vec<Event>, acts: &mut Vec<Act>) {
+        let mut close = false;
+        for event in events {
+            match event {
+                Event::NotifyPacketReceived(packet) => self.packet(packet, acts),
+                Event::RequestSendPacket { packet, .. } => acts.push(Act::Send(packet.to_continuous_buffer())),
+                Event::RequestTimerReset { kind: TimerKind::PingreqRecv, duration_ms } => {
+                    acts.push(Act::Quiet(Some(Duration::from_millis(duration_ms))));
+                }
+                Event::RequestTimerCancel(TimerKind::PingreqRecv) => acts.push(Act::Quiet(None)),
+                Event::RequestTimerReset { .. } | Event::RequestTimerCancel(_) | Event::NotifyPacketIdReleased(_) => {}
+                Event::NotifyError(error) => self.close(error.into(), acts),
+                Event::RequestClose => close = true,
+            }
+        }
+        if close {
+            // The error that explains it mostly stands beside it, and has closed the session already.
+            self.close(Fault::Protocol, acts);
+        }
+    }
+
+    fn packet(&mut self, packet: Packet, acts: &mut Vec<Act>) {
+        match (self.stage, packet) {
+            (Stage::Closed, _) => {}
+            (Stage::Fresh, Packet::V3_1_1Connect(connect)) => {
+                self.stage = Stage::Asking;
+                acts.push(Act::Connect(hello(&connect)));
+            }
+            (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
+            (Stage::Open, Packet::V3_1_1Publish(publish)) => self.publish(&publish, acts),
+            (Stage::Open, Packet::V3_1_1Subscribe(subscribe)) => {
+                let filters = subscribe.entries().iter();
+                let filters = filters.map(|entry| (entry.topic_filter().to_owned(), entry.sub_opts().qos())).collect();
+                acts.push(Act::Subscribe { packet_id: subscribe.packet_id(), filters });
+            }
+            (Stage::Open, Packet::V3_1_1Unsubscribe(unsubscribe)) => {
+                let filters = unsubscribe.entries().iter().map(|filter| filter.as_str().to_owned()).collect();
+                acts.push(Act::Unsubscribe(filters));
+                match v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build() {
+                    Ok(unsuback) => self.send(unsuback.into(), acts),
+                    Err(error) => self.close(error.into(), acts),
+                }
+            }
+            (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
+            (Stage::Open, Packet::V3_1_1Disconnect(_)) => {
+                self.stage = Stage::Closed;
+                acts.push(Act::Goodbye);
+            }
+            (Stage::Open, _) => self.close(Fault::Protocol, acts),
+        }
+    }
+
+    fn publish(&mut self, publish: &v3_1_1::Publish, acts: &mut Vec<Act>) {
+        let packet_id = match (publish.qos(), publish.packet_id()) {
+            (Qos::AtMostOnce, _) => None,
+            (Qos::AtLeastOnce, Some(packet_id)) if packet_id != 0 => Some(packet_id),
+            (Qos::AtLeastOnce, _) => return self.close(Fault::Garbage, acts),
+            (Qos::ExactlyOnce, _) => return self.close(Fault::Qos2, acts),
+        };
+        acts.push(Act::Publish(Publish {
+            topic: publish.topic_name().to_owned(),
+            payload: Bytes::copy_from_slice(publish.payload().as_slice()),
+            retain: publish.retain(),
+            packet_id,
+        }));
+    }
+
+    fn close(&mut self, fault: Fault, acts: &mut Vec<Act>) {
+        if self.stage != Stage::Closed {
+            self.stage = Stage::Closed;
+            acts.push(Act::Close(fault));
+        }
+    }
+}
+
+fn hello(connect: &v3_1_1::Connect) -> Hello {
+    let will = connect.will_flag().then(|| Publish {
+        topic: connect.will_topic().unwrap_or_default().to_owned(),
+        payload: Bytes::copy_from_slice(connect.will_payload().unwrap_or_default()),
+        retain: connect.will_retain(),
+        packet_id: None,
+    });
+    Hello {
+        client_id: connect.client_id().to_owned(),
+        user: connect.user_name().map(str::to_owned),
+        password: connect.password().map(|bytes| Secret::new(String::from_utf8_lossy(bytes))),
+        will,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONNECT: &[u8] = &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 1, b'd'];
+
+    fn run(session: &mut Session, mut bytes: &[u8]) -> Vec<Act> {
+        let mut acts = vec![];
+        loop {
+            let taken = session.feed(bytes, &mut acts);
+            if taken == 0 {
+                return acts;
+            }
+            bytes = &bytes[taken..];
+            if matches!(acts.last(), Some(Act::Connect(_))) {
+                session.accept(&mut acts);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_comes_before_connect_closes() {
+        for (bytes, fault) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "Protocol"),
+            (&[0xc0, 0], "Protocol"),
+            (&[0x30, 0xff, 0xff, 0xff, 0xff, 0x7f], "Garbage"),
+            (&[0x10, 0xff, 0xff, 0xff, 0x7f], "TooLarge"),
+            (&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 1, b'd'], "Version"),
+        ] {
+            let acts = run(&mut Session::new(1024), bytes);
+            let last = format!("{:?}", acts.last());
+            assert!(last.contains("Close") && last.contains(fault), "{bytes:?}: {last}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), greeted: bool) {
+            let mut session = Session::new(1024);
+            if greeted {
+                run(&mut session, CONNECT);
+            }
+            run(&mut session, &tail);
+        }
+
+        #[test]
+        fn no_packet_makes_it_panic(kind in 0u8..=255, tail in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut session = Session::new(1024);
+            run(&mut session, CONNECT);
+            let mut bytes = vec![kind, u8::try_from(tail.len()).expect("short")];
+            bytes.extend(tail);
+            run(&mut session, &bytes);
+        }
+    }
+}

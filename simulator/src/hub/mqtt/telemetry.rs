@@ -1,0 +1,211 @@
+//! What a device publishes, and what it may publish and subscribe to.
+
+use shared::topic;
+
+use super::auth::Guest;
+use super::session::Publish;
+use crate::hub::log::{NewEvent, SystemProperties};
+
+/// Body and properties together, as the service counts.
+pub(super) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// A packet may be larger by its topic, whose names and percent signs do not count.
+pub(super) const PACKET_BYTES_MAX: u32 = 256 * 1024 + 64 * 1024 + 16;
+/// The service meters messages in blocks of this size.
+const METERED_BYTES: usize = 4 * 1024;
+const MESSAGE_ID_MAX: usize = 128;
+
+/// Filters of one connection at once.
+pub(super) const SUBSCRIPTIONS_MAX: usize = 5;
+
+/// What closes the connection, as the service does without saying why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Violation {
+    #[error("a publish to `{}`, which is not one of the device's own topics", .0.escape_debug())]
+    Topic(String),
+    #[error("a message of {bytes} bytes; {MESSAGE_BYTES_MAX} are allowed")]
+    TooLarge { bytes: usize },
+    #[error("a message id of more than {MESSAGE_ID_MAX} characters")]
+    MessageId,
+    #[error("a subscription to `{}`, which is not one of the device's own filters", .0.escape_debug())]
+    Filter(String),
+    #[error("more than {SUBSCRIPTIONS_MAX} subscriptions")]
+    Subscriptions,
+}
+
+impl Violation {
+    /// As it stands in metrics.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Violation::Topic(_) => "topic",
+            Violation::TooLarge { .. } => "message-too-large",
+            Violation::MessageId => "message-id",
+            Violation::Filter(_) => "filter",
+            Violation::Subscriptions => "subscriptions",
+        }
+    }
+}
+
+/// What a publish is.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// A message for the log.
+    Event { event: Box<NewEvent>, metered_units: u64 },
+    /// Something about twins or methods: nobody asked for it.
+    Unasked,
+}
+
+/// Judges a publish of `guest`.
+pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> {
+    let foreign = || Violation::Topic(publish.topic.clone());
+    if let Some(rest) = publish.topic.strip_prefix("$iothub/") {
+        let known = ["twin/GET/", "twin/PATCH/properties/reported/", "methods/res/"];
+        return known.iter().any(|known| rest.starts_with(known)).then_some(Said::Unasked).ok_or_else(foreign);
+    }
+    let topic = topic::parse_events(&publish.topic).ok_or_else(foreign)?;
+    if topic.device != guest.device_id || topic.module.is_some() {
+        return Err(foreign());
+    }
+    let mut system = SystemProperties { model_id: guest.model_id.clone(), ..SystemProperties::default() };
+    let mut properties = vec![];
+    let mut bytes = publish.payload.len();
+    for (name, value) in topic.bag {
+        bytes += value.len();
+        match field(&mut system, &name) {
+            Some(field) => *field = Some(value),
+            None => {
+                bytes += name.len();
+                properties.push((name, value));
+            }
+        }
+    }
+    if publish.retain {
+        properties.push(("mqtt-retain".to_owned(), "true".to_owned()));
+    }
+    if MESSAGE_BYTES_MAX < bytes {
+        return Err(Violation::TooLarge { bytes });
+    }
+    if system.message_id.as_ref().is_some_and(|id| MESSAGE_ID_MAX < id.chars().count()) {
+        return Err(Violation::MessageId);
+    }
+    let event = NewEvent {
+        device_id: guest.device_id.clone(),
+        module_id: None,
+        auth_method: guest.auth_method.to_owned(),
+        auth_generation_id: guest.generation_id.clone(),
+        message_source: "Telemetry".to_owned(),
+        system,
+        properties,
+        body: publish.payload.clone(),
+    };
+    Ok(Said::Event { event: Box::new(event), metered_units: bytes.div_ceil(METERED_BYTES).max(1) as u64 })
+}
+
+fn field<'a>(system: &'a mut SystemProperties, name: &str) -> Option<&'a mut Option<String>> {
+    Some(match name {
+        "$.mid" => &mut system.message_id,
+        "$.cid" => &mut system.correlation_id,
+        "$.uid" => &mut system.user_id,
+        "$.ct" => &mut system.content_type,
+        "$.ce" => &mut system.content_encoding,
+        "$.exp" => &mut system.absolute_expiry_time,
+        "$.ctime" => &mut system.creation_time,
+        "$.sub" => &mut system.subject,
+        "$.on" => &mut system.output,
+        "$.ifid" => &mut system.interface_id,
+        _ => return None,
+    })
+}
+
+/// Adds `filters` to what a device has subscribed to already.
+pub(super) fn subscribe<'a>(
+    guest: &Guest,
+    held: &mut Vec<String>,
+    filters: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Violation> {
+    for filter in filters {
+        let own = filter.strip_prefix("devices/").and_then(|rest| rest.strip_prefix(guest.device_id.as_str()));
+        let known = own == Some("/messages/devicebound/#")
+            || ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"]
+                .contains(&filter);
+        if !known {
+            return Err(Violation::Filter(filter.to_owned()));
+        }
+        if !held.iter().any(|held| held == filter) {
+            held.push(filter.to_owned());
+        }
+        if SUBSCRIPTIONS_MAX < held.len() {
+            return Err(Violation::Subscriptions);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use shared::time::Timestamp;
+
+    use super::*;
+
+    fn guest() -> Guest {
+        Guest {
+            device_id: "d".to_owned(),
+            generation_id: "1".to_owned(),
+            auth_method: "{}",
+            model_id: None,
+            expires: Timestamp::from_micros(0),
+        }
+    }
+
+    fn publish(topic: &str, bytes: usize, retain: bool) -> Result<Said, Violation> {
+        let payload = Bytes::from(vec![0; bytes]);
+        said(&guest(), &Publish { topic: topic.to_owned(), payload, retain, packet_id: None })
+    }
+
+    #[test]
+    fn properties_land_where_they_belong() {
+        let topic = "devices/d/messages/events/%24.mid=a%3A1-2&%24.ct=application%2Fzstd&enc=zstd";
+        let Ok(Said::Event { event, metered_units: 1 }) = publish(topic, 4_000, true) else { panic!("an event") };
+        assert_eq!(event.system.message_id.as_deref(), Some("a:1-2"));
+        assert_eq!(event.system.content_type.as_deref(), Some("application/zstd"));
+        let pairs: Vec<_> = event.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(pairs, [("enc", "zstd"), ("mqtt-retain", "true")]);
+    }
+
+    #[test]
+    fn size_and_meter_count_the_body_and_properties() {
+        for (topic, bytes, units) in [
+            ("devices/d/messages/events/", 0, Ok(1)),
+            ("devices/d/messages/events/", 4_096, Ok(1)),
+            ("devices/d/messages/events/a=b", 4_096, Ok(2)),
+            ("devices/d/messages/events/%24.ct=b", 4_095, Ok(1)),
+            ("devices/d/messages/events/", 262_144, Ok(64)),
+            ("devices/d/messages/events/", 262_145, Err(262_145)),
+            ("devices/d/messages/events/aa=b", 262_142, Err(262_145)),
+        ] {
+            let found = match publish(topic, bytes, false) {
+                Ok(Said::Event { metered_units, .. }) => Ok(metered_units),
+                Err(Violation::TooLarge { bytes }) => Err(bytes),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, units, "{topic} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_its_own_topics_and_no_others() {
+        for topic in ["", "a", "devices/e/messages/events/", "devices/d/modules/m/messages/events/", "$iothub/x"] {
+            assert!(matches!(publish(topic, 1, false), Err(Violation::Topic(_))), "{topic}");
+        }
+        assert!(matches!(publish("$iothub/twin/GET/?$rid=1", 1, false), Ok(Said::Unasked)));
+
+        let mut held = vec![];
+        let own = ["$iothub/twin/res/#", "devices/d/messages/devicebound/#", "$iothub/methods/POST/#"];
+        assert_eq!(subscribe(&guest(), &mut held, own), Ok(()));
+        assert_eq!(subscribe(&guest(), &mut held, own), Ok(()), "again is not more");
+        assert_eq!(held.len(), 3);
+        for filter in ["#", "devices/e/messages/devicebound/#", "devices/d/messages/events/#"] {
+            assert_eq!(subscribe(&guest(), &mut held, [filter]), Err(Violation::Filter(filter.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! All of the hub together: opens what it keeps, serves both sides and HTTP, stops when told or when its log stops.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry as Metered;
+use shared::cli::Exit;
+use shared::clock::Clock;
+use shared::http::{Health, ListenError};
+use shared::notify;
+use shared::shutdown::{Failure, Shutdown};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::amqp::{self, AmqpHub};
+use super::ca::{self, CaError};
+use super::config::Config;
+use super::devices::{Identities, Registry, RegistryError};
+use super::faults::Faults;
+use super::log::{AppendError, Log, OpenError, Options};
+use super::metrics::Metrics;
+use super::mqtt::{self, Door, Seats};
+use super::status::Books;
+
+const GRACE: Duration = Duration::from_secs(15);
+
+/// Why a hub does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// Another one does.
+    #[error("another hub runs on {}; stop it, or choose another `hub.data-dir`", path.display())]
+    Taken { path: PathBuf },
+    /// The disk said no.
+    #[error("{act} {}", path.display())]
+    Disk { act: &'static str, path: PathBuf, source: io::Error },
+    /// A port said no.
+    #[error("listen on {addr}; choose another `{key}`")]
+    Listen { addr: SocketAddr, key: &'static str, source: io::Error },
+    /// Identities.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Certificates.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log stopped while the hub ran.
+    #[error("{0}; start the hub again, and it begins a new incarnation if the log is gone")]
+    Stopped(#[from] AppendError),
+    /// Health, metrics, status.
+    #[error(transparent)]
+    Http(#[from] ListenError),
+}
+
+impl HubError {
+    /// How the program ends for it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            HubError::Registry(RegistryError::Malformed { .. })
+            | HubError::Ca(CaError::Malformed { .. } | CaError::Issue { .. })
+            | HubError::Open(OpenError::NotALog { .. } | OpenError::Partitions { .. }) => Exit::Usage,
+            _ => Exit::Retry,
+        }
+    }
+}
+
+/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged.
+///
+/// # Errors
+/// If it cannot start, or its log stops.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure<HubError>> {
+    let mut tasks = Shutdown::new(stop, GRACE);
+    let started = start(&config, &mut tasks).await;
+    // The lock is held until all have ended.
+    let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
+    notify::ready();
+    let done = tasks.wait().await;
+    notify::stopping();
+    tracing::info!("the hub has stopped");
+    done
+}
+
+async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, HubError> {
+    let clock = Clock::Real;
+    let lock = lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone() })?;
+    let identity = config.identity_dir();
+    let registry = Registry::prepare(config.registry_file(), &config.devices)?;
+    let listens = [Some(config.mqtt_listen), config.amqps_listen].into_iter().flatten();
+    let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
+    let names = ca::server_names(&config.host_name, &ips, &config.server_names);
+    let server = ca::server(&identity, &names, clock.now())?;
+    let log = Log::open(&config.log_dir(), &options(config, &clock))?;
+
+    let mut metered = Metered::default();
+    let metrics = Metrics::new(&mut metered);
+    let (seats, faults, health) = (Seats::default(), Faults::default(), Health::new());
+    let amqp =
+        AmqpHub::new(log.clone(), &config.name, policies(&registry.now()), amqp::Limits::default(), clock.clone());
+    let stop = tasks.token();
+
+    let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
+    let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
+    let amqps_listener = match config.amqps_listen {
+        Some(addr) => Some((addr, listen(addr, "hub.amqps-listen").await?)),
+        None => None,
+    };
+    let books = Books {
+        name: config.name.clone(),
+        host_name: config.host_name.clone(),
+        log: log.clone(),
+        registry: registry.clone(),
+        seats: seats.clone(),
+        amqp: amqp.clone(),
+        metrics: Arc::clone(&metrics),
+        faults: faults.clone(),
+    };
+    let condition = health.condition("hub");
+    let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
+    tasks.spawn("http", async move { Ok(http.await?) });
+
+    let door = Door {
+        hosts: names,
+        registry,
+        log: log.clone(),
+        clock,
+        limits: config.mqtt.clone(),
+        seats,
+        faults,
+        metrics,
+        stop: stop.clone(),
+    };
+    let tls = Arc::clone(&server.tls);
+    tasks.spawn("mqtt", async move {
+        mqtt::serve(mqtt_listener, tls, Arc::new(door)).await;
+        Ok(())
+    });
+    let serve = |addr, key, listener, tls| {
+        let served = amqp::serve(listener, tls, amqp.clone(), stop.clone());
+        async move { served.await.map_err(|source| HubError::Listen { addr, key, source }) }
+    };
+    tasks.spawn("amqp", serve(config.amqp_listen, "hub.amqp-listen", amqp_listener, None));
+    if let Some((addr, listener)) = amqps_listener {
+        tasks.spawn("amqps", serve(addr, "hub.amqps-listen", listener, Some(Arc::clone(&server.tls))));
+    }
+    let partitions = log.partition_count();
+    let created_at = log.created_at();
+    tasks.spawn("log", async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = log.stopped().cancelled_owned() => {
+                let trouble = log.trouble().expect("a log stops for a reason");
+                tracing::error!(%trouble, "events cannot be stored any more");
+                Err(trouble.into())
+            }
+        }
+    });
+    condition.met();
+    tracing::info!(
+        host_name = config.host_name,
+        created_at,
+        partitions,
+        mqtt = %config.mqtt_listen,
+        amqp = %config.amqp_listen,
+        ca = %server.ca_file.display(),
+        "the hub serves"
+    );
+    Ok(lock)
+}
+
+/// The identities of a hub that may or may not be running; makes what is missing if it is not.
+///
+/// # Errors
+/// If they cannot be read, understood or written.
+pub(super) fn identities(config: &Config) -> Result<Arc<Identities>, HubError> {
+    let registry = match lock(config)? {
+        Some(_lock) => {
+            ca::prepare(&config.identity_dir(), Clock::Real.now())?;
+            Registry::prepare(config.registry_file(), &config.devices)?
+        }
+        None => Registry::open(config.registry_file())?,
+    };
+    Ok(registry.now())
+}
+
+/// The right to write in the data directory; `None` if somebody else has it.
+fn lock(config: &Config) -> Result<Option<File>, HubError> {
+    let path = config.data_dir.join("lock");
+    let disk = |act, path: &PathBuf| {
+        let path = path.clone();
+        move |source| HubError::Disk { act, path, source }
+    };
+    fs::create_dir_all(&config.data_dir).map_err(disk("create", &config.data_dir))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(disk("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(HubError::Disk { act: "lock", path, source }),
+    }
+}
+
+fn options(config: &Config, clock: &Clock) -> Options {
+    Options {
+        partitions: config.partitions,
+        retention_time: config.retention_time.map(|time| time.duration()),
+        retention_bytes: config.retention_size.map(|size| size.bytes()),
+        clock: clock.clone(),
+    }
+}
+
+fn policies(identities: &Identities) -> Vec<amqp::Policy> {
+    let both = |policy: &super::devices::Policy| {
+        [&policy.primary_key, &policy.secondary_key].map(|key| amqp::Policy::new(&policy.name, key.reveal()))
+    };
+    identities.policies.iter().flat_map(both).collect()
+}
+
+async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, HubError> {
+    TcpListener::bind(addr).await.map_err(|source| HubError::Listen { addr, key, source })
+}
