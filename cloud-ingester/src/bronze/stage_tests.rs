@@ -1,1 +1,83 @@
+use std::collections::HashMap;
 
+use super::*;
+use crate::bronze::cutter::tests::{event, stream};
+use crate::lake::Location;
+use crate::source::fixed;
+
+async fn lake(directory: &tempfile::TempDir) -> Arc<Lake> {
+    let path = directory.path().to_str().expect("UTF-8");
+    let lake = Lake::open(Location::parse(path, HashMap::new()).expect("a path")).expect("a lake");
+    lake.create_tables().await.expect("tables");
+    Arc::new(lake)
+}
+
+async fn ingest(lake: &Arc<Lake>, events: Vec<Event>) -> Committed {
+    let (committed, last) = watch::channel(Committed::default());
+    let stage = Stage {
+        lake: Arc::clone(lake),
+        limits: Limits { rows_max: 4, bytes_max: 1 << 20, age_max: Duration::from_millis(50) },
+        clock: Clock::Real,
+        committed,
+        metrics: Metrics::register(&mut Registry::default()),
+    };
+    let (events_in, events_out) = mpsc::channel(2);
+    let (ended, ()) = tokio::join!(stage.run(events_out), fixed::run(events, events_in));
+    ended.expect("committed");
+    last.borrow().clone()
+}
+
+async fn numbers(lake: &Lake) -> String {
+    let limits = crate::lake::session::Limits { memory_bytes: 64 << 20 };
+    let session = crate::lake::session::lake_session(lake, limits).await.expect("a session");
+    let sql = "select partition_id as p, count(*) as n, count(distinct sequence_number) as d, min(sequence_number) as lo, \
+               max(sequence_number) as hi from bronze.messages group by 1 order by 1";
+    let batches = crate::lake::session::query(&session, sql).await.expect(sql);
+    let mut out = vec![];
+    for batch in batches {
+        let mut writer = arrow::csv::WriterBuilder::new().with_header(false).build(&mut out);
+        writer.write(&batch).expect("numbers");
+    }
+    String::from_utf8(out).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_sent_twice_in_a_run_and_again_after_a_restart_are_rows_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = lake(&directory).await;
+    let mut events: Vec<Event> = (0..10).map(|number| event(0, number)).collect();
+    events.extend((3..8).map(|number| event(0, number)));
+    events.extend((0..5).map(|number| event(1, number)));
+    let committed = ingest(&first, events.clone()).await;
+    assert_eq!(committed.numbers[&stream(0)], 9);
+    assert_eq!(numbers(&first).await, "0,10,10,0,9\n1,5,5,0,4\n");
+
+    events.extend((10..12).map(|number| event(0, number)));
+    ingest(&lake(&directory).await, events).await;
+    assert_eq!(numbers(&first).await, "0,12,12,0,11\n1,5,5,0,4\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ingesters_at_once_leave_each_event_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (one, two) = (lake(&directory).await, lake(&directory).await);
+    let events: Vec<Event> = (0..40).map(|number| event(0, number)).collect();
+    tokio::join!(ingest(&one, events.clone()), ingest(&two, events));
+    assert_eq!(numbers(&one).await, "0,40,40,0,39\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_of_the_hubs_retention_is_a_row_of_the_commit_that_moves_over_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let lake = lake(&directory).await;
+    ingest(&lake, (0..3).map(|number| event(0, number)).collect()).await;
+    let gap = Event::retention_gap(stream(0), 3, 8, Timestamp::from_millis(1_790_000_000_000));
+    ingest(&lake, vec![gap, event(0, 9)]).await;
+    assert_eq!(numbers(&lake).await, "0,5,5,0,9\n");
+    let limits = crate::lake::session::Limits { memory_bytes: 64 << 20 };
+    let session = crate::lake::session::lake_session(&lake, limits).await.expect("a session");
+    let sql = "select sequence_number, cast(body as string) as body from bronze.messages where array_length(map_extract(properties, 'hub-retention')) > 0";
+    let found = crate::lake::session::query(&session, sql).await.expect(sql);
+    let shown = arrow::util::pretty::pretty_format_batches(&found).expect("printable").to_string();
+    assert!(shown.contains(r#"| 8               | {"from":3,"to":8} |"#), "{shown}");
+}
