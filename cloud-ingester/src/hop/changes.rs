@@ -1,0 +1,58 @@
+//! What a range of source versions added.
+
+use crate::lake::{Change, LakeError, View};
+
+use super::error::HopError;
+use super::plan::{Plan, Range, Stand, Step, Take, Why, stand};
+
+/// What is new in a source.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Nothing.
+    Nothing,
+    /// These versions, in order; the last is at the end of the range.
+    Some {
+        /// First version.
+        from: i64,
+        /// Last version.
+        to: i64,
+        /// What each did.
+        changes: Vec<Change>,
+    },
+    /// The target has to be filled anew.
+    Refresh(Why),
+}
+
+/// Looks for what is new in `source`, of which `target` has read up to `done`.
+pub(super) async fn news(source: &View, target: &View, done: Option<i64>, bytes_max: u64) -> Result<News, HopError> {
+    let from = match stand(done, 0 < target.rows(), source.version()) {
+        Stand::Level => return Ok(News::Nothing),
+        Stand::Refresh(why) => return Ok(News::Refresh(why)),
+        Stand::Ahead { done } => {
+            return Err(HopError::Ahead {
+                target: target.table().full_name(),
+                source_table: source.table().full_name(),
+                done,
+                newest: source.version(),
+            });
+        }
+        Stand::From(from) => from,
+    };
+    let mut range = Range::new(from, bytes_max);
+    let mut changes = vec![];
+    for version in from..=source.version() {
+        let change = match source.change(version).await {
+            Ok(change) => change,
+            Err(LakeError::Gone { .. }) => return Ok(News::Refresh(Why::LogGone)),
+            Err(error) => return Err(error.into()),
+        };
+        let full = Plan::of(&change.info).is_some_and(|plan| plan.full);
+        let bytes = change.adds.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        match range.take(&Step { version, bytes, replaces: full || change.removes }) {
+            Take::Yes => changes.push(change),
+            Take::Full => break,
+            Take::Refresh => return Ok(News::Refresh(Why::SourceReplaced)),
+        }
+    }
+    Ok(News::Some { from: range.from(), to: range.to(), changes })
+}

@@ -1,0 +1,176 @@
+//! One hop after the other, by the holder of the lease.
+
+use std::sync::Arc;
+
+use datafusion::prelude::SessionContext;
+use shared::rules::TimeWindow;
+use tokio_util::sync::CancellationToken;
+
+use super::error::HopError;
+use super::gold::{GoldReport, HEALTH_SOURCES};
+use super::plan::Why;
+use super::silver::{SilverReport, TARGETS};
+use crate::gold::Model;
+use crate::lake::session::{Limits, session};
+use crate::lake::{Lake, Lease, Table};
+use crate::silver::{Rules, Seen, Totals};
+
+/// How hops work.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How far an event time may lie from the enqueued time.
+    pub window: TimeWindow,
+    /// About how many bytes of source files one commit reads.
+    pub chunk_bytes: u64,
+    /// What SQL may use of memory.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { window: TimeWindow::SILVER, chunk_bytes: 32 << 20, limits: Limits { memory_bytes: 512 << 20 } }
+    }
+}
+
+/// What was seen and counted, as the newest commits have it.
+pub(super) struct Memory {
+    pub(super) seen: Seen,
+    pub(super) totals: Totals,
+}
+
+/// The hops of a lake, run by the holder of its lease.
+pub struct Hops {
+    pub(super) lake: Arc<Lake>,
+    pub(super) lease: Lease,
+    pub(super) settings: Settings,
+    pub(super) rules: Arc<Rules>,
+    pub(super) session: SessionContext,
+    pub(super) memory: Option<Memory>,
+    models: Vec<Model>,
+    #[cfg(test)]
+    pub(super) end_before_readings: bool,
+}
+
+/// What one round of hops did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The silver hop, if there was anything new in bronze.
+    pub silver: Option<SilverReport>,
+    /// The gold hops that had something to do.
+    pub gold: Vec<GoldReport>,
+}
+
+impl Report {
+    /// Whether nothing was new anywhere.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.silver.is_none() && self.gold.is_empty()
+    }
+}
+
+impl Hops {
+    /// Takes over as the new holder: fences every target against an older one, finishes what it left half done, and
+    /// learns from the tables what was seen. The tables have to exist.
+    ///
+    /// # Errors
+    /// When the lake refuses, or a half done commit cannot be finished.
+    pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
+        let mut hops = Self {
+            session: session(settings.limits)?,
+            rules: Arc::new(Rules::new(settings.window)),
+            models: Model::embedded(),
+            memory: None,
+            lake,
+            lease,
+            settings,
+            #[cfg(test)]
+            end_before_readings: false,
+        };
+        hops.keep_rules().await?;
+        let bronze = hops.lake.view(Table::BronzeMessages).await?.id();
+        for target in TARGETS {
+            hops.lake.fence(target, &target.app_id(&bronze), &hops.lease).await?;
+        }
+        let readings = hops.lake.view(Table::SilverReadings).await?.id();
+        for target in hops.models.iter().map(|model| model.target) {
+            hops.lake.fence(target, &target.app_id(&readings), &hops.lease).await?;
+        }
+        for source in HEALTH_SOURCES {
+            let source = hops.lake.view(source).await?.id();
+            let target = Table::GoldGatewayHealth;
+            hops.lake.fence(target, &target.app_id(&source), &hops.lease).await?;
+        }
+        hops.finish_half_done().await?;
+        if hops.memory.is_none() {
+            hops.memory = Some(hops.remember(&std::collections::HashSet::new()).await?);
+        }
+        Ok(hops)
+    }
+
+    /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it.
+    ///
+    /// # Errors
+    /// What failed. Nothing of that hop was committed, or everything: a later round goes on from there.
+    pub async fn round(&mut self) -> Result<Report, HopError> {
+        let mut report = Report { silver: self.silver().await?, gold: vec![] };
+        for at in 0..self.models.len() {
+            let model = self.models[at].clone();
+            while let Some(done) = self.model(&model, None).await? {
+                report.gold.push(done);
+            }
+        }
+        report.gold.extend(self.health(None).await?);
+        Ok(report)
+    }
+
+    /// Rounds until nothing is new, or `stop` is cancelled. `each` is told what every round did.
+    ///
+    /// # Errors
+    /// As [`Hops::round`].
+    pub async fn run_all(&mut self, stop: &CancellationToken, mut each: impl FnMut(&Report)) -> Result<(), HopError> {
+        while !stop.is_cancelled() {
+            let report = self.round().await?;
+            if report.is_idle() {
+                break;
+            }
+            each(&report);
+        }
+        Ok(())
+    }
+
+    /// Fills `target` anew by the rules and models of now, then whatever is built on it. For any of silver's tables all
+    /// three are.
+    ///
+    /// # Errors
+    /// [`HopError::NoTarget`] for bronze; otherwise as [`Hops::round`].
+    pub async fn full_refresh(&mut self, target: Table) -> Result<Report, HopError> {
+        let mut report = Report::default();
+        match target {
+            Table::BronzeMessages => return Err(HopError::NoTarget(target.full_name().to_owned())),
+            Table::SilverReadings | Table::SilverQuarantine | Table::SilverGaps => {
+                report.silver = Some(self.refresh_silver(Why::Asked).await?);
+            }
+            Table::GoldGatewayHealth => report.gold.extend(self.health(Some(Why::Asked)).await?),
+            Table::GoldMetric1m | Table::GoldDeviceLatest => {
+                let model = self.models.iter().find(|model| model.target == target).cloned();
+                let model = model.ok_or_else(|| HopError::NoTarget(target.full_name().to_owned()))?;
+                report.gold.extend(self.model(&model, Some(Why::Asked)).await?);
+            }
+        }
+        let after = self.round().await?;
+        report.gold.extend(after.gold);
+        Ok(report)
+    }
+
+    /// The running totals of silver, as of the newest commit.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.memory.as_ref().map(|memory| memory.totals).unwrap_or_default()
+    }
+
+    /// Gives the lease back.
+    #[must_use]
+    pub fn into_lease(self) -> Lease {
+        self.lease
+    }
+}

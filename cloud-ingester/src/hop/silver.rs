@@ -1,0 +1,426 @@
+//! The silver hop: side tables first, readings last.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use super::changes::{News, news};
+use super::error::HopError;
+use super::plan::{Plan, Why};
+use super::runner::{Hops, Memory};
+use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
+use crate::silver::batches::BRONZE_COLUMNS;
+use crate::silver::{Made, Rules, Seen, Totals, rebuild, work};
+
+/// The tables this hop writes, in the order in which they are committed.
+pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
+
+/// What a silver hop did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SilverReport {
+    /// Versions of bronze read.
+    pub versions: u64,
+    /// Rows committed to silver.readings.
+    pub readings: u64,
+    /// Rows committed to silver.quarantine.
+    pub quarantined: u64,
+    /// Rows committed to silver.gaps.
+    pub gaps: u64,
+    /// How the totals moved.
+    pub moved: Totals,
+    /// Everything was done anew.
+    pub refreshed: bool,
+}
+
+/// The app id whose version counts the refreshes of a table.
+pub(super) fn refresh_app(table: Table) -> String {
+    table.app_id("refresh")
+}
+
+/// Files for the three tables, written as rows come.
+#[derive(Default)]
+struct Out {
+    writers: [Option<FileWriter>; 3],
+    rows: [u64; 3],
+}
+
+impl Out {
+    async fn write(&mut self, lake: &Lake, made: Made) -> Result<(), LakeError> {
+        for (at, batches) in [made.quarantine, made.gaps, made.readings].into_iter().enumerate() {
+            for batch in batches {
+                let writer = match &mut self.writers[at] {
+                    Some(writer) => writer,
+                    none => none.insert(lake.writer(TARGETS[at]).await?),
+                };
+                self.rows[at] += batch.num_rows() as u64;
+                writer.write(batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn files(&mut self, at: usize) -> Result<Vec<Add>, LakeError> {
+        match self.writers[at].take() {
+            Some(writer) => writer.finish().await,
+            None => Ok(vec![]),
+        }
+    }
+}
+
+impl Hops {
+    /// Reads what is new in bronze, up to the limit of one commit.
+    pub(super) async fn silver(&mut self) -> Result<Option<SilverReport>, HopError> {
+        let bronze = self.lake.view(Table::BronzeMessages).await?;
+        let target = self.lake.view(Table::SilverReadings).await?;
+        let app = Table::SilverReadings.app_id(&bronze.id());
+        let done = target.txn(&app).await?;
+        match news(&bronze, &target, done, self.settings.chunk_bytes).await? {
+            News::Nothing => Ok(None),
+            News::Refresh(why) => self.refresh_silver(why).await.map(Some),
+            News::Some { from, to, changes } => {
+                let rules = self.rules.clone();
+                self.range(&bronze, from, to, changes, rules).await.map(Some)
+            }
+        }
+    }
+
+    async fn range(
+        &mut self,
+        bronze: &View,
+        from: i64,
+        to: i64,
+        changes: Vec<Change>,
+        rules: Arc<Rules>,
+    ) -> Result<SilverReport, HopError> {
+        // Taken, so that a hop that fails midway leaves nothing half counted: the next one asks the tables.
+        let Memory { mut seen, mut totals } = match self.memory.take() {
+            Some(memory) => memory,
+            None => self.remember(&HashSet::new()).await?,
+        };
+        let before = totals;
+        // Read before the work: whoever moves them meanwhile makes these commits fail.
+        let mut done = [None; 3];
+        for (done, table) in done.iter_mut().zip(TARGETS) {
+            *done = self.lake.txn(table, &table.app_id(&bronze.id())).await?;
+        }
+        let mut out = Out::default();
+        let versions = changes.len() as u64;
+        for change in changes {
+            let mut rows = vec![];
+            for add in &change.adds {
+                rows.extend(bronze.read(add, &BRONZE_COLUMNS).await?);
+            }
+            if rows.is_empty() {
+                continue;
+            }
+            let made;
+            (seen, totals, made) = on_thread(rows, Arc::clone(&rules), seen, totals).await?;
+            out.write(&self.lake, made).await?;
+        }
+        let plan = Plan {
+            source: Table::BronzeMessages.full_name().to_owned(),
+            from,
+            to,
+            rules: rules.digest().to_string(),
+            catalogue: None,
+            full: false,
+        };
+        let rows = out.rows;
+        for (at, table) in TARGETS.into_iter().enumerate() {
+            let files = out.files(at).await?;
+            let app = table.app_id(&bronze.id());
+            let expected = done[at];
+            let main = table == Table::SilverReadings;
+            let ahead = expected.is_some_and(|done| to <= done);
+            if (files.is_empty() && !main) || ahead {
+                continue;
+            }
+            if main {
+                #[cfg(test)]
+                if self.end_before_readings {
+                    return Err(HopError::Ended);
+                }
+            }
+            let commit = TableCommit {
+                table,
+                kind: Kind::Files { adds: files, removes: Removes::Nothing },
+                batches: vec![],
+                txns: vec![Txn { app, expected, version: to }],
+                metadata: metadata(&plan, main.then_some(&totals)),
+            };
+            self.lake.commit(commit, Some(&self.lease)).await?;
+            if !main {
+                shared::crash::here("silver-side-committed");
+            }
+        }
+        self.memory = Some(Memory { seen, totals });
+        Ok(report(versions, rows, before, totals, false))
+    }
+
+    /// Does everything anew by the rules of now: readers see the old rows until each table's commit.
+    pub(super) async fn refresh_silver(&mut self, why: Why) -> Result<SilverReport, HopError> {
+        let bronze = self.lake.view(Table::BronzeMessages).await?;
+        tracing::info!(target = "silver", version = bronze.version(), %why, "full refresh begins");
+        self.memory = None;
+        self.keep_rules().await?;
+        let (mut seen, mut totals) = (Seen::default(), Totals::default());
+        let mut out = Out::default();
+        let mut rows = self.in_order(&bronze).await?;
+        while let Some(batch) = rows.next().await {
+            let batch = as_bronze(&batch.map_err(|error| failed(error.into()))?)?;
+            let made;
+            (seen, totals, made) = on_thread(vec![batch], Arc::clone(&self.rules), seen, totals).await?;
+            out.write(&self.lake, made).await?;
+        }
+        let plan = Plan {
+            source: Table::BronzeMessages.full_name().to_owned(),
+            from: 0,
+            to: bronze.version(),
+            rules: self.rules.digest().to_string(),
+            catalogue: None,
+            full: true,
+        };
+        // All three count the same refresh, so that a side table that is ahead is known by it.
+        let mut counts = vec![];
+        for table in TARGETS {
+            counts.push(self.lake.txn(table, &refresh_app(table)).await?.unwrap_or(0));
+        }
+        let count = counts.into_iter().max().unwrap_or(0) + 1;
+        let rows = out.rows;
+        for (at, table) in TARGETS.into_iter().enumerate() {
+            let main = table == Table::SilverReadings;
+            #[cfg(test)]
+            if main && self.end_before_readings {
+                return Err(HopError::Ended);
+            }
+            let adds = out.files(at).await?;
+            let app = table.app_id(&bronze.id());
+            let expected = self.lake.txn(table, &app).await?;
+            let refresh = refresh_app(table);
+            let refreshed = self.lake.txn(table, &refresh).await?;
+            let commit = TableCommit {
+                table,
+                kind: Kind::Files { adds, removes: Removes::All },
+                batches: vec![],
+                txns: vec![
+                    Txn { app, expected, version: plan.to },
+                    Txn { app: refresh, expected: refreshed, version: count },
+                ],
+                metadata: metadata(&plan, main.then_some(&totals)),
+            };
+            self.lake.commit(commit, Some(&self.lease)).await?;
+            if !main {
+                shared::crash::here("silver-side-committed");
+            }
+        }
+        tracing::info!(target = "silver", readings = rows[2], quarantined = rows[0], "full refresh done");
+        self.memory = Some(Memory { seen, totals });
+        Ok(report(0, rows, Totals::default(), totals, true))
+    }
+
+    /// Finishes a hop whose side tables were committed and whose readings were not. Called once, by a new holder, after
+    /// its fences.
+    pub(super) async fn finish_half_done(&mut self) -> Result<(), HopError> {
+        let bronze = self.lake.view(Table::BronzeMessages).await?;
+        let main = Table::SilverReadings;
+        let done = self.lake.txn(main, &main.app_id(&bronze.id())).await?.filter(|done| 0 <= *done);
+        let refreshed = self.lake.txn(main, &refresh_app(main)).await?;
+        let mut half: Option<Plan> = None;
+        let mut without = HashSet::new();
+        for side in [Table::SilverQuarantine, Table::SilverGaps] {
+            if self.lake.txn(side, &refresh_app(side)).await? != refreshed {
+                // The refresh is wanted as it would be now: it reads everything again.
+                self.refresh_silver(Why::Asked).await?;
+                return Ok(());
+            }
+            let view = self.lake.view(side).await?;
+            let ahead = view.txn(&side.app_id(&bronze.id())).await?.filter(|to| done.is_none_or(|done| done < *to));
+            let Some(to) = ahead.filter(|to| 0 <= *to) else {
+                continue;
+            };
+            match last_plan(&view, to).await? {
+                Some((plan, files)) => {
+                    without.extend(files);
+                    half = Some(plan);
+                }
+                None => {
+                    self.refresh_silver(Why::LogGone).await?;
+                    return Ok(());
+                }
+            }
+        }
+        let Some(plan) = half else {
+            return Ok(());
+        };
+        tracing::warn!(
+            from = plan.from,
+            to = plan.to,
+            "a side table is ahead of silver.readings: doing that range again"
+        );
+        let rules = self.kept_rules(&plan.rules).await?;
+        let mut changes = vec![];
+        for version in plan.from..=plan.to {
+            match bronze.change(version).await {
+                Ok(change) => changes.push(change),
+                Err(LakeError::Gone { .. }) => {
+                    self.refresh_silver(Why::LogGone).await?;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.memory = Some(self.remember(&without).await?);
+        self.range(&bronze, plan.from, plan.to, changes, rules).await?;
+        // What was counted so far left the side tables' own rows out: ask the tables.
+        self.memory = None;
+        Ok(())
+    }
+
+    /// What was seen and counted, out of the tables.
+    pub(super) async fn remember(&self, without: &HashSet<String>) -> Result<Memory, HopError> {
+        let readings = self.lake.view(Table::SilverReadings).await?;
+        let quarantine = self.lake.view(Table::SilverQuarantine).await?;
+        let gaps = self.lake.view(Table::SilverGaps).await?;
+        let seen = rebuild(&readings, &quarantine, &gaps, without).await?;
+        let mut totals = None;
+        // Fences and upkeep may stand after the last commit of a hop.
+        for version in (0..=readings.version()).rev() {
+            match readings.change(version).await {
+                Ok(change) => {
+                    if let Some(found) = change.info.get("totals") {
+                        totals = serde_json::from_value(found.clone()).ok();
+                        break;
+                    }
+                }
+                Err(LakeError::Gone { .. }) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let totals = match totals {
+            Some(totals) => totals,
+            None => {
+                let decoded = readings.rows() + quarantine.rows();
+                if decoded != 0 {
+                    tracing::warn!(
+                        "no commit of silver.readings tells the running totals: duplicates are counted from here"
+                    );
+                }
+                Totals { decoded, ..Totals::default() }
+            }
+        };
+        Ok(Memory { seen, totals })
+    }
+
+    /// Keeps the text of the rules under its digest, beside the tables.
+    pub(super) async fn keep_rules(&self) -> Result<(), LakeError> {
+        let path = rules_path(self.rules.digest());
+        if self.lake.get_beside(&path).await?.is_none() {
+            self.lake.put_beside(&path, self.rules.text().as_bytes().to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    async fn kept_rules(&self, digest: &str) -> Result<Arc<Rules>, HopError> {
+        let target = Table::SilverReadings.full_name();
+        if digest == &**self.rules.digest() {
+            return Ok(Arc::clone(&self.rules));
+        }
+        let path = rules_path(digest);
+        let kept = self.lake.get_beside(&path).await?;
+        let text = kept.and_then(|bytes| String::from_utf8(bytes).ok());
+        let text = text.ok_or_else(|| HopError::Rules { target, why: format!("{path} is not there") })?;
+        Rules::parse(&text).map(Arc::new).map_err(HopError::rules(target))
+    }
+
+    /// All of bronze in the hub's order; sorts on disk where memory does not suffice.
+    async fn in_order(&self, bronze: &View) -> Result<datafusion::physical_plan::SendableRecordBatchStream, HopError> {
+        self.session.deregister_table("bronze_in_order").map_err(failed)?;
+        self.session.register_table("bronze_in_order", bronze.provider().await?).map_err(failed)?;
+        let columns = BRONZE_COLUMNS.join(", ");
+        let sql =
+            format!("select {columns} from bronze_in_order order by incarnation, hub, partition_id, sequence_number");
+        let frame = self.session.sql(&sql).await.map_err(failed)?;
+        Ok(frame.execute_stream().await.map_err(failed)?)
+    }
+}
+
+fn rules_path(digest: &str) -> String {
+    format!("silver/_rules/{digest}.json")
+}
+
+fn failed(source: datafusion::error::DataFusionError) -> LakeError {
+    LakeError::Query { act: "read bronze in order", source: Box::new(source) }
+}
+
+/// DataFusion hands out views of texts; this module reads plain ones.
+fn as_bronze(batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
+    let schema = Table::BronzeMessages.schema();
+    let schema = schema.project(&BRONZE_COLUMNS.map(|name| schema.index_of(name).expect("a column of bronze")));
+    let schema = Arc::new(schema.expect("indices of this schema"));
+    let columns = schema.fields().iter().map(|field| {
+        let column = batch.column_by_name(field.name()).expect("selected");
+        cast(column, field.data_type())
+    });
+    let shaped =
+        columns.collect::<Result<Vec<_>, _>>().and_then(|columns| RecordBatch::try_new(schema.clone(), columns));
+    shaped.map_err(|error| failed(error.into()))
+}
+
+/// The plan of the commit that moved a side table to `to`, and the files it added; `None` where the log is gone.
+async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, Vec<String>)>, LakeError> {
+    for version in (0..=side.version()).rev() {
+        let change = match side.change(version).await {
+            Ok(change) => change,
+            Err(LakeError::Gone { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if let Some(plan) = Plan::of(&change.info)
+            && plan.to == to
+        {
+            return Ok(Some((plan, change.adds.into_iter().map(|add| add.path).collect())));
+        }
+    }
+    Ok(None)
+}
+
+fn metadata(plan: &Plan, totals: Option<&Totals>) -> Vec<(String, Value)> {
+    let plan = serde_json::to_value(plan).expect("a plan is plain data");
+    let mut metadata = vec![("plan".to_owned(), plan)];
+    if let Some(totals) = totals {
+        metadata.push(("totals".to_owned(), serde_json::to_value(totals).expect("totals are plain data")));
+    }
+    metadata
+}
+
+async fn on_thread(
+    rows: Vec<RecordBatch>,
+    rules: Arc<Rules>,
+    mut seen: Seen,
+    mut totals: Totals,
+) -> Result<(Seen, Totals, Made), HopError> {
+    let worked = tokio::task::spawn_blocking(move || {
+        let made = work(&rows, &rules, &mut seen, &mut totals);
+        (seen, totals, made)
+    });
+    Ok(worked.await?)
+}
+
+fn report(versions: u64, rows: [u64; 3], before: Totals, after: Totals, refreshed: bool) -> SilverReport {
+    SilverReport {
+        versions,
+        readings: rows[2],
+        quarantined: rows[0],
+        gaps: rows[1],
+        moved: Totals {
+            events: after.events - before.events,
+            decoded: after.decoded - before.decoded,
+            duplicates: after.duplicates - before.duplicates,
+            gap_arrived: after.gap_arrived - before.gap_arrived,
+        },
+        refreshed,
+    }
+}

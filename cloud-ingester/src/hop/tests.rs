@@ -1,0 +1,7 @@
+mod kit;
+
+mod flow; // what goes into bronze comes out of silver and gold
+
+mod again; // ends midway, replays, refreshes
+
+mod splits; // however a stream is cut, the tables are the same

@@ -1,0 +1,183 @@
+//! Hops that end midway, are done again, or do everything anew.
+
+use expect_test::expect;
+use serde_json::json;
+use shared::rules::TimeWindow;
+
+use super::kit::{EPOCH, Kit, NOW, SECOND, envelope, event, raw};
+use crate::hop::{HopError, Plan, Settings};
+use crate::lake::{Kind, Table, TableCommit, Txn};
+
+/// A stream with readings, refusals, gaps and repeats.
+async fn fill(kit: &Kit, from: i64) {
+    let mut body = envelope(from + 3, &[(from, "t", 1.5, from), (from + 1, "t", 2.5, from + 70)]);
+    body["readings"]
+        .as_array_mut()
+        .expect("readings")
+        .push(json!({"s": from + 2, "d": "d", "m": "t", "v": 1, "t": NOW - 500 * 86_400 * SECOND}));
+    body["gaps"] = json!([{"epoch": EPOCH, "from": from + 3, "to": from + 3, "reason": "dropped"}]);
+    kit.store(&[event(from, "g", &body), event(from + 1, "g", &body), raw(from + 2, "g", b"broken".to_vec())]).await;
+}
+
+#[tokio::test]
+async fn a_hop_that_ended_between_side_tables_and_readings_is_finished_by_the_next_holder() {
+    let (kit, whole) = (Kit::new().await, Kit::new().await);
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    fill(&kit, 20).await;
+    fill(&kit, 30).await;
+    hops.end_before_readings = true;
+    assert!(matches!(hops.round().await, Err(HopError::Ended)));
+    drop(hops);
+    let sides = |versions: &[i64]| (versions[2], versions[3]);
+    let half = kit.versions().await;
+    assert!(kit.ask("select count(*) as n from silver.readings").await.contains("| 2 |"));
+    assert!(kit.ask("select count(*) as n from silver.quarantine").await.contains("| 6 |"));
+
+    // More came meanwhile; and other rules are in force by now, but not for what is half done.
+    fill(&kit, 40).await;
+    let wide = TimeWindow { max_age: std::time::Duration::from_secs(1_000 * 86_400), ..TimeWindow::SILVER };
+    let hops = kit.hops_with(Settings { window: wide, ..Kit::settings() }).await.expect("takes over");
+    assert!(kit.ask("select count(*) as n from silver.readings").await.contains("| 6 |"));
+    // Only a fence was added to the side tables.
+    assert_eq!(sides(&kit.versions().await), (half[2] + 1, half[3] + 1));
+    assert_eq!((hops.totals().decoded, hops.totals().duplicates), (21, 9));
+    drop(hops);
+    let mut hops = kit.hops().await;
+    kit.settle(&mut hops).await;
+
+    let mut straight = whole.hops().await;
+    for from in [10, 20, 30, 40] {
+        fill(&whole, from).await;
+        whole.settle(&mut straight).await;
+    }
+    assert_eq!(kit.everything().await, whole.everything().await);
+    assert_eq!(hops.totals(), straight.totals());
+}
+
+#[tokio::test]
+async fn a_full_refresh_gives_the_same_tables_and_is_followed_by_gold() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    for from in [10, 20, 30] {
+        fill(&kit, from).await;
+        kit.settle(&mut hops).await;
+    }
+    let (before, totals) = (kit.everything().await, hops.totals());
+    let report = hops.full_refresh(Table::SilverReadings).await.expect("refreshes");
+    assert!(report.silver.is_some_and(|done| done.refreshed));
+    assert!(report.gold.iter().all(|done| done.refreshed) && report.gold.len() == 3, "{report:?}");
+    assert_eq!(kit.everything().await, before);
+    assert_eq!(hops.totals(), totals);
+    let readings = kit.lake.view(Table::SilverReadings).await.expect("a view");
+    let plan = Plan::of(&readings.change(readings.version()).await.expect("a change").info).expect("a plan");
+    assert!(plan.full);
+    // And on it goes, in this process and in the next.
+    fill(&kit, 40).await;
+    kit.settle(&mut hops).await;
+    drop(hops);
+    let mut hops = kit.hops().await;
+    fill(&kit, 50).await;
+    kit.settle(&mut hops).await;
+    assert!(kit.ask("select count(*) as n from silver.readings").await.contains("| 10 |"));
+    for table in [Table::GoldMetric1m, Table::GoldDeviceLatest, Table::GoldGatewayHealth] {
+        let before = kit.everything().await;
+        let report = hops.full_refresh(table).await.expect("refreshes");
+        assert_eq!(report.gold.len(), 1, "{report:?}");
+        assert_eq!(kit.everything().await, before);
+    }
+    assert!(hops.full_refresh(Table::BronzeMessages).await.is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_that_ended_midway_is_done_by_the_next_holder() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    let before = kit.everything().await;
+    hops.end_before_readings = true;
+    assert!(matches!(hops.full_refresh(Table::SilverReadings).await, Err(HopError::Ended)));
+    drop(hops);
+    let mut hops = kit.hops().await;
+    kit.settle(&mut hops).await;
+    assert_eq!(kit.everything().await, before);
+}
+
+#[tokio::test]
+async fn a_refresh_judges_by_the_rules_of_now() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    drop(hops);
+    let wide = TimeWindow { max_age: std::time::Duration::from_secs(1_000 * 86_400), ..TimeWindow::SILVER };
+    let mut hops = kit.hops_with(Settings { window: wide, ..Kit::settings() }).await.expect("takes over");
+    hops.full_refresh(Table::SilverQuarantine).await.expect("refreshes");
+    expect![[r#""#]].assert_eq(&kit.ask("select seq, event_time from silver.readings order by seq").await);
+    expect![[r#""#]].assert_eq(&kit.ask("select id, reasons from silver.quarantine order by id").await);
+}
+
+#[tokio::test]
+async fn rows_of_an_unknown_source_make_a_target_refresh_itself() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    let before = kit.everything().await;
+    // Bronze is made anew, under another id, from the same events.
+    drop(hops);
+    let root = kit.lake.location().local().expect("a directory").join("bronze");
+    std::fs::remove_dir_all(root).expect("removed");
+    let kit = kit.reopened().await;
+    fill(&kit, 10).await;
+    let mut hops = kit.hops().await;
+    kit.settle(&mut hops).await;
+    assert_eq!(kit.everything().await, before);
+}
+
+#[tokio::test]
+async fn a_holder_that_slept_is_refused_on_every_target() {
+    let kit = Kit::new().await;
+    let mut old = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut old).await;
+    fill(&kit, 20).await;
+    let bronze = kit.lake.view(Table::BronzeMessages).await.expect("a view").id();
+    // As a holder that slept would: a commit built on what it saw before another one took over and went on.
+    let app = Table::SilverReadings.app_id(&bronze);
+    let seen = kit.lake.txn(Table::SilverReadings, &app).await.expect("readable");
+    kit.settle(&mut old).await;
+    let stale = TableCommit {
+        table: Table::SilverReadings,
+        kind: Kind::Append,
+        batches: vec![],
+        txns: vec![Txn { app, expected: seen, version: 99 }],
+        metadata: vec![],
+    };
+    let refused = kit.lake.commit(stale, Some(&old.lease)).await;
+    assert!(matches!(refused, Err(crate::lake::LakeError::Fenced { .. })), "{refused:?}");
+    let versions = kit.versions().await;
+    drop(old);
+    let _new = kit.hops().await;
+    for (before, after) in versions.iter().zip(kit.versions().await).skip(1) {
+        assert!(*before < after, "every target holds a fence");
+    }
+}
+
+#[tokio::test]
+async fn a_source_restored_from_a_copy_is_named_and_nothing_is_lost() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    fill(&kit, 20).await;
+    kit.settle(&mut hops).await;
+    let log = kit.lake.location().local().expect("a directory").join("bronze/messages/_delta_log");
+    std::fs::remove_file(log.join("00000000000000000002.json")).expect("removed");
+    drop(hops);
+    let kit = kit.reopened().await;
+    let mut hops = kit.hops().await;
+    let error = hops.round().await.expect_err("refused").to_string();
+    assert!(error.contains("restored from a copy"), "{error}");
+}

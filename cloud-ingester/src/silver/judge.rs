@@ -1,0 +1,116 @@
+//! A row against silver's rules. A verdict is a function of the bytes, the enqueued time and the rules; never of the
+//! wall clock, nor of how batches were cut.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::rules::{TimeWindow, digest};
+
+use super::decode::DIRECT;
+use super::rows::{Origin, ReadingRow, RefusedBy, RefusedRow, Row};
+
+/// Silver's rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// How far an event time may lie from the enqueued time.
+    pub window: TimeWindow,
+    text: String,
+    digest: Arc<str>,
+}
+
+/// Rules as they are kept beside the tables, under their digest.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Text {
+    max_age_us: u64,
+    max_ahead_us: u64,
+    /// Settings of later versions.
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+/// Kept rules that this version cannot follow.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "rules {digest} cannot be followed: {why}; run the version that wrote them, or `hop --full-refresh silver.readings`"
+)]
+pub struct RulesError {
+    digest: String,
+    why: String,
+}
+
+impl Rules {
+    /// The rules with this time window.
+    #[must_use]
+    pub fn new(window: TimeWindow) -> Self {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let text =
+            Text { max_age_us: micros(window.max_age), max_ahead_us: micros(window.max_ahead), rest: BTreeMap::new() };
+        let text = serde_json::to_string(&text).expect("rules are plain data");
+        Self { window, digest: digest(&text).into(), text }
+    }
+
+    /// The rules kept as `text`.
+    ///
+    /// # Errors
+    /// A later version wrote rules this one does not know.
+    pub fn parse(text: &str) -> Result<Self, RulesError> {
+        let fault = |why: String| RulesError { digest: digest(text), why };
+        let read: Text = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
+        if let Some(name) = read.rest.keys().next() {
+            return Err(fault(format!("`{name}` is not known")));
+        }
+        Ok(Self::new(TimeWindow {
+            max_age: Duration::from_micros(read.max_age_us),
+            max_ahead: Duration::from_micros(read.max_ahead_us),
+        }))
+    }
+
+    /// As it is kept beside the tables.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The name of these rules.
+    #[must_use]
+    pub fn digest(&self) -> &Arc<str> {
+        &self.digest
+    }
+}
+
+/// Judges a row: a reading whose event time is out of bounds becomes a refusal.
+#[must_use]
+pub fn judge<'a>(row: Row<'a>, origin: &Origin, rules: &Rules) -> Row<'a> {
+    let Row::Reading(reading) = row else {
+        return row;
+    };
+    let fault = rules.window.judge(reading.event_time, origin.reference_time());
+    // The window may be set as wide as one likes; a table's dates end at the years every reader knows.
+    let fault = fault.or_else(|| {
+        let far = !reading.event_time.is_printable();
+        far.then(|| "age: outside the years 1 to 9999".to_owned())
+    });
+    match fault {
+        None => Row::Reading(reading),
+        Some(reason) => Row::Refused(refuse(reading, reason, rules)),
+    }
+}
+
+fn refuse(reading: ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow {
+    RefusedRow {
+        gateway: reading.numbered.is_none().then(|| DIRECT.to_owned()),
+        numbered: reading.numbered,
+        device: Some(reading.device),
+        metric: Some(reading.metric),
+        by: RefusedBy::Silver,
+        reasons: vec![reason],
+        raw: reading.raw.to_vec(),
+        raw_len: i64::try_from(reading.raw.len()).unwrap_or(i64::MAX),
+        topic: None,
+        rules: Some(Arc::clone(rules.digest())),
+        index: reading.index,
+    }
+}

@@ -1,0 +1,30 @@
+//! bronze.messages -> silver.readings, silver.quarantine, silver.gaps.
+//!
+//! ```text
+//! bronze row --decode--> readings, refusals, gaps --judge--> readings, refusals --seen--> new | duplicate
+//! ```
+//!
+//! - Nothing in a body stops this hop: what cannot be read is a row of quarantine, with its bytes and the reasons.
+//! - A verdict is a function of (bytes, enqueued time, rules, ids seen before), never of the wall clock or the batch.
+//! - Books: decoded = readings + quarantined + duplicates.
+
+pub mod rows; // what is written, as plain values
+
+pub mod decode; // an Event -> its rows and gaps
+
+pub mod judge; // silver's own rules
+
+pub mod ranges; // sets of seqs
+
+pub mod seen; // what came before, per gateway and epoch
+
+pub mod batches; // rows <-> Arrow
+
+mod work; // a batch of bronze rows -> batches of silver rows
+
+mod rebuild; // what came before, out of the tables
+
+pub use judge::{Rules, RulesError};
+pub use rebuild::rebuild;
+pub use seen::{EpochKey, Seen};
+pub use work::{Made, Totals, work};

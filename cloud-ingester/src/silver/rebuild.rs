@@ -1,0 +1,104 @@
+//! What came before, out of the tables. Only key columns are read.
+
+use std::collections::{BTreeMap, HashSet};
+
+use arrow::array::{Array as _, AsArray as _};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use shared::time::Timestamp;
+
+use super::rows::{GapKind, GapRow, Origin};
+use super::seen::{Seen, Where};
+use crate::lake::{LakeError, View};
+
+/// Rebuilds what was seen from the three tables, without the files at the paths in `without`: those of a commit that is
+/// to be done again.
+///
+/// # Errors
+/// When a file can't be read.
+pub async fn rebuild(
+    readings: &View,
+    quarantine: &View,
+    gaps: &View,
+    without: &HashSet<String>,
+) -> Result<Seen, LakeError> {
+    let mut seen = Seen::default();
+    let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time"];
+    for add in readings.all_files() {
+        for batch in readings.read(&add, &columns).await? {
+            admit(&mut seen, Where::Readings, &batch);
+        }
+    }
+    let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time", "replayed_at"];
+    for add in quarantine.all_files() {
+        if without.contains(&add.path) {
+            continue;
+        }
+        for batch in quarantine.read(&add, &columns).await? {
+            admit(&mut seen, Where::Quarantine, &batch);
+        }
+    }
+    let columns = ["gateway_id", "epoch", "from_seq", "to_seq", "kind", "hub", "incarnation", "partition_id"];
+    for add in gaps.all_files() {
+        if without.contains(&add.path) {
+            continue;
+        }
+        for batch in gaps.read(&add, &columns).await? {
+            admit_gaps(&mut seen, &batch);
+        }
+    }
+    Ok(seen)
+}
+
+fn admit(seen: &mut Seen, place: Where, batch: &RecordBatch) {
+    let column = |name: &str| batch.column_by_name(name).expect("asked for");
+    let (gateway, epoch) = (column("gateway_id").as_string::<i32>(), column("epoch").as_string::<i32>());
+    let (seq, high) = (column("seq").as_primitive::<Int64Type>(), column("high").as_primitive::<Int64Type>());
+    let enqueued = column("enqueued_time").as_primitive::<TimestampMicrosecondType>();
+    let replayed = batch.column_by_name("replayed_at");
+    for at in 0..batch.num_rows() {
+        // Rows of direct devices and Events refused as a whole have no seq; a replayed refusal stands in readings.
+        if epoch.is_null(at)
+            || seq.is_null(at)
+            || gateway.is_null(at)
+            || replayed.is_some_and(|column| column.is_valid(at))
+        {
+            continue;
+        }
+        let high = if high.is_valid(at) { high.value(at) } else { 0 };
+        let enqueued = enqueued.is_valid(at).then(|| Timestamp::from_micros(enqueued.value(at)));
+        seen.admit(place, gateway.value(at), epoch.value(at), seq.value(at), high, enqueued);
+    }
+}
+
+fn admit_gaps(seen: &mut Seen, batch: &RecordBatch) {
+    let column = |name: &str| batch.column_by_name(name).expect("asked for");
+    let text = |name: &str| column(name).as_string::<i32>();
+    let long = |name: &str| column(name).as_primitive::<Int64Type>();
+    let (gateway, epoch, kind, hub) = (text("gateway_id"), text("epoch"), text("kind"), text("hub"));
+    let (from, to, incarnation) = (long("from_seq"), long("to_seq"), long("incarnation"));
+    let partition_id = column("partition_id").as_primitive::<Int32Type>();
+    for at in 0..batch.num_rows() {
+        // A kind of a later version covers nothing here.
+        let Some(kind) = GapKind::named(kind.value(at)) else {
+            continue;
+        };
+        seen.admit_gap(&GapRow {
+            gateway_id: gateway.is_valid(at).then(|| gateway.value(at).to_owned()),
+            epoch: epoch.is_valid(at).then(|| epoch.value(at).to_owned()),
+            from: from.value(at),
+            to: to.value(at),
+            kind,
+            reason: None,
+            readings: BTreeMap::new(),
+            origin: Origin {
+                hub: hub.value(at).into(),
+                incarnation: incarnation.value(at),
+                partition_id: partition_id.value(at),
+                sequence_number: 0,
+                enqueued: None,
+                ingested: Timestamp::default(),
+            },
+        });
+    }
+}

@@ -1,0 +1,231 @@
+//! The rows this hop writes, as plain values. What Arrow makes of them stands in `batches`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shared::reading::Value;
+use shared::time::Timestamp;
+
+use super::seen::GapKey;
+
+/// Where an Event stands in the hub, and when it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The event hub's name.
+    pub hub: Arc<str>,
+    /// The hub's created-at, ms.
+    pub incarnation: i64,
+    /// Partition.
+    pub partition_id: i32,
+    /// Sequence number in the partition.
+    pub sequence_number: i64,
+    /// When the hub took it.
+    pub enqueued: Option<Timestamp>,
+    /// When bronze took it.
+    pub ingested: Timestamp,
+}
+
+impl Origin {
+    /// The id of the `index`-th thing in this Event, for what has no id of its own.
+    #[must_use]
+    pub fn id(&self, index: i32) -> String {
+        format!("{}/{}/{}/{index}", self.incarnation, self.partition_id, self.sequence_number)
+    }
+
+    /// What event times are held against: never the wall clock.
+    #[must_use]
+    pub fn reference_time(&self) -> Timestamp {
+        self.enqueued.unwrap_or(self.ingested)
+    }
+}
+
+/// Who vouches for a row's number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered {
+    /// The gateway's device id at the hub.
+    pub gateway: Arc<str>,
+    /// Epoch, 16 hex digits.
+    pub epoch: Arc<str>,
+    /// Seq, at least 1.
+    pub seq: i64,
+    /// The highest seq given in the epoch, as far as this Event knows; at least `seq`.
+    pub high: i64,
+}
+
+impl Numbered {
+    /// `gateway/epoch/seq`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}/{}", self.gateway, self.epoch, self.seq)
+    }
+}
+
+/// A row of silver.readings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadingRow<'a> {
+    /// Its number; none for direct devices.
+    pub numbered: Option<Numbered>,
+    /// The device's own number.
+    pub source_seq: Option<i64>,
+    /// Device.
+    pub device: String,
+    /// Metric.
+    pub metric: String,
+    /// Value.
+    pub value: Value,
+    /// UCUM unit.
+    pub unit: Option<String>,
+    /// When it was measured.
+    pub event_time: Timestamp,
+    /// When the gateway received it.
+    pub received_time: Option<Timestamp>,
+    /// Whose clock the event time is from.
+    pub time_quality: Option<String>,
+    /// Place in the Event.
+    pub index: i32,
+    /// Digest of the rules it was judged by before it came here.
+    pub rules: Option<Arc<str>>,
+    /// Fields this code does not know, as JSON.
+    pub rescued: Option<String>,
+    /// The bytes it was read from.
+    pub raw: &'a [u8],
+}
+
+/// Who refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// The gateway.
+    Edge,
+    /// This hop.
+    Silver,
+}
+
+impl RefusedBy {
+    /// As it stands in the table.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Silver => "silver",
+        }
+    }
+}
+
+/// A row of silver.quarantine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefusedRow {
+    /// Its number; none for direct devices, for Events refused as a whole and for things without a valid seq.
+    pub numbered: Option<Numbered>,
+    /// The gateway where it has no number: `-` for a direct device, the hub-stamped device for a whole Event.
+    pub gateway: Option<String>,
+    /// Device.
+    pub device: Option<String>,
+    /// Metric.
+    pub metric: Option<String>,
+    /// Who refused.
+    pub by: RefusedBy,
+    /// All the reasons, each as `kind: detail`.
+    pub reasons: Vec<String>,
+    /// The bytes.
+    pub raw: Vec<u8>,
+    /// Length of the whole payload, which may be longer than `raw`.
+    pub raw_len: i64,
+    /// The topic it came on at the gateway.
+    pub topic: Option<String>,
+    /// Digest of the rules it was judged by.
+    pub rules: Option<Arc<str>>,
+    /// Place in the Event.
+    pub index: i32,
+}
+
+/// A row of either table.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row<'a> {
+    /// For silver.readings.
+    Reading(ReadingRow<'a>),
+    /// For silver.quarantine.
+    Refused(RefusedRow),
+}
+
+impl Row<'_> {
+    /// Its number, if a gateway gave it one.
+    #[must_use]
+    pub const fn numbered(&self) -> Option<&Numbered> {
+        match self {
+            Self::Reading(row) => row.numbered.as_ref(),
+            Self::Refused(row) => row.numbered.as_ref(),
+        }
+    }
+}
+
+/// What kind of gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapKind {
+    /// Seqs the gateway gave up: the only kind that covers.
+    GivenUp,
+    /// An epoch is closed: from 1 to its last seq.
+    Closed,
+    /// An epoch is lost: from 1 to a mark above which no seq was given.
+    UnknownLoss,
+    /// The hub's own sequence numbers that expired before they were read.
+    HubRetention,
+}
+
+impl GapKind {
+    const ALL: [Self; 4] = [Self::GivenUp, Self::Closed, Self::UnknownLoss, Self::HubRetention];
+
+    /// As it stands in the table.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GivenUp => "given-up",
+            Self::Closed => "closed",
+            Self::UnknownLoss => "unknown-loss",
+            Self::HubRetention => "hub-retention",
+        }
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// A row of silver.gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRow {
+    /// The gateway; none for the hub's own losses.
+    pub gateway_id: Option<String>,
+    /// The epoch; none for the hub's own losses.
+    pub epoch: Option<String>,
+    /// First number.
+    pub from: i64,
+    /// Last number.
+    pub to: i64,
+    /// Kind.
+    pub kind: GapKind,
+    /// Why.
+    pub reason: Option<String>,
+    /// How many readings of each device it holds.
+    pub readings: BTreeMap<String, i64>,
+    /// The Event that told of it.
+    pub origin: Origin,
+}
+
+impl GapRow {
+    /// What makes it unique in the table.
+    #[must_use]
+    pub fn key(&self) -> GapKey {
+        GapKey {
+            gateway: self.gateway_id.clone(),
+            epoch: self.epoch.clone(),
+            kind: self.kind,
+            from: self.from,
+            to: self.to,
+            hub: self.origin.hub.to_string(),
+            incarnation: self.origin.incarnation,
+            partition_id: self.origin.partition_id,
+        }
+    }
+}
