@@ -36,6 +36,17 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether `level` can be read.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        let readable = EnvFilter::try_new(&self.level).map(|_| ());
+        readable.map_err(|error| format!("`{}` cannot be read ({error}); write e.g. \"info\"", self.level))
+    }
+}
+
 /// Starts logging to stderr and sends panics to the log. Only the first call in a process counts.
 ///
 /// # Errors
