@@ -21,6 +21,10 @@ pub mod counters; // how it gets on
 
 pub(crate) mod publisher; // one device on one connection
 
+pub(crate) mod progress; // the counters, for whoever watches
+
+pub mod cli; // `simulator devices`
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -59,6 +59,8 @@ struct Connection {
     /// Handed to the client, no packet id yet; the client numbers in order.
     unnumbered: VecDeque<u64>,
     numbered: HashMap<u16, u64>,
+    /// Something was acknowledged on it.
+    worked: bool,
 }
 
 /// Runs the device `name` until its source ends or `stop` is cancelled, and everything is acknowledged. `unacked` of an
@@ -87,7 +89,6 @@ pub(crate) async fn run<S: Source>(
             Ok(mut connection) => {
                 let held = Held::new(&wire.counters.connected);
                 Counters::add(&wire.counters.connects, 1);
-                let before = wire.counters.progress().acked;
                 let lost = talk(&wire, &mut connection, &mut window, &mut source, &mut ended).await?;
                 drop(held);
                 match lost {
@@ -97,8 +98,8 @@ pub(crate) async fn run<S: Source>(
                     }
                     Some(why) => wire.counters.trouble(why),
                 }
-                if before < wire.counters.progress().acked {
-                    backoff.reset(); // it did work: a kick after that is not a refusal
+                if connection.worked {
+                    backoff.reset(); // a kick after that is not a refusal
                 }
             }
             Err(error) => {
@@ -136,6 +137,7 @@ async fn talk<S: Source>(
                 };
                 if let Some(id) = connection.acked(&event) {
                     heard = Instant::now();
+                    connection.worked = true;
                     acknowledge(wire, window, id)?;
                 }
             }
@@ -185,9 +187,14 @@ impl Connection {
         let (tell, mut events) = mpsc::unbounded_channel();
         let driver = AbortOnDropHandle::new(tokio::spawn(drive(eventloop, tell)));
         match timeout(CONNECT_TIMEOUT, events.recv()).await {
-            Ok(Some(Ok(_connack))) => {
-                Ok(Self { client, events, driver, unnumbered: VecDeque::new(), numbered: HashMap::new() })
-            }
+            Ok(Some(Ok(_connack))) => Ok(Self {
+                client,
+                events,
+                driver,
+                unnumbered: VecDeque::new(),
+                numbered: HashMap::new(),
+                worked: false,
+            }),
             Ok(Some(Err(error))) => Err(error),
             Ok(None) | Err(_) => Err(ConnectionError::NetworkTimeout),
         }

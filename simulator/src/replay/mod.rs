@@ -11,6 +11,8 @@ pub mod when; // a time, as recordings write it
 
 pub mod table; // which column is what
 
+pub mod cli; // `simulator replay`
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};

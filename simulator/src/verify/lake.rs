@@ -122,20 +122,19 @@ impl Table {
             .map_err(self.failed("read the progress of"))
     }
 
-    /// The metadata of the newest commit that has `key`, from this version back; upkeep commits may lack it.
+    /// What the newest commit that names `key` in its metadata says there, from this version back.
     ///
     /// # Errors
     /// The log cannot be read.
-    pub async fn commit_with(&self, key: &str) -> Result<Option<HashMap<String, Json>>, VerifyError> {
+    pub async fn newest_info(&self, key: &str) -> Result<Option<Json>, VerifyError> {
         let Some(newest) = self.delta.version() else { return Ok(None) };
         let log = self.delta.log_store();
-        for version in (0..=newest).rev().take(500) {
-            let Some(bytes) = log.read_commit_entry(version).await.map_err(self.failed("read the log of"))? else {
-                break;
-            };
-            for action in get_actions(version, &bytes).map_err(self.failed("read the log of"))? {
+        for version in (0..=newest).rev() {
+            let entry = log.read_commit_entry(version).await.map_err(self.failed("read the log of"))?;
+            let Some(entry) = entry else { break }; // older ones were cleaned up
+            for action in get_actions(version, &entry).map_err(self.failed("read the log of"))? {
                 match action {
-                    Action::CommitInfo(info) if info.info.contains_key(key) => return Ok(Some(info.info)),
+                    Action::CommitInfo(mut info) if info.info.contains_key(key) => return Ok(info.info.remove(key)),
                     _ => {}
                 }
             }
