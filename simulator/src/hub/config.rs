@@ -36,6 +36,9 @@ pub struct Config {
     pub retention_size: Option<Size>,
     /// Devices registered at start.
     pub devices: Vec<String>,
+    /// Keys and certificates, if not in the data directory.
+    #[serde(default)]
+    pub identity_dir: Option<PathBuf>,
     /// The registry's file.
     #[serde(default)]
     pub registry: Option<PathBuf>,
@@ -75,7 +78,7 @@ impl Config {
 
     /// Where keys and certificates lie; it stays when the events are deleted.
     pub fn identity_dir(&self) -> PathBuf {
-        self.data_dir.join("identity")
+        self.identity_dir.clone().unwrap_or_else(|| self.data_dir.join("identity"))
     }
 
     /// The registry's file.

@@ -1,1 +1,392 @@
+//! The device side over real sockets, with rumqttc as an independent client, and with bytes no client sends.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry as Metered;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration,
+    Transport,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use shared::clock::Clock;
+use shared::config::Span;
+use shared::sas::{self, Key};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::hub::ca;
+use crate::hub::log::{Options, StoredEvent};
+
+const HOST: &str = "hub.azure-devices.net";
+/// Never waited for, only waited at most.
+const PATIENCE: Duration = Duration::from_secs(20);
+const FAR: i64 = 32_503_680_000;
+
+struct Stand {
+    dir: tempfile::TempDir,
+    addr: SocketAddr,
+    door: Arc<Door>,
+    served: JoinHandle<()>,
+}
+
+impl Stand {
+    async fn open(limits: MqttLimits) -> Self {
+        shared::tls::install_provider();
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = Options { partitions: 4, retention_time: None, retention_bytes: None, clock: Clock::Real };
+        let log = Log::open(&dir.path().join("log"), &options).expect("a log");
+        let registry = Registry::prepare(dir.path().join("devices.toml"), &["d-1".to_owned(), "d-2".to_owned()]);
+        let hosts = ca::server_names(HOST, &[], &[]);
+        let server = ca::server(dir.path(), &hosts, Clock::Real.now()).expect("a certificate");
+        let door = Arc::new(Door {
+            hosts,
+            registry: registry.expect("a registry"),
+            log,
+            clock: Clock::Real,
+            limits,
+            seats: Seats::default(),
+            faults: Faults::default(),
+            metrics: Metrics::new(&mut Metered::default()),
+            stop: CancellationToken::new(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let served = tokio::spawn(serve(listener, server.tls, Arc::clone(&door)));
+        Self { dir, addr, door, served }
+    }
+
+    async fn close(self) {
+        self.door.stop.cancel();
+        timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
+    }
+
+    fn token(&self, device: &str, expiry_s: i64) -> String {
+        let known = self.door.registry.now();
+        let key = known.device(device).map_or_else(|| Key::service("none"), |device| device.keys().remove(0));
+        sas::sign(&sas::device_resource(HOST, device), &key, expiry_s, None)
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(ca::ca_file(self.dir.path())).expect("a certificate");
+        roots.add(authority).expect("added");
+        roots
+    }
+
+    fn device(&self, device: &str, token: String) -> (AsyncClient, EventLoop) {
+        let mut options = MqttOptions::new(device, "127.0.0.1", self.addr.port());
+        options.set_credentials(format!("{HOST}/{device}/?api-version=2021-04-12"), token);
+        options.set_max_packet_size(1 << 20, 1 << 20);
+        options.set_clean_session(true);
+        let tls = rustls::ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
+        AsyncClient::new(options, 64)
+    }
+
+    fn good(&self, device: &str) -> (AsyncClient, EventLoop) {
+        self.device(device, self.token(device, FAR))
+    }
+
+    async fn stored(&self, device: &str) -> Vec<StoredEvent> {
+        let partition = self.door.log.partition_of(device);
+        let events = self.door.log.read(partition, 0, 10_000, 1 << 30).await.expect("read");
+        events.into_iter().filter(|event| event.device_id == device).collect()
+    }
+
+    async fn raw(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let config = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        let socket = TcpStream::connect(self.addr).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        TlsConnector::from(Arc::new(config)).connect(name, socket).await.expect("TLS 1.2")
+    }
+}
+
+fn limits() -> MqttLimits {
+    MqttLimits {
+        connections_max: 100,
+        connect_timeout: Span::new(Duration::from_secs(10)),
+        packet_timeout: Span::new(Duration::from_secs(10)),
+        unacknowledged_max: 16,
+    }
+}
+
+fn events(device: &str) -> String {
+    format!("devices/{device}/messages/events/")
+}
+
+/// Polls until a packet comes for which `wanted` holds.
+async fn until(events: &mut EventLoop, wanted: impl Fn(&Packet) -> bool) -> Result<(), ConnectionError> {
+    let poll = async {
+        loop {
+            if let Event::Incoming(packet) = events.poll().await?
+                && wanted(&packet)
+            {
+                return Ok(());
+            }
+        }
+    };
+    timeout(PATIENCE, poll).await.expect("in time")
+}
+
+async fn connected(events: &mut EventLoop) -> Result<(), ConnectionError> {
+    until(events, |packet| matches!(packet, Packet::ConnAck(_))).await
+}
+
+async fn acknowledged(events: &mut EventLoop) -> Result<(), ConnectionError> {
+    until(events, |packet| matches!(packet, Packet::PubAck(_))).await
+}
+
+fn now_s() -> i64 {
+    Clock::Real.now().millis() / 1_000
+}
+
+#[tokio::test]
+async fn a_publish_is_on_disk_when_it_is_acknowledged() {
+    let stand = Stand::open(limits()).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    let topic = format!("{}%24.mid=m-1&%24.ct=application%2Fjson&a%20b=x%26y", events("d-1"));
+    client.publish(topic, QoS::AtLeastOnce, true, "{}").await.expect("queued");
+    acknowledged(&mut device).await.expect("acknowledged");
+    let stored = stand.stored("d-1").await;
+    assert_eq!(stored.len(), 1);
+    let event = &stored[0];
+    assert_eq!((event.sequence_number, &event.body[..], event.message_source.as_str()), (0, &b"{}"[..], "Telemetry"));
+    assert_eq!(event.system.message_id.as_deref(), Some("m-1"));
+    assert_eq!(event.properties, [("a b", "x&y"), ("mqtt-retain", "true")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    assert!(event.auth_method.contains(r#""scope":"device""#));
+    assert_eq!(event.auth_generation_id, stand.door.registry.now().device("d-1").expect("known").generation_id);
+    assert_eq!(stand.door.seats.devices(), ["d-1"]);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn publishes_of_a_connection_keep_their_order_and_are_all_acknowledged() {
+    let stand = Stand::open(limits()).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    let sender = tokio::spawn(async move {
+        for number in 0..300u32 {
+            client.publish(events("d-1"), QoS::AtLeastOnce, false, number.to_string()).await.expect("queued");
+        }
+    });
+    let mut pkids = vec![];
+    while pkids.len() < 300 {
+        match timeout(PATIENCE, device.poll()).await.expect("in time").expect("connected") {
+            Event::Incoming(Packet::PubAck(ack)) => pkids.push(ack.pkid),
+            _ => continue,
+        }
+    }
+    sender.await.expect("sent");
+    assert!(pkids.windows(2).all(|pair| pair[0] < pair[1] || pair[1] == 1), "in order: {pkids:?}");
+    let bodies: Vec<_> = stand.stored("d-1").await.into_iter().map(|event| event.body).collect();
+    assert_eq!(bodies, (0..300u32).map(|number| number.to_string()).collect::<Vec<_>>());
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn whoever_has_no_right_is_told_so() {
+    let stand = Stand::open(limits()).await;
+    let wrong = sas::sign(&sas::device_resource(HOST, "d-1"), &Key::service("wrong"), FAR, None);
+    for (what, device, token) in [
+        ("a wrong key", "d-1", wrong),
+        ("an expired token", "d-1", stand.token("d-1", now_s() - 1)),
+        ("another device's token", "d-1", stand.token("d-2", FAR)),
+        ("an unknown device", "stranger", stand.token("stranger", FAR)),
+        ("no token", "d-1", String::new()),
+    ] {
+        let (_client, mut events) = stand.device(device, token);
+        let refused = connected(&mut events).await.expect_err(what);
+        let code = ConnectReturnCode::NotAuthorized;
+        assert!(matches!(&refused, ConnectionError::ConnectionRefused(found) if *found == code), "{what}: {refused:?}");
+    }
+    assert!(stand.door.seats.devices().is_empty());
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_ends_the_connection() {
+    let stand = Stand::open(limits()).await;
+    let (_client, mut device) = stand.device("d-1", stand.token("d-1", now_s() + 2));
+    connected(&mut device).await.expect("admitted");
+    acknowledged(&mut device).await.expect_err("closed");
+    assert!(now_s() >= stand.door.clock.now().millis() / 1_000 - 1);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn what_the_service_forbids_closes_the_connection_and_stores_nothing() {
+    let stand = Stand::open(limits()).await;
+    let large = vec![0; 257 * 1024];
+    for (what, topic, qos, body) in [
+        ("257 KB", events("d-1"), QoS::AtLeastOnce, large),
+        ("QoS 2", events("d-1"), QoS::ExactlyOnce, vec![1]),
+        ("a foreign topic", "a/b".to_owned(), QoS::AtLeastOnce, vec![1]),
+        ("another device's topic", events("d-2"), QoS::AtLeastOnce, vec![1]),
+    ] {
+        let (client, mut device) = stand.good("d-1");
+        connected(&mut device).await.expect("admitted");
+        client.publish(topic, qos, false, body).await.expect("queued");
+        assert!(acknowledged(&mut device).await.is_err(), "{what}");
+    }
+    assert!(stand.stored("d-1").await.is_empty() && stand.stored("d-2").await.is_empty());
+
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    client.publish(events("d-1"), QoS::AtLeastOnce, false, vec![0; 256 * 1024]).await.expect("queued");
+    acknowledged(&mut device).await.expect("256 KB are allowed");
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn known_filters_are_granted_and_others_close() {
+    let stand = Stand::open(limits()).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    for filter in ["devices/d-1/messages/devicebound/#", "$iothub/twin/res/#", "$iothub/methods/POST/#"] {
+        client.subscribe(filter, QoS::ExactlyOnce).await.expect("queued");
+        let granted = |packet: &Packet| matches!(packet, Packet::SubAck(ack) if ack.return_codes == [rumqttc::SubscribeReasonCode::Success(QoS::AtLeastOnce)]);
+        until(&mut device, granted).await.expect(filter);
+    }
+    client.subscribe("devices/d-2/messages/devicebound/#", QoS::AtLeastOnce).await.expect("queued");
+    until(&mut device, |packet| matches!(packet, Packet::SubAck(_))).await.expect_err("closed");
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_second_connection_of_a_device_drops_the_first() {
+    let stand = Stand::open(limits()).await;
+    let (_first_client, mut first) = stand.good("d-1");
+    connected(&mut first).await.expect("admitted");
+    let (second_client, mut second) = stand.good("d-1");
+    connected(&mut second).await.expect("admitted");
+    acknowledged(&mut first).await.expect_err("dropped");
+    second_client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+    acknowledged(&mut second).await.expect("the second stays");
+    assert_eq!(stand.door.seats.devices(), ["d-1"]);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_lost_puback_leaves_the_event_stored_and_the_connection_dead() {
+    let stand = Stand::open(limits()).await;
+    stand.door.faults.lose_pubacks(1);
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    client.publish(events("d-1"), QoS::AtLeastOnce, false, "once").await.expect("queued");
+    acknowledged(&mut device).await.expect_err("lost");
+    assert_eq!(stand.stored("d-1").await.len(), 1);
+    // The same client connects again and sends again, as at least once demands.
+    acknowledged(&mut device).await.expect("acknowledged now");
+    assert_eq!(stand.stored("d-1").await.len(), 2);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_store_acknowledges_nothing() {
+    let stand = Stand::open(limits()).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    std::fs::remove_dir_all(stand.dir.path().join("log")).expect("deleted");
+    client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+    acknowledged(&mut device).await.expect_err("closed instead");
+    assert!(stand.door.log.stopped().is_cancelled());
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_device_that_vanishes_has_its_will_stored_and_one_that_leaves_has_not() {
+    let stand = Stand::open(limits()).await;
+    for (vanishes, stored) in [(false, 0), (true, 1)] {
+        let topic = format!("{}why=gone", events("d-1"));
+        let will = rumqttc::LastWill::new(topic, "bye", QoS::AtLeastOnce, false);
+        let mut options = MqttOptions::new("d-1", "127.0.0.1", stand.addr.port());
+        options.set_credentials(format!("{HOST}/d-1/"), stand.token("d-1", FAR));
+        options.set_last_will(will);
+        let tls = rustls::ClientConfig::builder().with_root_certificates(stand.roots()).with_no_client_auth();
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
+        let (client, mut device) = AsyncClient::new(options, 8);
+        connected(&mut device).await.expect("admitted");
+        if !vanishes {
+            client.disconnect().await.expect("queued");
+            until(&mut device, |_| false).await.expect_err("left");
+        }
+        drop(device);
+        let gone = async {
+            while !stand.door.seats.devices().is_empty() || stand.stored("d-1").await.len() < stored {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("in time");
+        assert_eq!(stand.stored("d-1").await.len(), stored);
+    }
+    let event = stand.stored("d-1").await.remove(0);
+    assert!(event.properties.contains(&("iothub-MessageType".to_owned(), "Will".to_owned())));
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn garbage_and_half_packets_are_hung_up_on() {
+    let short = Span::new(Duration::from_millis(300));
+    let stand = Stand::open(MqttLimits { connect_timeout: short, ..limits() }).await;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"", b"\x16\x03\x01", &[0; 4096], b"\x10\x20\x00\x04MQTT"] {
+        let mut socket = TcpStream::connect(stand.addr).await.expect("connected");
+        // The hub may hang up while we write: that is what is asked of it.
+        let _ = socket.write_all(bytes).await;
+        let mut rest = vec![];
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("hung up on, plain");
+    }
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"", b"\x10", b"\x10\x20\x00\x04MQTT", b"\xc0\x00", &[0xff; 4096]] {
+        let mut socket = stand.raw().await;
+        let _ = socket.write_all(bytes).await;
+        let mut rest = vec![];
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("hung up on, inside TLS");
+    }
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_closed_and_room_comes_back() {
+    let stand = Stand::open(MqttLimits { connections_max: 1, ..limits() }).await;
+    let (client, mut first) = stand.good("d-1");
+    connected(&mut first).await.expect("admitted");
+    let (_second_client, mut second) = stand.good("d-2");
+    connected(&mut second).await.expect_err("no room");
+    client.disconnect().await.expect("queued");
+    until(&mut first, |_| false).await.expect_err("left");
+    let comes_in = async {
+        while connected(&mut second).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, comes_in).await.expect("room again");
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn what_was_taken_is_acknowledged_before_the_hub_stops() {
+    let stand = Stand::open(limits()).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    for _ in 0..5 {
+        client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+    }
+    acknowledged(&mut device).await.expect("the first");
+    stand.door.stop.cancel();
+    let mut acknowledged_after = 1;
+    while acknowledged(&mut device).await.is_ok() {
+        acknowledged_after += 1;
+    }
+    assert_eq!(stand.stored("d-1").await.len(), acknowledged_after);
+    stand.close().await;
+}
