@@ -1,1 +1,17 @@
+//! The promises of the product, each kept by the real programs.
 
+mod scenario; // a stack in a folder of its own, and how a test ends
+
+mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes
+
+mod crash; // kill -9, in mid-run and at each named point
+
+mod offline; // hub away, broker away, wrong key
+
+mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
+
+mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB computes them
+
+mod readers; // other Delta readers read the tables
+
+mod faces; // configs with mistakes, exit codes, help

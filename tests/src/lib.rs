@@ -1,1 +1,20 @@
-//! kit
+//! The whole product on one machine: the kit with which the end-to-end tests and the demo start, kill and ask the
+//! real programs.
+//!
+//! ```text
+//! layout (folders, ports, config files) -> program (child processes) -> stack (all of them) -> demo | e2e tests
+//! ```
+
+pub mod layout; // folders, free ports, the programs' config files
+
+pub mod settings; // what the demo and the tests set otherwise than the programs' defaults
+
+pub mod program; // a child process: start, stop, kill
+
+pub mod probe; // GET /status and the like
+
+pub mod wait; // for a condition, with a deadline
+
+pub mod stack; // hub, agent, ingester and devices together
+
+pub mod demo; // `cargo demo`

@@ -1,1 +1,39 @@
-fn main() {}
+//! One binary for all programs: `tests demo`, `tests verify`, and `tests --as PROGRAM …` for the child processes.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // `cargo demo -- --seconds 30` and `cargo demo --seconds 30` mean the same.
+    if args.get(1).is_some_and(|arg| arg == "--") {
+        args.remove(1);
+    }
+    match args.first().and_then(|arg| arg.to_str()) {
+        Some("--as") => run_as(&args[1..]),
+        Some("demo") => tests::demo::main(named("cargo demo", &args)),
+        _ => {
+            use std::io::Write as _;
+            let _ = writeln!(
+                std::io::stderr(),
+                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests --as edge-agent|cloud-ingester|simulator …"
+            );
+            shared::cli::Exit::Usage.into()
+        }
+    }
+}
+
+fn run_as(args: &[OsString]) -> ExitCode {
+    let run: fn(Vec<OsString>) -> ExitCode = match args.first().and_then(|arg| arg.to_str()) {
+        Some("edge-agent") => |args| edge_agent::cli::main(args),
+        Some("cloud-ingester") => |args| cloud_ingester::cli::main(args),
+        Some("simulator") => |args| simulator::cli::main(args),
+        _ => return shared::cli::Exit::Usage.into(),
+    };
+    run(args.to_vec())
+}
+
+/// The arguments with the name under which the user called, for help and errors.
+fn named(name: &str, args: &[OsString]) -> Vec<OsString> {
+    std::iter::once(name.into()).chain(args[1..].iter().cloned()).collect()
+}

@@ -1,0 +1,59 @@
+//! Configs with mistakes, exit codes, help: what a person meets first.
+
+use std::fs;
+
+use tests::program::Name;
+
+use crate::scenario::launcher;
+
+fn run(name: Name, args: &[&str]) -> (Option<i32>, String) {
+    let output = launcher().run(name, args).expect("it starts");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_config_with_three_mistakes_is_answered_with_all_three_and_exit_64() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (name, verb, text) in [
+        (Name::EdgeAgent, "run", "[uplink]\nwindow = 0\nlinger = \"soon\"\nwindwo = 1\n"),
+        (Name::EdgeAgent, "check", "[uplink]\nwindow = 0\nlinger = \"soon\"\nwindwo = 1\n"),
+        (Name::CloudIngester, "run", "[silver]\nmax-age = \"old\"\nmax-ahead = 3\nmax-agee = \"1d\"\n"),
+        (Name::Simulator, "hub", "[hub]\npartitions = 0\nretention = \"ever\"\nparititons = 2\n"),
+    ] {
+        let file = dir.path().join("mistakes.toml");
+        fs::write(&file, text).expect("writes");
+        let (code, said) = run(name, &[verb, "--config", &file.display().to_string()]);
+        assert_eq!(code, Some(64), "{name:?} {verb}: {said}");
+        for line in [2, 3, 4] {
+            assert!(said.contains(&format!("mistakes.toml:{line}")), "{name:?} {verb} names line {line}:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn usage_mistakes_exit_64_and_help_exits_0() {
+    for name in [Name::EdgeAgent, Name::CloudIngester, Name::Simulator] {
+        assert_eq!(run(name, &["--no-such-flag"]).0, Some(64), "{name:?}");
+        assert_eq!(run(name, &["--help"]).0, Some(0), "{name:?}");
+    }
+}
+
+#[test]
+fn help_names_just_the_commands_that_exist() {
+    for (name, there, absent) in [
+        (Name::EdgeAgent, &["run", "check", "status", "outbox"][..], &["sensors", "provision"][..]),
+        (
+            Name::CloudIngester,
+            &["run", "check", "status", "hop", "query"],
+            &["backfill", "quarantine", "maintain", "trace", "export"],
+        ),
+        (Name::Simulator, &["devices", "replay", "hub", "verify"], &["sensors"]),
+    ] {
+        let (_, said) = run(name, &["--help"]);
+        let commands: Vec<&str> =
+            said.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
+        assert!(there.iter().all(|command| commands.contains(command)), "{name:?}: {commands:?}");
+        assert!(!absent.iter().any(|command| commands.contains(command)), "{name:?}: {commands:?}");
+    }
+}

@@ -1,0 +1,159 @@
+//! The demo from start to proof.
+
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use shared::cli::Exit;
+
+use super::args::Args;
+use super::directory::{Directory, DirectoryError};
+use super::progress::Progress;
+use super::report;
+use crate::layout::{Layout, Wishes, WishesError};
+use crate::program::Launcher;
+use crate::stack::{Part, Stack, StackError};
+
+/// How long the lake may need for what the hub still has once the devices are done.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
+/// How often the demo looks at its programs.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// The demo cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DemoError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Wishes(#[from] WishesError),
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    #[error("find the demo's own program, or prepare its folder: {0}")]
+    Io(#[from] io::Error),
+    #[error("no such recording: {0}")]
+    NoRecording(String),
+    #[error("the {part} ended too early ({status}); its last lines:\n{last_lines}")]
+    Ended { part: &'static str, status: std::process::ExitStatus, last_lines: String },
+    #[error("the lake did not catch up within {0:?}; see the logs beside it")]
+    NotSettled(Duration),
+    #[error("the {0} did not stop; see its log")]
+    NotStopped(&'static str),
+    #[error("verify the lake: {0}")]
+    Verify(String),
+}
+
+impl DemoError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            DemoError::Directory(DirectoryError::Busy { .. }) => Exit::Retry,
+            DemoError::Directory(_) | DemoError::Wishes(_) | DemoError::NoRecording(_) => Exit::Usage,
+            DemoError::Ended { status, .. } if status.code() == Some(64) => Exit::Usage,
+            DemoError::Stack(StackError::NotReady { ended, .. }) if ended.contains("64") => Exit::Usage,
+            _ => Exit::Bug,
+        }
+    }
+}
+
+/// Runs the demo; true if the proof holds.
+pub(super) fn run(args: &Args) -> Result<bool, DemoError> {
+    let wishes = match &args.config {
+        Some(path) => Wishes::read(path)?,
+        None => Wishes::default(),
+    };
+    if let Some(file) = args.replay.as_deref().filter(|file| !file.is_file()) {
+        return Err(DemoError::NoRecording(file.display().to_string()));
+    }
+    let directory = Directory::take(args.dir.as_deref(), args.keep)?;
+    let mut progress = Progress::new(io::stderr().is_terminal());
+    progress.say(&format!("everything is kept in {}", directory.path().display()));
+
+    let layout = Layout::create(directory.path())?;
+    let mut stack = Stack::prepare(layout, Launcher::current()?, &wishes)?;
+    for part in [Part::Hub, Part::Ingester, Part::Agent] {
+        progress.say(&format!("starting the {}", part.as_str()));
+        stack.start(part, &[])?;
+    }
+    start_devices(&mut stack, args, &wishes, &mut progress)?;
+
+    let limit = args.seconds_limit().map(Duration::from_secs);
+    watch_devices(&mut stack, limit, &mut progress)?;
+    progress.say("the devices are done; the agent drains and stops");
+    stop(&mut stack, Part::Agent)?;
+    let outbox = report::outbox_books(&stack);
+    settle(&mut stack, &mut progress)?;
+    stop(&mut stack, Part::Ingester)?;
+    stop(&mut stack, Part::Hub)?;
+    progress.finish();
+    report::print(&stack, outbox.as_ref()).map_err(DemoError::Verify)
+}
+
+fn start_devices(stack: &mut Stack, args: &Args, wishes: &Wishes, progress: &mut Progress) -> Result<(), DemoError> {
+    let result = match &args.replay {
+        Some(file) => {
+            let file = std::path::absolute(file)?;
+            progress.say(&format!("replaying {}", file.display()));
+            let own_times = wishes.sim.contains_key("replay");
+            let shift: &[&str] = if own_times { &[] } else { &["--shift-to-now"] };
+            stack.spawn_replay(&path_text(&file), shift)
+        }
+        None => {
+            progress.say(&format!("{} devices send {} readings a second", args.devices, args.rate));
+            let (devices, rate) = (args.devices.to_string(), args.rate.to_string());
+            stack.spawn(Part::Devices, &["--devices", &devices, "--rate", &rate], &[])
+        }
+    };
+    Ok(result?)
+}
+
+/// Watches until the devices end by themselves, or stops them once `limit` is over.
+fn watch_devices(stack: &mut Stack, limit: Option<Duration>, progress: &mut Progress) -> Result<(), DemoError> {
+    let began = Instant::now();
+    loop {
+        progress.show(stack, began.elapsed(), limit);
+        for part in [Part::Hub, Part::Ingester, Part::Agent] {
+            if let Some(status) = stack.ended(part) {
+                return Err(ended(stack, part, status));
+            }
+        }
+        if let Some(status) = stack.ended(Part::Devices) {
+            return if status.success() { Ok(()) } else { Err(ended(stack, Part::Devices, status)) };
+        }
+        if limit.is_some_and(|limit| limit <= began.elapsed()) {
+            return stop(stack, Part::Devices);
+        }
+        std::thread::sleep(PERIOD);
+    }
+}
+
+fn settle(stack: &mut Stack, progress: &mut Progress) -> Result<(), DemoError> {
+    let began = Instant::now();
+    while !stack.has_caught_up() {
+        progress.show(stack, began.elapsed(), None);
+        for part in [Part::Hub, Part::Ingester] {
+            if let Some(status) = stack.ended(part) {
+                return Err(ended(stack, part, status));
+            }
+        }
+        if SETTLE_PATIENCE < began.elapsed() {
+            return Err(DemoError::NotSettled(SETTLE_PATIENCE));
+        }
+        std::thread::sleep(PERIOD);
+    }
+    Ok(())
+}
+
+fn stop(stack: &mut Stack, part: Part) -> Result<(), DemoError> {
+    match stack.stop(part) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(ended(stack, part, status)),
+        None => Err(DemoError::NotStopped(part.as_str())),
+    }
+}
+
+fn ended(stack: &Stack, part: Part, status: std::process::ExitStatus) -> DemoError {
+    DemoError::Ended { part: part.as_str(), status, last_lines: stack.last_lines(part, 20) }
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}
