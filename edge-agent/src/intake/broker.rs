@@ -433,3 +433,7 @@ impl Taken<'_> {
         self.client.try_disconnect().map_err(|_| End::Stopping)
     }
 }
+
+#[cfg(test)]
+#[path = "broker_tests.rs"]
+mod tests;

@@ -10,13 +10,13 @@ use prometheus_client::registry::Registry;
 
 /// Which way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Way {
+pub(super) struct Way {
     way: &'static str,
 }
 
 /// A way in and a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Why {
+pub(super) struct Why {
     way: &'static str,
     reason: &'static str,
 }
@@ -87,6 +87,12 @@ impl WayMetrics {
     /// Counts a connection refused or closed by us.
     pub(super) fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&Why { way: self.way, reason }).inc();
+    }
+
+    /// Connections accepted since the start.
+    #[cfg(test)]
+    pub(super) fn connected(&self) -> u64 {
+        self.connected.get()
     }
 
     /// Counts a connection as open until the guard is dropped.

@@ -29,7 +29,7 @@ pub struct Status {
 
 /// Why a connection was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Why {
+pub(super) struct Why {
     pub(super) reason: &'static str,
 }
 

@@ -260,7 +260,8 @@ async fn what_is_not_mqtt_3_1_1_for_publishing_is_closed() {
     let no_id_but_a_session = vec![0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 60, 0, 0];
     for (name, bytes, wanted) in [
         ("http", b"GET / HTTP/1.1\r\n\r\n".to_vec(), None),
-        ("tls", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], None),
+        // Reads like a CONNECT with impossible flags.
+        ("tls", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], Some([0x20, 2, 0, 5])),
         ("zeros", vec![0; 1000], None),
         ("ones", vec![0xff; 1000], None),
         ("publish first", publish(1, b"x"), None),

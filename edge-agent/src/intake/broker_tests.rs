@@ -1,0 +1,250 @@
+//! The broker client against Eclipse Mosquitto itself (Debian package `mosquitto`).
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Broker {
+    process: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Broker {
+    fn start(more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n{more}\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("mosquitto.conf"), text).expect("write");
+        Self { process: spawn(dir.path()), port, dir }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(self.dir.path());
+    }
+
+    /// Publishes at QoS 1 (or 0) and waits until the broker has everything.
+    async fn publish(&self, qos: QoS, payloads: impl IntoIterator<Item = String>) {
+        let payloads: Vec<String> = payloads.into_iter().collect();
+        let mut options = MqttOptions::new(format!("device-{}", payloads[0]), "127.0.0.1", self.port);
+        options.set_inflight(1_000);
+        let (client, mut events) = AsyncClient::new(options, payloads.len() + 8);
+        for payload in &payloads {
+            client.try_publish("telemetry/press-3", qos, false, payload.as_str()).expect("room");
+        }
+        client.try_disconnect().expect("room");
+        let mut left = if qos == QoS::AtLeastOnce { payloads.len() } else { 0 };
+        let mut gone = false;
+        timeout(SOON, async {
+            while 0 < left || !gone {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::PubAck(_))) => left -= 1,
+                    Ok(Event::Outgoing(Outgoing::Disconnect)) => gone = true,
+                    Ok(_) => {}
+                    // The broker answers what came before the DISCONNECT, or closes at once.
+                    Err(_) => break,
+                }
+            }
+        })
+        .await
+        .expect("published");
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new("mosquitto")
+        .arg("-c")
+        .arg(dir.join("mosquitto.conf"))
+        .env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("these tests need Mosquitto: apt-get install mosquitto")
+}
+
+struct Agent {
+    messages: mpsc::Receiver<RawMessage>,
+    metrics: Metrics,
+    stop: CancellationToken,
+    ran: JoinHandle<Result<(), BrokerError>>,
+}
+
+fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
+    let config = Config {
+        enabled: true,
+        host: "127.0.0.1".into(),
+        port: broker.port,
+        client_id: None,
+        user: None,
+        password_file: None,
+        topics: vec!["telemetry/#".into()],
+        tls: false,
+        ca_file: None,
+        keep_alive: Span::new(Duration::from_secs(30)),
+        max_packet: Size::new(1 << 20),
+        unacked_max,
+        backoff_min: Span::new(Duration::from_millis(20)),
+        backoff_max: Span::new(Duration::from_millis(200)),
+        stable: Span::new(Duration::from_secs(1)),
+    };
+    let (tx, messages) = mpsc::channel(capacity);
+    let (stop, metrics) = (CancellationToken::new(), Metrics::default());
+    let (token, books) = (stop.clone(), metrics.clone());
+    let ran =
+        tokio::spawn(async move { run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, token, books).await });
+    Agent { messages, metrics, stop, ran }
+}
+
+impl Agent {
+    async fn message(&mut self) -> (String, Ack) {
+        let message = timeout(SOON, self.messages.recv()).await.expect("a message comes").expect("the client lives");
+        assert_eq!(message.topic, "telemetry/press-3");
+        (String::from_utf8(message.payload.to_vec()).expect("text"), message.ack)
+    }
+
+    async fn connected(&self, times: u64) {
+        timeout(SOON, async {
+            while self.metrics.of("broker").connected() < times {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("it connects");
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(SOON, self.ran).await.expect("it ends").expect("no panic").expect("no error");
+    }
+
+    /// As `kill -9` would: nothing is said, nothing is acknowledged.
+    async fn die(self) {
+        self.ran.abort();
+        let _ = self.ran.await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_committed_comes_again_and_what_was_does_not() {
+    let broker = Broker::start("");
+    let mut agent1 = agent(&broker, 16, 100);
+    agent1.connected(1).await;
+    broker.publish(QoS::AtLeastOnce, ["1".into(), "2".into(), "3".into()]).await;
+    let (first, ack) = agent1.message().await;
+    assert_eq!(first, "1");
+    ack.done();
+    let (_second, _unacknowledged) = agent1.message().await;
+    timeout(SOON, async {
+        while agent1.metrics.of("broker").acked.get() < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The acknowledgement is with the client; give it the way to the broker.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    })
+    .await
+    .expect("acknowledged");
+    agent1.die().await;
+
+    broker.publish(QoS::AtLeastOnce, ["4".into()]).await; // while the agent is away
+    let mut agent2 = agent(&broker, 16, 100);
+    for wanted in ["2", "3", "4"] {
+        let (got, ack) = agent2.message().await;
+        assert_eq!(got, wanted);
+        ack.done();
+    }
+    agent2.end().await;
+
+    let mut agent3 = agent(&broker, 16, 100);
+    agent3.connected(1).await;
+    broker.publish(QoS::AtLeastOnce, ["5".into()]).await;
+    let (got, ack) = agent3.message().await;
+    assert_eq!(got, "5", "everything before it was acknowledged, by the stop at the latest");
+    ack.done();
+    agent3.end().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_went_away_is_found_again_and_subscribed_to_again() {
+    let mut broker = Broker::start("");
+    let mut agent = agent(&broker, 16, 100);
+    agent.connected(1).await;
+    broker.publish(QoS::AtLeastOnce, ["1".into()]).await;
+    let (_, ack) = agent.message().await;
+    // Killed without a snapshot: the broker has forgotten session and subscription.
+    broker.restart();
+    ack.done();
+    agent.connected(2).await;
+    // The subscription follows the connection.
+    timeout(SOON, async {
+        for n in 2.. {
+            broker.publish(QoS::AtLeastOnce, [format!("{n}")]).await;
+            let came = timeout(Duration::from_millis(200), agent.messages.recv()).await;
+            if let Ok(Some(message)) = came {
+                message.ack.done();
+                break;
+            }
+        }
+    })
+    .await
+    .expect("messages come again");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn more_than_may_wait_stays_with_the_broker_and_comes_later() {
+    let broker = Broker::start("max_inflight_messages 0\nmax_queued_messages 0");
+    let mut agent = agent(&broker, 2, 10);
+    agent.connected(1).await;
+    broker.publish(QoS::AtLeastOnce, (1..=100).map(|n| n.to_string())).await;
+    // Nothing is committed for a while, and the bound of ten is met.
+    agent.connected(2).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 100 {
+        let (text, ack) = agent.message().await;
+        seen.insert(text);
+        ack.done();
+    }
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn qos_0_above_the_capacity_is_dropped_and_counted() {
+    let broker = Broker::start("");
+    let mut agent = agent(&broker, 3, 10);
+    agent.connected(1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await; // SUBACK has no other witness
+    broker.publish(QoS::AtMostOnce, (1..=10).map(|n| n.to_string())).await;
+    timeout(SOON, async {
+        while agent.metrics.of("broker").dropped.get() < 7 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("seven are dropped");
+    for wanted in ["1", "2", "3"] {
+        assert_eq!(agent.message().await.0, wanted);
+    }
+    agent.end().await;
+}
