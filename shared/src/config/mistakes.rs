@@ -171,7 +171,31 @@ pub(super) fn explain(tree: &Node<'_>, pristine: &Node<'_>, mark: &Mark, message
         Some(Kind::Leaf(leaf)) => format!("; the default is {}", print_leaf(leaf)),
         _ => String::new(),
     };
-    place.mistake(path, format!("{}{default}", message.trim_end()))
+    place.mistake(path, format!("{}{default}", in_plain_words(message.trim_end())))
+}
+
+/// Rust's names of number types, at the end of serde's "…, expected u16", mean nothing to an operator.
+fn in_plain_words(message: &str) -> String {
+    let words = [
+        ("u8", "a whole number from 0 to 255"),
+        ("u16", "a whole number from 0 to 65535"),
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("u64", "a whole number from 0"),
+        ("usize", "a whole number from 0"),
+        ("i32", "a whole number from -2147483648 to 2147483647"),
+        ("i64", "a whole number"),
+        ("f64", "a number"),
+        ("a boolean", "true or false"),
+        ("a string", "a text in quotes"),
+        ("a sequence", "an array, [ … ]"),
+    ];
+    match message.rsplit_once("expected ") {
+        Some((before, expected)) => {
+            let plain = words.iter().find(|(word, _)| *word == expected).map_or(expected, |(_, plain)| plain);
+            format!("{before}expected {plain}")
+        }
+        None => message.to_owned(),
+    }
 }
 
 /// serde names what it knows in backticks: the first is what it met, the others what it expected.
@@ -182,11 +206,11 @@ fn choices(message: &str, none: &str) -> String {
     if known.is_empty() {
         return format!(" `{met}`; {none}").trim_end_matches([';', ' ']).to_owned();
     }
-    let nearest = known.iter().min_by_key(|known| distance(met, known)).copied().unwrap_or_default();
-    let hint = if distance(met, nearest) <= 1 + nearest.len() / 4 || same_words(met, nearest) {
-        format!("did you mean `{nearest}`? ")
-    } else {
-        String::new()
+    let rank = |known: &str| if same_words(met, known) { 0 } else { distance(met, known) };
+    let nearest = known.iter().copied().min_by_key(|known| rank(known)).unwrap_or_default();
+    let hint = match rank(nearest) <= 1 + nearest.len() / 4 {
+        true => format!("did you mean `{nearest}`? "),
+        false => String::new(),
     };
     format!(" `{met}`; {hint}known here: {}", known.join(", "))
 }

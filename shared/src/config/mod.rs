@@ -89,8 +89,12 @@ pub fn load_from<T: DeserializeOwned + Check>(
     if let Some(parsed) = &parsed {
         let mut mistakes = Mistakes::default();
         parsed.check(&mut mistakes);
-        let mistakes = mistakes.into_iter().filter(|(path, _)| !repair.touches(path));
-        found.extend(mistakes.map(|(path, message)| tree::locate(&tree, &path).mistake(path, message)));
+        for (path, message) in mistakes {
+            let (path, place) = tree::locate(&tree, &path);
+            if !repair.touches(&path) {
+                found.push(place.mistake(path, message));
+            }
+        }
     }
     match parsed {
         Some(parsed) if found.is_empty() => Ok(parsed),
@@ -141,13 +145,7 @@ impl<'i> Repair<'_, 'i> {
         let default = if self.replaced.insert(mark.path.clone()) { self.pristine.at(&mark.path) } else { None };
         match (default, tree.at_mut(&mark.path)) {
             (Some(default), Some(node)) => *node = default.clone(),
-            _ => {
-                if let Some(Step::Index(_)) = mark.path.last() {
-                    // The elements behind it move up, so their paths can no longer be told.
-                    self.refused.push(tree::print_path(&mark.path[..mark.path.len() - 1]));
-                }
-                tree.remove(&mark.path);
-            }
+            _ => tree.remove(&mark.path),
         }
     }
 

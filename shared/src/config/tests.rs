@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::*;
 
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "read through Debug")]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Config {
     hub: Hub,
@@ -17,6 +18,7 @@ struct Config {
 }
 
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "read through Debug")]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Hub {
     host: String,
@@ -25,6 +27,7 @@ struct Hub {
 }
 
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "read through Debug")]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Outbox {
     bytes_max: Size,
@@ -40,6 +43,7 @@ enum Mode {
 }
 
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "read through Debug")]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Mapping {
     topic: String,
@@ -121,20 +125,75 @@ topic = ""
 depth = 300
 "#,
         &[("EDGE__HUB__HOST", "10"), ("EDGE__OUTBOX__LINGERS", "1s"), ("EDGE__HUB__PORT__X", "1")],
-        expect![[]],
+        expect![[r#"
+            the configuration has 11 mistakes:
+              edge.toml:3: hub.port: invalid value: integer `70000`, expected a whole number from 0 to 65535; the default is 8883
+              edge.toml:4: hub.hosst: unknown key `hosst`; did you mean `host`? known here: host, port, connection-string
+              edge.toml:7: outbox.max-bytes: unknown key `max-bytes`; did you mean `bytes-max`? known here: bytes-max, linger, mode
+              edge.toml:8: outbox.bytes-max: must be at least 1KiB, write e.g. "64MiB"
+              edge.toml:9: outbox.linger: invalid type: integer `30`, expected a duration with its unit in quotes, e.g. "30s", "250ms", "10m", "24h", "400d"; the default is "1s"
+              edge.toml:10: outbox.mode: unknown choice `ful`; did you mean `full`? known here: full, normal
+              edge.toml:13: mapping[0].topic: must not be empty
+              edge.toml:14: mapping[1].topic: missing; write `topic = …` here
+              edge.toml:15: mapping[1].depth: invalid value: integer `300`, expected a whole number from 0 to 255
+              environment variable EDGE__HUB__PORT__X: hub.port.x: `hub.port` holds no keys of its own; set it as a whole
+              environment variable EDGE__OUTBOX__LINGERS: outbox.lingers: unknown key `lingers`; did you mean `linger`? known here: bytes-max, linger, mode
+        "#]],
     );
 }
 
 #[test]
 fn a_text_that_is_not_toml_is_reported_with_its_line_beside_other_mistakes() {
-    check("[hub]\nport = = 3\n\n[outbox]\nlinger = 5\n", &[], expect![[]]);
+    check(
+        "[hub]\nport = = 3\n\n[outbox]\nlinger = 5\n",
+        &[],
+        expect![[r#"
+        the configuration has 2 mistakes:
+          edge.toml:2: not TOML: extra `=`, expected nothing
+          edge.toml:5: outbox.linger: invalid type: integer `5`, expected a duration with its unit in quotes, e.g. "30s", "250ms", "10m", "24h", "400d"; the default is "1s"
+    "#]],
+    );
 }
 
 #[test]
 fn a_secret_is_never_repeated() {
-    check("", &[("EDGE__HUB__CONNECTION_STRING", "12345")], expect![[]]);
-    check("[hub]\nconnection-string = 12345", &[], expect![[]]);
-    check("[hub]\nconnection-string = { fil = \"12345\" }", &[], expect![[]]);
+    check(
+        "",
+        &[("EDGE__HUB__CONNECTION_STRING", "12345")],
+        expect![[r#"
+        Config { hub: Hub { host: "localhost", port: 8883, connection_string: Some(Inline(***)) }, outbox: Outbox { bytes_max: Size(67108864), linger: Span(1s), mode: Full }, mapping: [], rules: {} }
+    "#]],
+    );
+    check(
+        "",
+        &[("EDGE__HUB__CONNECTION_STRING", "[12345")],
+        expect![[r#"
+        Config { hub: Hub { host: "localhost", port: 8883, connection_string: Some(Inline(***)) }, outbox: Outbox { bytes_max: Size(67108864), linger: Span(1s), mode: Full }, mapping: [], rules: {} }
+    "#]],
+    );
+    check(
+        "",
+        &[("EDGE__HUB__CONNECTION_STRING", "[12345]")],
+        expect![[r#"
+        Config { hub: Hub { host: "localhost", port: 8883, connection_string: Some(Inline(***)) }, outbox: Outbox { bytes_max: Size(67108864), linger: Span(1s), mode: Full }, mapping: [], rules: {} }
+    "#]],
+    );
+    check(
+        "[hub]\nconnection-string = 12345",
+        &[],
+        expect![[r#"
+        the configuration has a mistake:
+          edge.toml:2: hub.connection-string: a secret is a text in quotes, { file = "PATH" }, { env = "NAME" } or { credential = "NAME" }
+    "#]],
+    );
+    check(
+        "[hub]\nconnection-string = { fil = \"12345\" }",
+        &[],
+        expect![[r#"
+        the configuration has a mistake:
+          edge.toml:2: hub.connection-string: a secret is a text in quotes, { file = "PATH" }, { env = "NAME" } or { credential = "NAME" }
+    "#]],
+    );
 }
 
 #[test]

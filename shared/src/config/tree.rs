@@ -26,7 +26,8 @@ pub(super) struct Node<'i> {
 #[derive(Debug, Clone)]
 pub(super) enum Kind<'i> {
     Leaf(DeValue<'i>),
-    Array(Vec<Node<'i>>),
+    /// By the index as it was written, which stays when an element before it is taken out.
+    Array(BTreeMap<usize, Node<'i>>),
     /// Each key with the place of the key itself.
     Table(BTreeMap<String, (Place, Node<'i>)>),
 }
@@ -41,7 +42,7 @@ impl<'i> Node<'i> {
     pub(super) fn at(&self, path: &[Step]) -> Option<&Node<'i>> {
         path.iter().try_fold(self, |node, step| match (step, &node.kind) {
             (Step::Key(key), Kind::Table(entries)) => entries.get(key).map(|(_, node)| node),
-            (Step::Index(index), Kind::Array(items)) => items.get(*index),
+            (Step::Index(index), Kind::Array(items)) => items.get(index),
             _ => None,
         })
     }
@@ -49,7 +50,7 @@ impl<'i> Node<'i> {
     pub(super) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Node<'i>> {
         path.iter().try_fold(self, |node, step| match (step, &mut node.kind) {
             (Step::Key(key), Kind::Table(entries)) => entries.get_mut(key).map(|(_, node)| node),
-            (Step::Index(index), Kind::Array(items)) => items.get_mut(*index),
+            (Step::Index(index), Kind::Array(items)) => items.get_mut(index),
             _ => None,
         })
     }
@@ -59,7 +60,7 @@ impl<'i> Node<'i> {
         let (last, parent) = path.split_last()?;
         match (last, &self.at(parent)?.kind) {
             (Step::Key(key), Kind::Table(entries)) => entries.get(key).map(|(place, _)| place),
-            (Step::Index(index), Kind::Array(items)) => items.get(*index).map(|node| &node.place),
+            (Step::Index(index), Kind::Array(items)) => items.get(index).map(|node| &node.place),
             _ => None,
         }
     }
@@ -70,8 +71,8 @@ impl<'i> Node<'i> {
             (Step::Key(key), Some(Kind::Table(entries))) => {
                 entries.remove(key);
             }
-            (Step::Index(index), Some(Kind::Array(items))) if *index < items.len() => {
-                items.remove(*index);
+            (Step::Index(index), Some(Kind::Array(items))) => {
+                items.remove(index);
             }
             _ => {}
         }
@@ -106,7 +107,9 @@ fn convert<'i>(value: Spanned<DeValue<'i>>, text: &str, name: &str) -> Node<'i> 
                 })
                 .collect(),
         ),
-        DeValue::Array(array) => Kind::Array(array.into_iter().map(|item| convert(item, text, name)).collect()),
+        DeValue::Array(array) => {
+            Kind::Array(array.into_iter().map(|item| convert(item, text, name)).enumerate().collect())
+        }
         leaf => Kind::Leaf(leaf),
     };
     Node { place, kind, raw: None }
@@ -189,7 +192,7 @@ fn relocate(node: &mut Node<'_>, place: &Place) {
     node.place = place.clone();
     match &mut node.kind {
         Kind::Leaf(_) => {}
-        Kind::Array(items) => items.iter_mut().for_each(|item| relocate(item, place)),
+        Kind::Array(items) => items.values_mut().for_each(|item| relocate(item, place)),
         Kind::Table(entries) => entries.values_mut().for_each(|(key_place, node)| {
             *key_place = place.clone();
             relocate(node, place);
@@ -219,8 +222,8 @@ fn numbered<'i>(node: &Node<'i>, path: &mut Vec<Step>, marks: &mut Vec<Mark>) ->
         Kind::Leaf(leaf) => leaf.clone(),
         Kind::Array(items) => {
             let mut array = DeArray::new();
-            for (index, item) in items.iter().enumerate() {
-                path.push(Step::Index(index));
+            for (index, item) in items {
+                path.push(Step::Index(*index));
                 array.push(numbered(item, path, marks));
                 path.pop();
             }
@@ -258,19 +261,30 @@ pub(super) fn print_path(path: &[Step]) -> String {
     printed
 }
 
-/// The place of what a printed path names, or of the nearest thing above it that exists.
-pub(super) fn locate(root: &Node<'_>, path: &str) -> Place {
+/// What a checker's path names: the path as it was written, and the place of it or of the nearest thing above it that
+/// exists. A checker counts the elements of an array that are left; the path counts those that were written.
+pub(super) fn locate(root: &Node<'_>, path: &str) -> (String, Place) {
     let mut steps = Vec::new();
     for part in path.split('.') {
         let mut pieces = part.split('[');
-        steps.push(Step::Key(pieces.next().unwrap_or_default().to_owned()));
-        steps.extend(pieces.filter_map(|piece| piece.trim_end_matches(']').parse().ok()).map(Step::Index));
+        let key = pieces.next().unwrap_or_default();
+        if !key.is_empty() {
+            steps.push(Step::Key(key.to_owned()));
+        }
+        for index in pieces.filter_map(|piece| piece.trim_end_matches(']').parse::<usize>().ok()) {
+            let written = match root.at(&steps).map(|node| &node.kind) {
+                Some(Kind::Array(items)) => items.keys().nth(index).copied(),
+                _ => None,
+            };
+            steps.push(Step::Index(written.unwrap_or(index)));
+        }
     }
+    let printed = print_path(&steps);
     while !steps.is_empty() {
         if let Some(place) = root.key_place(&steps) {
-            return place.clone();
+            return (printed, place.clone());
         }
         steps.pop();
     }
-    root.place.clone()
+    (printed, root.place.clone())
 }
