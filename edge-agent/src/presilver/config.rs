@@ -18,7 +18,8 @@ pub struct Config {
     pub max_age: Option<Span>,
     /// How payloads are read: the first mapping whose topic fits.
     pub mapping: Vec<Mapping>,
-    /// What is expected of values: all rules that fit.
+    /// What is expected of values: all rules that fit. None by default.
+    #[serde(default)]
     pub rule: Vec<Rule>,
 }
 
