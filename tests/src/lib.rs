@@ -18,3 +18,5 @@ pub mod wait; // for a condition, with a deadline
 pub mod stack; // hub, agent, ingester and devices together
 
 pub mod demo; // `cargo demo`
+
+pub mod verify; // `cargo verify`

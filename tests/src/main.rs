@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     match args.first().and_then(|arg| arg.to_str()) {
         Some("--as") => run_as(&args[1..]),
         Some("demo") => tests::demo::main(named("cargo demo", &args)),
+        Some("verify") => tests::verify::main(named("cargo verify", &args)),
         _ => {
             use std::io::Write as _;
             let _ = writeln!(
