@@ -435,5 +435,4 @@ impl Taken<'_> {
 }
 
 #[cfg(test)]
-#[path = "broker_tests.rs"]
 mod tests;

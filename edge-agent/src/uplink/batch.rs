@@ -387,5 +387,4 @@ fn wire_gap(held: &HeldGap, alone: bool) -> Gap {
 }
 
 #[cfg(test)]
-#[path = "batch_tests.rs"]
 mod tests;

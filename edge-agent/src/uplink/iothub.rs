@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, StateError,
     TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
@@ -25,6 +25,8 @@ use super::batch::Cut;
 const API_VERSION: &str = "2021-04-12";
 /// Above the largest message with its topic.
 const PACKET_BYTES_MAX: usize = 512 * 1024;
+/// Over MQTT the hub gives no reason: it closes for a revoked key, a second connection, a throttle, a quota.
+const CLOSED: &str = "the hub closed the connection";
 /// DISCONNECT is a courtesy; it is not worth more than this.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -197,9 +199,22 @@ fn explain(error: &ConnectionError) -> Lost {
         ConnectionError::NetworkTimeout => lost("timeout", "no answer in `uplink.connect-timeout`".to_owned()),
         ConnectionError::FlushTimeout => lost("timeout", "the connection takes no more bytes".to_owned()),
         ConnectionError::Tls(error) => lost("tls", with_certificate_hint(error.to_string())),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => lost("timeout", "no answer to a ping".to_owned()),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => lost("closed", CLOSED.to_owned()),
+        ConnectionError::MqttState(error) if is_eof(error) => lost("closed", CLOSED.to_owned()),
         ConnectionError::MqttState(error) => lost("broken", error.to_string()),
         ConnectionError::Io(error) => lost("network", error.to_string()),
         other => lost("other", other.to_string()),
+    }
+}
+
+/// With or without TLS's own farewell, and from whichever layer the end is told.
+fn is_eof(error: &StateError) -> bool {
+    match error {
+        StateError::Io(error) | StateError::Deserialization(rumqttc::Error::Io(error)) => {
+            error.kind() == std::io::ErrorKind::UnexpectedEof
+        }
+        _ => false,
     }
 }
 

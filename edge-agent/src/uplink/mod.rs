@@ -16,6 +16,8 @@ pub mod link; // offline, catching up, live
 
 mod iothub; // rumqttc, TLS, token
 
+mod taken; // out of the outbox and not yet marked
+
 mod stage; // outbox -> iothub -> outbox
 
 mod metrics;

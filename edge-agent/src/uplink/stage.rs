@@ -1,15 +1,11 @@
 //! Drives the link: outbox -> iothub -> outbox.
 
-use std::collections::HashSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::clock::Clock;
 use shared::crash;
 use shared::envelope::METERING_UNIT_BYTES;
-use shared::reading::Epoch;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -18,9 +14,10 @@ use super::batch::{Cut, Cutter, Heading, Pace, Shape};
 use super::iothub::{Client, Dialer, Happening, Lost};
 use super::link::{Do, Limits, Link, Notice, State};
 use super::metrics::Why;
+use super::taken::Taken;
 use super::window::Window;
 use super::{Config, HubTarget, Metrics, UplinkError};
-use crate::outbox::{Acked, GapId, Outbox, OutboxError, RowId};
+use crate::outbox::{Outbox, OutboxError, RowId};
 use crate::trust;
 
 /// Rows asked for at once: a few Envelopes.
@@ -81,7 +78,6 @@ pub async fn run(
         notes_at: now,
         notes_stale: true,
         taken: Taken::default(),
-        marking: None,
         stopping: None,
         config,
         outbox,
@@ -103,19 +99,6 @@ enum More {
     No,
 }
 
-/// What the hub has acknowledged and the outbox has not yet marked, and what waits or flies.
-#[derive(Debug, Default)]
-struct Taken {
-    acked: Acked,
-    /// Rows taken from the outbox and not yet marked.
-    rows: usize,
-    gaps: HashSet<GapId>,
-    closings: HashSet<Epoch>,
-}
-
-/// A mark on its way to the disk, and what it is about.
-type Marking = Pin<Box<dyn Future<Output = (Acked, Result<(), OutboxError>)> + Send>>;
-
 struct Stage {
     config: Config,
     dialer: Dialer,
@@ -131,7 +114,6 @@ struct Stage {
     notes_at: Instant,
     notes_stale: bool,
     taken: Taken,
-    marking: Option<Marking>,
     /// Since the stop: when patience ends.
     stopping: Option<Instant>,
     clock: Clock,
@@ -144,7 +126,7 @@ impl Stage {
         loop {
             self.fetch().await?;
             self.send_what_is_due().await;
-            self.mark();
+            self.taken.mark(&self.outbox);
             self.show();
             if self.may_leave().await? {
                 break;
@@ -157,7 +139,7 @@ impl Stage {
                     (self.fetch_at, self.notes_at, self.notes_stale) = (now, now, true);
                 }
                 happening = next(&mut self.client) => self.happened(happening).await,
-                (acked, marked) = marked(&mut self.marking) => self.after_marking(acked, marked)?,
+                marked = self.taken.marked() => self.after_marking(marked)?,
                 news = self.changed.changed(), if self.more == More::No || !self.notes_stale => {
                     if news.is_err() {
                         return Err(OutboxError::Gone.into());
@@ -209,7 +191,7 @@ impl Stage {
             (false, true) => More::No,
         };
         self.fetch_at = now + FETCH_PAUSE;
-        self.taken.rows += rows.len();
+        self.taken.add_rows(rows.len());
         if let Some(last) = rows.last() {
             self.fetched_upto = last.id;
         } else {
@@ -224,7 +206,7 @@ impl Stage {
 
     /// Rows that were marked to be sent again lie before what was fetched. Once nothing is under way, begin anew.
     fn look_back(&mut self) {
-        if self.fetched_upto != RowId::default() && self.taken.rows == 0 && 0 < self.outbox.view().books.held {
+        if self.fetched_upto != RowId::default() && self.taken.rows() == 0 && 0 < self.outbox.view().books.held {
             debug!("rows before the last one sent are to go again");
             self.fetched_upto = RowId::default();
             self.more = More::Maybe;
@@ -234,12 +216,12 @@ impl Stage {
     async fn fetch_notes(&mut self) -> Result<(), UplinkError> {
         self.notes_stale = false;
         for gap in self.outbox.gaps_pending().await? {
-            if self.taken.gaps.insert(gap.id) {
+            if self.taken.add_gap(gap.id) {
                 self.cutter.push_gap(gap);
             }
         }
         for closing in self.outbox.closings_pending().await? {
-            if self.taken.closings.insert(closing.epoch) {
+            if self.taken.add_closing(closing.epoch) {
                 self.cutter.push_closing(closing);
             }
         }
@@ -348,42 +330,17 @@ impl Stage {
         books.acked.inc();
         books.rows_acked.inc_by(cut.rows.len() as u64);
         self.metrics.show(|status| status.envelopes_acked += 1);
-        let acked = &mut self.taken.acked;
-        acked.rows.extend_from_slice(&cut.rows);
-        acked.gaps.extend_from_slice(&cut.gaps);
-        acked.closings.extend_from_slice(&cut.closings);
+        self.taken.landed(cut);
     }
 
-    /// Starts to mark what is acknowledged; one mark at a time, and each takes all there is.
-    fn mark(&mut self) {
-        let acked = &mut self.taken.acked;
-        if self.marking.is_some() || acked.rows.is_empty() && acked.gaps.is_empty() && acked.closings.is_empty() {
-            return;
-        }
-        let acked = std::mem::take(acked);
-        let outbox = self.outbox.clone();
-        self.marking = Some(Box::pin(async move {
-            let marked = outbox.done(acked.clone()).await;
-            (acked, marked)
-        }));
-    }
-
-    fn after_marking(&mut self, acked: Acked, marked: Result<(), OutboxError>) -> Result<(), UplinkError> {
-        self.marking = None;
+    fn after_marking(&mut self, marked: Result<(), OutboxError>) -> Result<(), UplinkError> {
         match marked {
             Ok(()) => {}
             Err(OutboxError::Gone) => return Err(OutboxError::Gone.into()),
             // They stay held; `look_back` finds them, and what goes twice is recognised in the cloud.
-            Err(error) => error!("failed to mark {} acknowledged rows: {error}", acked.rows.len()),
+            Err(error) => error!("failed to mark acknowledged rows: {error}"),
         }
-        self.taken.rows = self.taken.rows.saturating_sub(acked.rows.len());
-        for gap in &acked.gaps {
-            self.taken.gaps.remove(gap);
-        }
-        for closing in &acked.closings {
-            self.taken.closings.remove(closing);
-        }
-        if self.taken.rows == 0 && self.more == More::No {
+        if self.more == More::No {
             self.look_back();
         }
         // Rows that are gone may let an epoch close.
@@ -399,7 +356,7 @@ impl Stage {
         let Some(deadline) = self.stopping else { return Ok(false) };
         let idle = self.cutter.is_empty()
             && self.link.window().is_empty()
-            && self.marking.is_none()
+            && !self.taken.is_marking()
             && self.more == More::No
             && !self.notes_stale
             && !self.changed.has_changed().map_err(|_| OutboxError::Gone)?;
@@ -408,10 +365,10 @@ impl Stage {
             return Ok(false);
         }
         // What the hub has acknowledged must not go again for want of a mark.
-        while let Some(marking) = self.marking.take() {
-            let (acked, marked) = marking.await;
-            self.after_marking(acked, marked)?;
-            self.mark();
+        while self.taken.is_marking() {
+            let marked = self.taken.marked().await;
+            self.after_marking(marked)?;
+            self.taken.mark(&self.outbox);
         }
         let held = self.outbox.view().books.held;
         info!(held, drained = idle, "uplink stops");
@@ -471,13 +428,6 @@ impl Stage {
 async fn next(client: &mut Option<Client>) -> Option<Happening> {
     match client {
         Some(client) => client.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn marked(marking: &mut Option<Marking>) -> (Acked, Result<(), OutboxError>) {
-    match marking {
-        Some(marking) => marking.await,
         None => std::future::pending().await,
     }
 }

@@ -345,3 +345,48 @@ async fn a_garbled_stream_after_a_good_start_never_panics() {
     let (_device, mut events) = stand.device("good");
     connected(&mut events).await;
 }
+
+#[tokio::test]
+async fn with_certificate_and_key_it_speaks_tls_and_nothing_else() {
+    shared::tls::install_provider();
+    let mut stand = stand(2, |config, dir| {
+        for (name, text, setting) in [
+            ("listener.pem", include_str!("testdata/listener.pem"), &mut config.tls_cert),
+            ("listener.key", include_str!("testdata/listener.key"), &mut config.tls_key),
+        ] {
+            std::fs::write(dir.join(name), text).expect("write");
+            *setting = Some(dir.join(name));
+        }
+        std::fs::write(dir.join("ca.pem"), include_str!("testdata/ca.pem")).expect("write");
+    })
+    .await;
+    let client = crate::trust::client(Some(&stand._dir.path().join("ca.pem"))).expect("an authority");
+    let (device, mut events) = stand.device("press-3");
+    events.mqtt_options.set_transport(rumqttc::Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(client)));
+    device.publish("telemetry/press-3", QoS::AtLeastOnce, false, "x").await.expect("queued");
+    connected(&mut events).await;
+    until(&mut events, |event| matches!(event, Event::Outgoing(Outgoing::Publish(1)))).await;
+    stand.message().await.ack.done();
+    until(&mut events, |event| matches!(event, Event::Incoming(Packet::PubAck(_)))).await;
+
+    let mut plain = stand.raw().await;
+    let got = answer(&mut plain, &connect(60)).await;
+    assert!(!got.starts_with(&CONNACK), "{got:?}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_named_with_their_setting() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let bad = dir.path().join("bad");
+    std::fs::write(&bad, "press-3:secret").expect("write");
+    let nowhere = dir.path().join("nowhere");
+    for (change, wanted) in [
+        (Config { password_file: Some(nowhere.clone()), ..config() }, "password-file"),
+        (Config { password_file: Some(bad.clone()), ..config() }, "line 1"),
+        (Config { tls_cert: Some(nowhere.clone()), tls_key: Some(nowhere), ..config() }, "tls-cert"),
+        (Config { tls_cert: Some(bad.clone()), tls_key: Some(bad), ..config() }, "holds no private key"),
+    ] {
+        let error = Listener::bind(change).await.err().expect("refused").to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
