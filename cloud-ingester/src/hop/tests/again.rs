@@ -115,8 +115,22 @@ async fn a_refresh_judges_by_the_rules_of_now() {
     let wide = TimeWindow { max_age: std::time::Duration::from_secs(1_000 * 86_400), ..TimeWindow::SILVER };
     let mut hops = kit.hops_with(Settings { window: wide, ..Kit::settings() }).await.expect("takes over");
     hops.full_refresh(Table::SilverQuarantine).await.expect("refreshes");
-    expect![[r#""#]].assert_eq(&kit.ask("select seq, event_time from silver.readings order by seq").await);
-    expect![[r#""#]].assert_eq(&kit.ask("select id, reasons from silver.quarantine order by id").await);
+    expect![[r#"
+        +-----+----------------------+
+        | seq | event_time           |
+        +-----+----------------------+
+        | 10  | 2026-11-23T10:00:10Z |
+        | 11  | 2026-11-23T10:01:20Z |
+        | 12  | 2025-07-11T10:00:00Z |
+        +-----+----------------------+"#]]
+    .assert_eq(&kit.ask("select seq, event_time from silver.readings order by seq").await);
+    expect![[r#"
+        +-------------+-------------------------------------------------------------------------------+
+        | id          | reasons                                                                       |
+        +-------------+-------------------------------------------------------------------------------+
+        | 1000/0/12/0 | [undecodable: payload: not a JSON object (expected value at line 1 column 1)] |
+        +-------------+-------------------------------------------------------------------------------+"#]]
+    .assert_eq(&kit.ask("select id, reasons from silver.quarantine order by id").await);
 }
 
 #[tokio::test]

@@ -13,13 +13,41 @@ async fn a_reading_reaches_silver_and_gold() {
     kit.settle(&mut hops).await;
     let readings =
         "select reading_id, device_id, metric, value, event_time, event_date from silver.readings order by seq";
-    expect![[r#""#]].assert_eq(&kit.ask(readings).await);
+    expect![[r#"
+        +----------------------+-----------+--------+-------+----------------------+------------+
+        | reading_id           | device_id | metric | value | event_time           | event_date |
+        +----------------------+-----------+--------+-------+----------------------+------------+
+        | g/00000000000000aa/1 | d         | t      | 21.5  | 2026-11-23T10:00:00Z | 2026-11-23 |
+        | g/00000000000000aa/2 | d         | t      | 22.5  | 2026-11-23T10:00:10Z | 2026-11-23 |
+        +----------------------+-----------+--------+-------+----------------------+------------+"#]]
+    .assert_eq(&kit.ask(readings).await);
     let windows = "select device_id, metric, unit, window_start, window_end, readings, value_avg, value_min, value_max from gold.metric_1m";
-    expect![[r#""#]].assert_eq(&kit.ask(windows).await);
+    expect![[r#"
+        +-----------+--------+------+----------------------+----------------------+----------+-----------+-----------+-----------+
+        | device_id | metric | unit | window_start         | window_end           | readings | value_avg | value_min | value_max |
+        +-----------+--------+------+----------------------+----------------------+----------+-----------+-----------+-----------+
+        | d         | t      |      | 2026-11-23T10:00:00Z | 2026-11-23T10:01:00Z | 2        | 22.0      | 21.5      | 22.5      |
+        +-----------+--------+------+----------------------+----------------------+----------+-----------+-----------+-----------+"#]].assert_eq(&kit.ask(windows).await);
     let rest = "select value_stddev, value_p50, value_p95, value_first, value_last, window_date from gold.metric_1m";
-    expect![[r#""#]].assert_eq(&kit.ask(rest).await);
-    expect![[r#""#]].assert_eq(&kit.ask("select * from gold.device_latest").await);
-    expect![[r#""#]].assert_eq(&kit.ask("select * from gold.gateway_health").await);
+    expect![[r#"
+        +--------------------+-----------+-----------+-------------+------------+-------------+
+        | value_stddev       | value_p50 | value_p95 | value_first | value_last | window_date |
+        +--------------------+-----------+-----------+-------------+------------+-------------+
+        | 0.7071067811865476 | 22.0      | 22.45     | 21.5        | 22.5       | 2026-11-23  |
+        +--------------------+-----------+-----------+-------------+------------+-------------+"#]]
+    .assert_eq(&kit.ask(rest).await);
+    expect![[r#"
+        +------------+-----------+--------+------+-------+------------+------------+----------------------+---------------+----------------------+
+        | gateway_id | device_id | metric | unit | value | value_text | value_kind | event_time           | received_time | reading_id           |
+        +------------+-----------+--------+------+-------+------------+------------+----------------------+---------------+----------------------+
+        | g          | d         | t      |      | 22.5  |            | number     | 2026-11-23T10:00:10Z |               | g/00000000000000aa/2 |
+        +------------+-----------+--------+------+-------+------------+------------+----------------------+---------------+----------------------+"#]].assert_eq(&kit.ask("select * from gold.device_latest").await);
+    expect![[r#"
+        +------------+------------------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+----------------------+
+        | gateway_id | epoch            | state | high | last | arrived | quarantined | given_up | gap_arrived | outstanding | missing | last_enqueued_time   |
+        +------------+------------------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+----------------------+
+        | g          | 00000000000000aa | open  | 2    | 2    | 2       | 0           | 0        | 0           | 0           | 0       | 2026-11-23T10:00:01Z |
+        +------------+------------------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+----------------------+"#]].assert_eq(&kit.ask("select * from gold.gateway_health").await);
     let totals = hops.totals();
     assert_eq!((totals.events, totals.decoded, totals.duplicates), (1, 2, 0));
 }
@@ -47,7 +75,15 @@ async fn a_seq_that_comes_twice_is_one_row_and_a_duplicate() {
     kit.settle(&mut hops).await;
     kit.store(&[event(3, "g", &envelope(3, &[(2, "t", 88.0, 0), (3, "t", 3.0, 0)]))]).await;
     kit.settle(&mut hops).await;
-    expect![[r#""#]].assert_eq(&kit.ask("select seq, value from silver.readings order by seq").await);
+    expect![[r#"
+        +-----+-------+
+        | seq | value |
+        +-----+-------+
+        | 1   | 1.0   |
+        | 2   | 2.0   |
+        | 3   | 3.0   |
+        +-----+-------+"#]]
+    .assert_eq(&kit.ask("select seq, value from silver.readings order by seq").await);
     let totals = hops.totals();
     assert_eq!((totals.events, totals.decoded, totals.duplicates), (3, 6, 3));
     // What was seen survives the process.
@@ -83,11 +119,37 @@ async fn whatever_comes_the_stream_goes_on() {
     .await;
     kit.settle(&mut hops).await;
     let refused = "select id, gateway_id, seq, device_id, metric, layer, reasons from silver.quarantine order by sequence_number, message_index";
-    expect![[r#""#]].assert_eq(&kit.ask(refused).await);
+    expect![[r#"
+        +----------------------+------------+-----+-----------+--------+--------+---------------------------------------------------------------------------------+
+        | id                   | gateway_id | seq | device_id | metric | layer  | reasons                                                                         |
+        +----------------------+------------+-----+-----------+--------+--------+---------------------------------------------------------------------------------+
+        | 1000/0/1/0           | g          |     | g         |        | silver | [undecodable: payload: not UTF-8 from byte 0]                                   |
+        | 1000/0/2/0           | other      |     | other     |        | silver | [identity: the Envelope says "g", the hub says "other"]                         |
+        | 1000/0/3/0           | g          |     | g         |        | silver | [undecodable: body is not Zstandard: Unknown frame descriptor]                  |
+        | g/00000000000000aa/1 | g          | 1   | d         | t      | silver | [age: 2025-10-18T10:00:00Z is more than 34560000 s before 2026-11-23T10:00:04Z] |
+        | g/00000000000000aa/2 | g          | 2   | d         | t      | silver | [ahead: 2026-11-23T12:00:00Z is more than 3600 s after 2026-11-23T10:00:04Z]    |
+        | 1000/0/4/5           | g          |     | d         | t      | silver | [seq: -1 is below 1]                                                            |
+        | 1000/0/5/0           |            |     |           |        | silver | [identity: the hub names no device]                                             |
+        | 1000/0/7/1           | -          |     | direct    | b      | silver | [type: null]                                                                    |
+        +----------------------+------------+-----+-----------+--------+--------+---------------------------------------------------------------------------------+"#]].assert_eq(&kit.ask(refused).await);
     let windows = "select gateway_id, device_id, metric, unit, readings, value_min, value_max, value_first, value_last from gold.metric_1m order by 1, 2, 3";
-    expect![[r#""#]].assert_eq(&kit.ask(windows).await);
+    expect![[r#"
+        +------------+-----------+--------+---------+----------+-----------+-----------+-------------+------------+
+        | gateway_id | device_id | metric | unit    | readings | value_min | value_max | value_first | value_last |
+        +------------+-----------+--------+---------+----------+-----------+-----------+-------------+------------+
+        | -          | direct    | a      |         | 1        | 1.0       | 1.0       | 1.0         | 1.0        |
+        | g          | d         | t      |         | 2        | -1e308    | 1e308     | -1e308      | 1e308      |
+        | g          | d'        | "      | '; drop | 1        |           |           |             |            |
+        +------------+-----------+--------+---------+----------+-----------+-----------+-------------+------------+"#]]
+    .assert_eq(&kit.ask(windows).await);
     let health = "select gateway_id, state, arrived, quarantined, outstanding from gold.gateway_health";
-    expect![[r#""#]].assert_eq(&kit.ask(health).await);
+    expect![[r#"
+        +------------+-------+---------+-------------+-------------+
+        | gateway_id | state | arrived | quarantined | outstanding |
+        +------------+-------+---------+-------------+-------------+
+        | g          | open  | 3       | 2           | 0           |
+        +------------+-------+---------+-------------+-------------+"#]]
+    .assert_eq(&kit.ask(health).await);
     let totals = hops.totals();
     assert_eq!((totals.events, totals.decoded, totals.duplicates), (7, 12, 0));
 }
@@ -102,14 +164,35 @@ async fn gaps_and_closings_reach_the_proof_and_what_arrived_wins() {
     kit.settle(&mut hops).await;
     let health =
         "select state, high, last, arrived, given_up, gap_arrived, outstanding, missing from gold.gateway_health";
-    expect![[r#""#]].assert_eq(&kit.ask(health).await);
+    expect![[r#"
+        +-------+------+------+---------+----------+-------------+-------------+---------+
+        | state | high | last | arrived | given_up | gap_arrived | outstanding | missing |
+        +-------+------+------+---------+----------+-------------+-------------+---------+
+        | open  | 6    | 6    | 2       | 3        | 0           | 1           | 0       |
+        +-------+------+------+---------+----------+-------------+-------------+---------+"#]]
+    .assert_eq(&kit.ask(health).await);
     let mut second = envelope(7, &[(4, "t", 4.0, 0)]);
     second["closed"] = json!([{"epoch": EPOCH, "last": 7}, {"epoch": "00000000000000bb", "last": null, "mark": 4}]);
     kit.store(&[event(3, "g", &second)]).await;
     kit.settle(&mut hops).await;
     let health = "select epoch, state, high, last, arrived, given_up, gap_arrived, outstanding, missing from gold.gateway_health order by epoch";
-    expect![[r#""#]].assert_eq(&kit.ask(health).await);
-    expect![[r#""#]].assert_eq(
+    expect![[r#"
+        +------------------+--------+------+------+---------+----------+-------------+-------------+---------+
+        | epoch            | state  | high | last | arrived | given_up | gap_arrived | outstanding | missing |
+        +------------------+--------+------+------+---------+----------+-------------+-------------+---------+
+        | 00000000000000aa | closed | 7    | 7    | 3       | 3        | 1           | 0           | 2       |
+        | 00000000000000bb | lost   | 0    | 0    | 0       | 0        | 0           | 0           | 4       |
+        +------------------+--------+------+------+---------+----------+-------------+-------------+---------+"#]]
+    .assert_eq(&kit.ask(health).await);
+    expect![[r#"
+        +--------------+------------------+----------+--------+---------+----------+-----------------+
+        | kind         | epoch            | from_seq | to_seq | reason  | readings | sequence_number |
+        +--------------+------------------+----------+--------+---------+----------+-----------------+
+        | closed       | 00000000000000aa | 1        | 7      |         | {}       | 3               |
+        | given-up     | 00000000000000aa | 3        | 5      | dropped | {d: 3}   | 1               |
+        | unknown-loss | 00000000000000bb | 1        | 4      |         | {}       | 3               |
+        +--------------+------------------+----------+--------+---------+----------+-----------------+"#]]
+    .assert_eq(
         &kit.ask(
             "select kind, epoch, from_seq, to_seq, reason, readings, sequence_number from silver.gaps order by kind",
         )
@@ -130,11 +213,21 @@ async fn events_the_hub_let_expire_are_a_gap_without_a_gateway() {
     };
     kit.store(&[lost]).await;
     kit.settle(&mut hops).await;
-    expect![[r#""#]].assert_eq(
+    expect![[r#"
+        +------------+-------+----------+--------+---------------+-----+-------------+--------------+
+        | gateway_id | epoch | from_seq | to_seq | kind          | hub | incarnation | partition_id |
+        +------------+-------+----------+--------+---------------+-----+-------------+--------------+
+        |            |       | 1        | 9      | hub-retention | hub | 1000        | 0            |
+        +------------+-------+----------+--------+---------------+-----+-------------+--------------+"#]]
+    .assert_eq(
         &kit.ask("select gateway_id, epoch, from_seq, to_seq, kind, hub, incarnation, partition_id from silver.gaps")
             .await,
     );
-    expect![[r#""#]].assert_eq(&kit.ask("select * from gold.gateway_health").await);
+    expect![[r#"
+        +------------+-------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+--------------------+
+        | gateway_id | epoch | state | high | last | arrived | quarantined | given_up | gap_arrived | outstanding | missing | last_enqueued_time |
+        +------------+-------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+--------------------+
+        +------------+-------+-------+------+------+---------+-------------+----------+-------------+-------------+---------+--------------------+"#]].assert_eq(&kit.ask("select * from gold.gateway_health").await);
 }
 
 #[tokio::test]
@@ -154,9 +247,23 @@ async fn a_late_row_computes_its_window_again_and_no_other() {
     // One window; nothing newer; one epoch.
     assert_eq!(rows, [("metric_1m", 1), ("device_latest", 0), ("gateway_health", 1)]);
     let windows = "select metric, window_start, readings, value_avg, value_first, value_last from gold.metric_1m order by metric, window_start";
-    expect![[r#""#]].assert_eq(&kit.ask(windows).await);
-    expect![[r#""#]]
-        .assert_eq(&kit.ask("select metric, value, event_time from gold.device_latest order by metric").await);
+    expect![[r#"
+        +--------+----------------------+----------+-----------+-------------+------------+
+        | metric | window_start         | readings | value_avg | value_first | value_last |
+        +--------+----------------------+----------+-----------+-------------+------------+
+        | t      | 2026-11-23T09:50:00Z | 3        | 3.0       | 1.0         | 2.0        |
+        | t      | 2026-11-23T10:00:00Z | 1        | 9.0       | 9.0         | 9.0        |
+        | u      | 2026-11-23T09:50:00Z | 1        | 5.0       | 5.0         | 5.0        |
+        +--------+----------------------+----------+-----------+-------------+------------+"#]]
+    .assert_eq(&kit.ask(windows).await);
+    expect![[r#"
+        +--------+-------+----------------------+
+        | metric | value | event_time           |
+        +--------+-------+----------------------+
+        | t      | 9.0   | 2026-11-23T10:00:00Z |
+        | u      | 5.0   | 2026-11-23T09:50:00Z |
+        +--------+-------+----------------------+"#]]
+    .assert_eq(&kit.ask("select metric, value, event_time from gold.device_latest order by metric").await);
 }
 
 #[tokio::test]
@@ -190,11 +297,25 @@ async fn first_last_and_latest_are_ordered_by_time_then_number_then_value() {
     )])
     .await;
     kit.settle(&mut hops).await;
-    expect![[r#""#]].assert_eq(
-        &kit.ask("select metric, readings, value_first, value_last from gold.metric_1m order by metric").await,
-    );
-    expect![[r#""#]]
-        .assert_eq(&kit.ask("select metric, value, reading_id from gold.device_latest order by metric").await);
+    expect![[r#"
+        +--------+----------+-------------+------------+
+        | metric | readings | value_first | value_last |
+        +--------+----------+-------------+------------+
+        | a      | 1        |             |            |
+        | a      | 3        | 5.0         | 1.0        |
+        | b      | 3        | 9.0         | 1.0        |
+        | c      | 2        | 4.0         | 8.0        |
+        +--------+----------+-------------+------------+"#]]
+    .assert_eq(&kit.ask("select metric, readings, value_first, value_last from gold.metric_1m order by metric").await);
+    expect![[r#"
+        +--------+-------+----------------------+
+        | metric | value | reading_id           |
+        +--------+-------+----------------------+
+        | a      | 1.0   | g/00000000000000aa/8 |
+        | b      | 1.0   | g/00000000000000aa/3 |
+        | c      | 8.0   | g/00000000000000aa/6 |
+        +--------+-------+----------------------+"#]]
+    .assert_eq(&kit.ask("select metric, value, reading_id from gold.device_latest order by metric").await);
 }
 
 #[tokio::test]
