@@ -58,7 +58,7 @@ impl Partition {
     /// Makes an empty partition.
     pub(super) fn create(directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
-        Segment::create(directory, Start { sequence: 0, offset: 0, time: Timestamp::from_micros(0) })?;
+        Segment::create(directory, Start { sequence: 0, offset: 0, last_offset: -1, time: Timestamp::from_micros(0) })?;
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Partition {
         let start = active.start;
         let (last_offset, last_time) = match found.last {
             Some(mark) => (active.offset_at(mark.position), mark.enqueued),
-            None => (start.offset, start.time),
+            None => (start.last_offset, start.time),
         };
         let state = State {
             segments: segments.into_iter().map(Arc::new).collect(),
@@ -131,10 +131,7 @@ impl Partition {
         PartitionInfo {
             begin_sequence_number: begin,
             last_enqueued_sequence_number: state.next_sequence - 1,
-            last_enqueued_offset: match state.next_sequence {
-                0 => "-1".to_owned(),
-                _ => state.last_offset.to_string(),
-            },
+            last_enqueued_offset: state.last_offset.to_string(),
             last_enqueued_time: state.last_time,
             is_empty: begin == state.next_sequence,
             bytes: u64::try_from(closed).unwrap_or(0) + state.end,

@@ -11,7 +11,7 @@ use shared::time::Timestamp;
 use super::event::{self, Peek};
 
 /// Bytes before the first record.
-pub(super) const HEADER: u64 = 40;
+pub(super) const HEADER: u64 = 48;
 const MAGIC: &[u8; 8] = b"hublog01";
 /// One mark per so many bytes: 24 bytes of memory for each 128 KiB on disk.
 const MARK_EVERY: u64 = 128 * 1024;
@@ -25,7 +25,8 @@ pub(super) struct Start {
     pub(super) sequence: i64,
     /// Offset of the header's first byte.
     pub(super) offset: i64,
-    /// Enqueued time of the record before the first.
+    /// Offset and enqueued time of the record before the first.
+    pub(super) last_offset: i64,
     pub(super) time: Timestamp,
 }
 
@@ -63,9 +64,10 @@ impl Segment {
         header[..8].copy_from_slice(MAGIC);
         header[8..16].copy_from_slice(&start.sequence.to_le_bytes());
         header[16..24].copy_from_slice(&start.offset.to_le_bytes());
-        header[24..32].copy_from_slice(&start.time.micros().to_le_bytes());
-        let checksum = event::crc32(&header[..32]);
-        header[32..36].copy_from_slice(&checksum.to_le_bytes());
+        header[24..32].copy_from_slice(&start.last_offset.to_le_bytes());
+        header[32..40].copy_from_slice(&start.time.micros().to_le_bytes());
+        let checksum = event::crc32(&header[..40]);
+        header[40..44].copy_from_slice(&checksum.to_le_bytes());
         file.write_all_at(&header, 0)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
@@ -79,12 +81,13 @@ impl Segment {
         let mut header = [0; HEADER as usize];
         file.read_exact_at(&mut header, 0)?;
         let long = |at: usize| i64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-        let checksum = u32::from_le_bytes(header[32..36].try_into().expect("four bytes"));
-        if &header[..8] != MAGIC || event::crc32(&header[..32]) != checksum {
+        let checksum = u32::from_le_bytes(header[40..44].try_into().expect("four bytes"));
+        if &header[..8] != MAGIC || event::crc32(&header[..40]) != checksum {
             let what = format!("{} does not begin as a segment of this log", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        let start = Start { sequence: long(8), offset: long(16), time: Timestamp::from_micros(long(24)) };
+        let time = Timestamp::from_micros(long(32));
+        let start = Start { sequence: long(8), offset: long(16), last_offset: long(24), time };
         Ok(Self { path, file, start, marks: Mutex::default() })
     }
 

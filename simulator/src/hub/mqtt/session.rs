@@ -14,6 +14,9 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, MqttError, Suback
 use mqtt_protocol_core::mqtt::{Connection, Version};
 use shared::config::Secret;
 
+/// Every CONNECT begins with it.
+const CONNECT_BYTE: u8 = 0x10;
+
 /// What the connection is to do next.
 #[derive(Debug)]
 pub(super) enum Act {
@@ -135,6 +138,11 @@ impl Session {
     /// answer to [`Act::Connect`] is owed, nor after a close.
     pub(super) fn feed(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> usize {
         if bytes.is_empty() || matches!(self.stage, Stage::Asking | Stage::Closed) {
+            return 0;
+        }
+        if self.stage == Stage::Fresh && !self.mid_packet && bytes[0] != CONNECT_BYTE {
+            // Not to wait for the rest of what is no packet at all.
+            self.close(Fault::NotConnect, acts);
             return 0;
         }
         let mut cursor = Cursor::new(bytes);
@@ -297,9 +305,9 @@ mod tests {
     #[test]
     fn whatever_comes_before_connect_closes() {
         for (bytes, fault) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], "Protocol"),
-            (&[0xc0, 0], "Protocol"),
-            (&[0x30, 0xff, 0xff, 0xff, 0xff, 0x7f], "Garbage"),
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "NotConnect"),
+            (&[0xc0, 0], "NotConnect"),
+            (&[0x10, 0xff, 0xff, 0xff, 0xff, 0x7f], "Garbage"),
             (&[0x10, 0xff, 0xff, 0xff, 0x7f], "TooLarge"),
             (&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 1, b'd'], "Version"),
         ] {
