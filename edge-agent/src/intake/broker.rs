@@ -145,13 +145,19 @@ enum End {
     #[error("the agent stops")]
     Stopping,
     #[error("{0}")]
-    Connection(#[from] ConnectionError),
+    Connection(Box<ConnectionError>),
     #[error("{0}")]
     Refused(#[from] Refused),
     #[error("`intake.broker.unacked-max` messages wait for their commit; the broker keeps the rest")]
     Full,
     #[error("the broker refuses the subscription to {0}; allow it there, or correct `intake.broker.topics`")]
     Subscription(String),
+}
+
+impl From<ConnectionError> for End {
+    fn from(error: ConnectionError) -> Self {
+        End::Connection(Box::new(error))
+    }
 }
 
 /// Takes messages from the broker until `stop`; a broker that is away is tried again for ever.
@@ -182,18 +188,7 @@ pub async fn run_broker(
             End::Stopping => return Ok(()),
             End::Full | End::Refused(_) => warn!("connection to the broker given up for a while: {end}"),
             End::Subscription(_) => error!("failed to subscribe: {end}"),
-            End::Connection(ConnectionError::ConnectionRefused(
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-            )) => error!(
-                broker = %config.host,
-                "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password-file`"
-            ),
-            End::Connection(ConnectionError::MqttState(StateError::Deserialization(
-                rumqttc::Error::PayloadSizeLimitExceeded(bytes),
-            ))) => error!(bytes, "the broker sent a packet larger than `intake.broker.max-packet`; raise it"),
-            End::Connection(error) => {
-                warn!(broker = %config.host, port = config.port, "no connection to the broker: {error}")
-            }
+            End::Connection(error) => report(&config, error),
         }
         if config.stable.duration() <= lasted {
             backoff.reset();
@@ -202,6 +197,22 @@ pub async fn run_broker(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(backoff.next_wait()) => {}
         }
+    }
+}
+
+fn report(config: &Config, error: &ConnectionError) {
+    let (broker, port) = (&config.host, config.port);
+    match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => error!(
+            broker,
+            port, "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password-file`"
+        ),
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
+            error!(bytes, "the broker sent a packet larger than `intake.broker.max-packet`; raise it");
+        }
+        error => warn!(broker, port, "no connection to the broker: {error}"),
     }
 }
 
