@@ -8,7 +8,7 @@ use crate::lake::{Lake, LakeError, Lease, Table, View};
 use crate::source::{Stream, Told};
 
 /// How many commits of a table are looked back at, for streams and totals that are not named elsewhere.
-const LOOK_BACK: i64 = 200;
+const LOOK_BACK: i64 = 500;
 
 /// Which table is filled from which.
 pub const HOPS: [(Table, Table); 6] = [
@@ -172,12 +172,13 @@ async fn recent_streams(bronze: &View) -> Result<BTreeSet<Stream>, LakeError> {
     Ok(found)
 }
 
-/// The incarnation of `hub` that bronze read last.
+/// The incarnation of `hub` that bronze read last, if it was among its newest commits.
 ///
 /// # Errors
 /// When the log can't be read.
 pub async fn last_incarnation(bronze: &View, hub: &str) -> Result<Option<i64>, LakeError> {
-    for version in (0..=bronze.version()).rev() {
+    let newest = bronze.version();
+    for version in (0..=newest).rev().take_while(|version| newest - version < LOOK_BACK) {
         let change = match bronze.change(version).await {
             Err(LakeError::Gone { .. }) => break,
             change => change?,

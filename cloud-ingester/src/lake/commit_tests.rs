@@ -194,7 +194,8 @@ async fn changes_tell_files_progress_and_metadata_version_by_version() {
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].txns, [(APP.to_owned(), 9)]);
     assert_eq!(changes[0].info["plan"]["to"], 9);
-    let session = super::super::session::session(super::super::session::Limits { memory_bytes: 64 << 20 }).expect("a session");
+    let session =
+        super::super::session::session(super::super::session::Limits { memory_bytes: 64 << 20 }).expect("a session");
     let scan = view.provider_of(changes[0].adds.clone()).await.expect("a scan");
     session.register_table("new", scan).expect("a name");
     let sql = "select min(sequence_number) as a, count(*) as b from new where ingest_date is not null";
