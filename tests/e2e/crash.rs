@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 /// Long enough for the slowest machine to come to the named point.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Ends `part` at `place`, starts it again, lets everything drain, and asks for the proof.
+/// Ends `part` at `place` (its nth passage: the first ones are at start), starts it again, lets everything drain, and asks for the proof.
 fn check(part: Part, place: &str) {
     let mut scenario = Scenario::new(&format!("crash-{}", place.replace(':', "-")));
     for other in [Part::Hub, Part::Ingester, Part::Agent] {
@@ -77,7 +77,7 @@ fn an_ingester_that_dies_after_the_bronze_commit_reads_nothing_twice() {
 
 #[test]
 fn an_ingester_that_dies_between_silver_parquet_and_commit_loses_nothing() {
-    check(Part::Ingester, "silver-parquet-written:2");
+    check(Part::Ingester, "silver-parquet-written:5");
 }
 
 #[test]
@@ -87,17 +87,17 @@ fn an_ingester_that_dies_between_the_side_and_the_main_commit_redoes_just_what_i
 
 #[test]
 fn an_ingester_that_dies_after_the_silver_commit_counts_nothing_twice() {
-    check(Part::Ingester, "silver-committed:2");
+    check(Part::Ingester, "silver-committed:5");
 }
 
 #[test]
 fn an_ingester_that_dies_between_gold_parquet_and_commit_loses_nothing() {
-    check(Part::Ingester, "gold-parquet-written:2");
+    check(Part::Ingester, "gold-parquet-written:10");
 }
 
 #[test]
 fn an_ingester_that_dies_after_the_gold_commit_counts_nothing_twice() {
-    check(Part::Ingester, "gold-committed:2");
+    check(Part::Ingester, "gold-committed:10");
 }
 
 #[test]

@@ -93,6 +93,7 @@ impl Scenario {
             );
         }
         if self.stack.is_running(Part::Agent) {
+            self.wait_for("empty outbox", |scenario| scenario.stack.has_drained().then_some(()));
             let ended = self.stack.stop(Part::Agent);
             assert!(
                 ended.is_some_and(|status| status.success()),

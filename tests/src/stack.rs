@@ -247,6 +247,12 @@ impl Stack {
         self.running.contains_key(&part)
     }
 
+    /// Whether the agent holds nothing that the hub has not acknowledged. False while it does not answer.
+    pub fn has_drained(&self) -> bool {
+        let Some(status) = self.status(Part::Agent) else { return false };
+        ["held", "gaps_held", "closings_held"].iter().all(|what| status["outbox"][what].as_u64() == Some(0))
+    }
+
     /// Whether the lake holds all that the hub has, in every table. False while either does not answer.
     pub fn has_caught_up(&self) -> bool {
         let answer = || caught_up(&self.status(Part::Hub)?, &self.status(Part::Ingester)?);

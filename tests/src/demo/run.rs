@@ -14,7 +14,7 @@ use crate::layout::{Layout, Wishes, WishesError};
 use crate::program::Launcher;
 use crate::stack::{Part, Stack, StackError};
 
-/// How long the lake may need for what the hub still has once the devices are done.
+/// How long agent and lake may need for what they still hold once the devices are done.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
 /// How often the demo looks at its programs.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -34,8 +34,8 @@ pub(super) enum DemoError {
     NoRecording(String),
     #[error("the {part} ended too early ({status}); its last lines:\n{last_lines}")]
     Ended { part: &'static str, status: std::process::ExitStatus, last_lines: String },
-    #[error("the lake did not catch up within {0:?}; see the logs beside it")]
-    NotSettled(Duration),
+    #[error("{0} within {1:?}; see its log")]
+    NotSettled(&'static str, Duration),
     #[error("the {0} did not stop; see its log")]
     NotStopped(&'static str),
     #[error("verify the lake: {0}")]
@@ -78,9 +78,10 @@ pub(super) fn run(args: &Args) -> Result<bool, DemoError> {
     let limit = args.seconds_limit().map(Duration::from_secs);
     watch_devices(&mut stack, limit, &mut progress)?;
     progress.say("the devices are done; the agent drains and stops");
+    settle(&mut stack, "the agent did not send all it holds", &mut progress, Stack::has_drained)?;
     stop(&mut stack, Part::Agent)?;
     let outbox = report::outbox_books(&stack);
-    settle(&mut stack, &mut progress)?;
+    settle(&mut stack, "the lake did not catch up", &mut progress, Stack::has_caught_up)?;
     stop(&mut stack, Part::Ingester)?;
     stop(&mut stack, Part::Hub)?;
     progress.finish();
@@ -125,17 +126,23 @@ fn watch_devices(stack: &mut Stack, limit: Option<Duration>, progress: &mut Prog
     }
 }
 
-fn settle(stack: &mut Stack, progress: &mut Progress) -> Result<(), DemoError> {
+/// Waits for `condition`, showing how far everybody is.
+fn settle(
+    stack: &mut Stack,
+    otherwise: &'static str,
+    progress: &mut Progress,
+    condition: impl Fn(&Stack) -> bool,
+) -> Result<(), DemoError> {
     let began = Instant::now();
-    while !stack.has_caught_up() {
+    while !condition(stack) {
         progress.show(stack, began.elapsed(), None);
-        for part in [Part::Hub, Part::Ingester] {
+        for part in [Part::Hub, Part::Ingester, Part::Agent] {
             if let Some(status) = stack.ended(part) {
                 return Err(ended(stack, part, status));
             }
         }
         if SETTLE_PATIENCE < began.elapsed() {
-            return Err(DemoError::NotSettled(SETTLE_PATIENCE));
+            return Err(DemoError::NotSettled(otherwise, SETTLE_PATIENCE));
         }
         std::thread::sleep(PERIOD);
     }
