@@ -99,9 +99,7 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
         Ok(Ok(progress)) => {
             match face {
                 Face::Json => progress::json(&progress),
-                Face::People => {
-                    progress::say(&progress::sentence(&progress, Scale { devices: progress.connected, ..scale }))
-                }
+                Face::People => progress::say(&progress::total(&progress)),
             }
             outcome(program, &progress)
         }

@@ -78,20 +78,23 @@ fn bar(scale: Scale) -> ProgressBar {
     bar
 }
 
-/// The counters in words.
+/// The counters in words, while it runs.
 pub(crate) fn sentence(progress: &Progress, scale: Scale) -> String {
-    let Progress { connected, sends, values, acked, again, unacked, skipped, .. } = progress;
-    let mut text = format!(
-        "{connected}/{} connected, {sends} sends with {values} values, {acked} acknowledged, {unacked} under way",
-        scale.devices
-    );
+    let text = format!("{}/{} connected, {}", progress.connected, scale.devices, total(progress));
+    match &progress.trouble {
+        Some(trouble) if progress.connected < scale.devices => format!("{text} ({trouble})"),
+        _ => text,
+    }
+}
+
+/// The counters in words, at the end.
+pub(crate) fn total(progress: &Progress) -> String {
+    let Progress { sends, values, acked, again, unacked, skipped, .. } = progress;
+    let mut text = format!("{sends} sends with {values} values, {acked} acknowledged, {unacked} under way");
     for (count, what) in [(again, "published again"), (skipped, "samples skipped")] {
         if *count != 0 {
             text.push_str(&format!(", {count} {what}"));
         }
     }
-    match &progress.trouble {
-        Some(trouble) if *connected < scale.devices => format!("{text} ({trouble})"),
-        _ => text,
-    }
+    text
 }

@@ -241,3 +241,6 @@ async fn drive(mut eventloop: EventLoop, tell: mpsc::UnboundedSender<Result<Even
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

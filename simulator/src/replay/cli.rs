@@ -92,7 +92,7 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
         Ok(Ok(done)) => {
             match face {
                 Face::Json => progress::json(&done),
-                Face::People => told(&done, scale),
+                Face::People => told(&done),
             }
             outcome(program, &done.progress)
         }
@@ -102,8 +102,8 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
     }
 }
 
-fn told(done: &Outcome, scale: Scale) {
-    progress::say(&progress::sentence(&done.progress, Scale { devices: done.progress.connected, ..scale }));
+fn told(done: &Outcome) {
+    progress::say(&progress::total(&done.progress));
     let cells = &done.cells;
     let example =
         |first: &Option<String>| first.as_ref().map(|first| format!("; the first: {first}")).unwrap_or_default();

@@ -84,11 +84,12 @@ fn of_day(text: &str) -> Option<i64> {
 /// fraction.
 fn epoch(text: &str) -> Option<Timestamp> {
     if let Ok(whole) = text.parse::<i64>() {
-        let micros = match whole.unsigned_abs() {
-            ..100_000_000_000 => whole.checked_mul(1_000_000)?,
-            ..100_000_000_000_000 => whole.checked_mul(1_000)?,
-            _ => whole,
+        let factor = match whole.unsigned_abs() {
+            size if size < 100_000_000_000 => 1_000_000,
+            size if size < 100_000_000_000_000 => 1_000,
+            _ => 1,
         };
+        let micros = whole.checked_mul(factor)?;
         return Some(Timestamp::from_micros(micros));
     }
     let (whole, fraction) = text.split_once('.')?;

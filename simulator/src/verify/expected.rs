@@ -48,10 +48,14 @@ struct Promise {
     unit: u32,
     fate: Fate,
     acked: bool,
-    /// How often it was sent as a new send (by two ledgers, say).
-    sends: u8,
     readings: u8,
     quarantined: u8,
+}
+
+impl Promise {
+    fn rows(&self) -> u8 {
+        self.readings.saturating_add(self.quarantined)
+    }
 }
 
 /// A row of silver.readings, as far as a ledger can know it.
@@ -123,6 +127,8 @@ pub struct Expected {
     names: HashMap<String, u32>,
     values: HashMap<Key, Promise>,
     wholes: HashMap<Whole, Promise>,
+    /// Promises of a key that has one already: a device that began anew with `n`, in another ledger. Rare.
+    further: HashMap<Key, Vec<Promise>>,
     /// Sends whose ack was not read yet.
     unacked: HashMap<u64, Vec<Id>>,
     devices: HashMap<u32, ()>,
@@ -132,7 +138,8 @@ pub struct Expected {
 
 #[derive(Debug, Clone, Copy)]
 enum Id {
-    Value(Key),
+    /// A value, and its place among the promises of its key: 0 the first, else `further`.
+    Value(Key, usize),
     Whole(Whole),
 }
 
@@ -172,19 +179,28 @@ impl Expected {
                 unit: expect.unit.as_ref().map_or(0, |unit| self.name(unit)),
                 fate: expect.fate,
                 acked: false,
-                sends: 1,
                 readings: 0,
                 quarantined: 0,
             };
             match &expect.metric {
                 Some(metric) => {
                     let key = Key { device, metric: self.name(metric), n: sent.n };
-                    promise_again(self.values.entry(key), promise);
-                    ids.push(Id::Value(key));
+                    let place = match self.values.entry(key) {
+                        Entry::Vacant(free) => {
+                            free.insert(promise);
+                            0
+                        }
+                        Entry::Occupied(_) => {
+                            let further = self.further.entry(key).or_default();
+                            further.push(promise);
+                            further.len()
+                        }
+                    };
+                    ids.push(Id::Value(key, place));
                 }
                 None => {
                     let whole = Whole { device, sha256: Sha256::digest(sent.payload()).into() };
-                    promise_again(self.wholes.entry(whole), promise);
+                    self.wholes.insert(whole, promise);
                     ids.push(Id::Whole(whole));
                 }
             }
@@ -195,7 +211,8 @@ impl Expected {
     fn ack(&mut self, id: u64) {
         for id in self.unacked.remove(&id).unwrap_or_default() {
             let promise = match id {
-                Id::Value(key) => self.values.get_mut(&key),
+                Id::Value(key, 0) => self.values.get_mut(&key),
+                Id::Value(key, place) => self.further.get_mut(&key).and_then(|further| further.get_mut(place - 1)),
                 Id::Whole(whole) => self.wholes.get_mut(&whole),
             };
             if let Some(promise) = promise {
@@ -212,12 +229,25 @@ impl Expected {
         known
     }
 
+    /// The promise of a key; among several the one that `fits`, else the first.
+    fn promise(&mut self, key: Key, fits: impl Fn(&Promise) -> bool) -> Option<&mut Promise> {
+        let first = self.values.get_mut(&key)?;
+        if fits(first) {
+            return Some(first);
+        }
+        match self.further.get_mut(&key).and_then(|further| further.iter_mut().find(|promise| fits(promise))) {
+            Some(fitting) => Some(fitting),
+            None => Some(first),
+        }
+    }
+
     /// Holds a row of silver.readings against the ledgers.
     pub fn reading(&mut self, row: ReadingRow<'_>, problems: &mut Problems) {
         let Some(device) = self.device(row.device) else { return };
         let unit = row.unit.and_then(|unit| self.names.get(unit).copied());
         let key = self.names.get(row.metric).and_then(|metric| Some(Key { device, metric: *metric, n: row.n? }));
-        let Some(promise) = key.and_then(|key| self.values.get_mut(&key)) else {
+        let promise = key.and_then(|key| self.promise(key, |promise| promise.time == row.time));
+        let Some(promise) = promise else {
             return problems.add("not-in-ledger", || {
                 format!("silver.readings {}: {} {} n={:?} was never sent", row.id, row.device, row.metric, row.n)
             });
@@ -256,11 +286,12 @@ impl Expected {
         let Some(device) = row.device.and_then(|device| self.device(device)) else { return };
         let n = number_in(row.raw);
         let promise = match row.metric {
-            Some(metric) => self
-                .names
-                .get(metric)
-                .and_then(|metric| Some(Key { device, metric: *metric, n: n? }))
-                .and_then(|key| self.values.get_mut(&key)),
+            Some(metric) => {
+                let metric = self.names.get(metric).copied();
+                let key = metric.and_then(|metric| Some(Key { device, metric, n: n? }));
+                let expected = |promise: &Promise| promise.fate != Fate::Reading && promise.rows() == 0;
+                key.and_then(|key| self.promise(key, expected))
+            }
             None => self.wholes.get_mut(&Whole { device, sha256: Sha256::digest(row.raw).into() }),
         };
         let what = || format!("{} {} n={n:?}", row.device.unwrap_or("?"), row.metric.unwrap_or("(whole payload)"));
@@ -285,20 +316,22 @@ impl Expected {
         let name = |number: u32| names.get(&number).copied().unwrap_or("?");
         let mut absent: HashMap<u32, Vec<(u32, i64)>> = HashMap::new();
         let wholes = self.wholes.iter().map(|(whole, promise)| (whole.device, 0, 0, promise));
-        let values = self.values.iter().map(|(key, promise)| (key.device, key.metric, key.n, promise));
+        let further = self.further.iter().flat_map(|(key, all)| all.iter().map(move |promise| (key, promise)));
+        let values = self.values.iter().chain(further);
+        let values = values.map(|(key, promise)| (key.device, key.metric, key.n, promise));
         for (device, metric, n, promise) in values.chain(wholes) {
-            books.values += u64::from(promise.sends);
+            books.values += 1;
             books.values_acked += u64::from(promise.acked);
             books.readings += u64::from(promise.readings);
             books.quarantined += u64::from(promise.quarantined);
-            let rows = promise.readings.saturating_add(promise.quarantined);
+            let rows = promise.rows();
             if rows == 0 && promise.acked {
                 absent.entry(device).or_default().push((metric, n));
             } else if rows == 0 {
                 books.never_promised += 1;
-            } else if promise.sends < rows && metric == 0 {
-                books.keyless_repeats += u64::from(rows - promise.sends);
-            } else if promise.sends < rows {
+            } else if 1 < rows && metric == 0 {
+                books.keyless_repeats += u64::from(rows - 1);
+            } else if 1 < rows {
                 problems.add("twice-in-lake", || {
                     format!("{} {} n={n} is in silver {rows} times", name(device), name(metric))
                 });
@@ -320,20 +353,6 @@ impl Expected {
             }
         }
         books
-    }
-}
-
-/// A send of a key that another ledger has sent already: either may have come.
-fn promise_again<K>(entry: Entry<'_, K, Promise>, promise: Promise) {
-    match entry {
-        Entry::Vacant(free) => drop(free.insert(promise)),
-        Entry::Occupied(mut taken) => {
-            let taken = taken.get_mut();
-            taken.sends = taken.sends.saturating_add(1);
-            if taken.fate != promise.fate {
-                taken.fate = Fate::Either;
-            }
-        }
     }
 }
 

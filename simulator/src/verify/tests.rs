@@ -440,3 +440,20 @@ async fn a_lake_that_cannot_be_read_is_no_proof() {
     assert!(odd.to_string().contains('%'), "{odd}");
     assert!(matches!(verify(&at("/no/such/lake".into())).await, Err(VerifyError::Place { .. })));
 }
+
+#[tokio::test]
+async fn two_ledgers_may_name_the_same_numbers() {
+    // A device began anew with its numbers, in a ledger of its own: the times tell them apart.
+    let (mut lake, mut sends) = sound();
+    let later = Draft { time: Timestamp::from_micros(TIME + 5), ..send("a", 1, 30.0, Fate::Reading) };
+    sends.insert(0, later.clone());
+    let report = verified(&lake, &sends, &[], None).await;
+    assert_eq!(report.problems.kinds(), ["not-in-lake"], "{report}");
+    sends[0].time = Timestamp::from_micros(TIME);
+    lake.readings.push((4, "a", "t", 1, 21.5));
+    lake.gaps[0].2 = 4;
+    let report = verified(&lake, &sends, &[], None).await;
+    assert_eq!(report.problems.kinds(), ["not-in-lake", "twice-in-lake", "value-differs"], "{report}");
+    let report = verified(&sound().0, &sends[1..], &[later], None).await;
+    assert!(report.holds, "{report}");
+}
