@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -125,7 +124,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
         }
         Command::Status { json } => {
             let lake = Lake::open(config.location()?)?;
-            let status = status::read(&lake, &BTreeMap::new()).await?;
+            let status = status::read(&lake, status::Hub::NotAsked).await?;
             let text = if json {
                 serde_json::to_string_pretty(&status).expect("a status is plain data")
             } else {

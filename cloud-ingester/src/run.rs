@@ -149,7 +149,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 
     let mut all = Shutdown::<RunError>::new(stop.clone(), grace);
     let http_stop = CancellationToken::new();
-    let face = face(Arc::clone(&lake), Arc::clone(&hub), requests);
+    let face = face(Arc::clone(&lake), Arc::clone(&hub), health.clone(), requests);
     let (health_of_face, registry_of_face, stop_of_face) = (health.clone(), Arc::clone(&registry), http_stop.clone());
     all.spawn("http", async move {
         Ok(shared::http::serve(listen, health_of_face, registry_of_face, face, stop_of_face).await?)
@@ -382,12 +382,17 @@ pub fn tell(report: &Report) -> String {
 }
 
 /// `/status` and `/hop`.
-fn face(lake: Arc<Lake>, hub: Arc<Mutex<BTreeMap<Stream, Told>>>, requests: mpsc::Sender<Asked>) -> Router {
+fn face(
+    lake: Arc<Lake>,
+    hub: Arc<Mutex<BTreeMap<Stream, Told>>>,
+    health: Health,
+    requests: mpsc::Sender<Asked>,
+) -> Router {
     let books = shared::http::status(move || {
-        let (lake, hub) = (Arc::clone(&lake), Arc::clone(&hub));
+        let (lake, hub, live) = (Arc::clone(&lake), Arc::clone(&hub), health.is_ready());
         async move {
             let told = hub.lock().expect("no thread panics while it holds this").clone();
-            match status::read(&lake, &told).await {
+            match status::read(&lake, status::Hub::Heard { live, told: &told }).await {
                 Ok(status) => serde_json::to_value(status).unwrap_or_default(),
                 Err(error) => serde_json::json!({ "error": error.to_string() }),
             }

@@ -35,7 +35,8 @@ pub struct Status {
     pub hops: Vec<HopStatus>,
     /// The running totals of silver, as its newest commit has them.
     pub totals: Option<serde_json::Value>,
-    /// Whether every row the hub told of has reached every table. Without a hub's word: whether all hops are level.
+    /// Whether every row the hub told of has reached every table. While the hub can't
+    /// be read: no. Asked beside the service, which alone hears the hub: whether all hops are level.
     pub caught_up: bool,
 }
 
@@ -86,11 +87,30 @@ pub struct HopStatus {
     pub behind: i64,
 }
 
-/// Reads the lake; `told` is what the hub said last, where somebody reads it.
+/// What is known of the hub.
+#[derive(Clone, Copy, Debug)]
+pub enum Hub<'a> {
+    /// Nothing: the asker does not read it.
+    NotAsked,
+    /// What it said last.
+    Heard {
+        /// Whether it is being read now.
+        live: bool,
+        /// How far each partition is.
+        told: &'a BTreeMap<Stream, Told>,
+    },
+}
+
+/// Reads the lake.
 ///
 /// # Errors
 /// When the lake can't be read.
-pub async fn read(lake: &Lake, told: &BTreeMap<Stream, Told>) -> Result<Status, LakeError> {
+pub async fn read(lake: &Lake, hub: Hub<'_>) -> Result<Status, LakeError> {
+    let nothing = BTreeMap::new();
+    let (heard, told) = match hub {
+        Hub::NotAsked => (true, &nothing),
+        Hub::Heard { live, told } => (live && !told.is_empty(), told),
+    };
     let mut views = BTreeMap::new();
     for table in Table::ALL {
         if lake.exists(table).await? {
@@ -100,7 +120,8 @@ pub async fn read(lake: &Lake, told: &BTreeMap<Stream, Told>) -> Result<Status, 
     let tables = Table::ALL.into_iter().map(|table| table_status(table, views.get(&table)));
     let streams = streams(views.get(&Table::BronzeMessages), told).await?;
     let hops = hops(&views).await?;
-    let caught_up = !hops.is_empty()
+    let caught_up = heard
+        && !hops.is_empty()
         && hops.iter().all(|hop| hop.behind == 0)
         && streams.iter().all(|stream| stream.lag.is_none_or(|lag| lag == 0));
     Ok(Status {

@@ -26,6 +26,13 @@ pub enum LakeError {
         #[source]
         source: Box<datafusion::error::DataFusionError>,
     },
+    /// What was asked can't be answered as it is written.
+    #[error("answer the query: {source}")]
+    Question {
+        /// What DataFusion says.
+        #[source]
+        source: Box<datafusion::error::DataFusionError>,
+    },
     /// Another writer moved the progress this commit was built on: its rows must be cut anew.
     #[error(
         "commit to {table}: another writer moved `{app}` (expected {}, found {}); its rows have to be cut again",
@@ -102,7 +109,7 @@ impl LakeError {
             | Self::LeaseHeld { .. }
             | Self::LeaseLost { .. }
             | Self::Beside { .. } => Blame::Peer,
-            Self::Foreign { .. } | Self::Location { .. } => Blame::Config,
+            Self::Foreign { .. } | Self::Location { .. } | Self::Question { .. } => Blame::Config,
         }
     }
 }

@@ -89,7 +89,7 @@ pub async fn lake_session(lake: &Lake, limits: Limits) -> Result<SessionContext,
 pub async fn query(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, LakeError> {
     let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let planned = session.sql_with_options(sql, options).await;
-    let frame = planned.map_err(failed("plan the query"))?;
+    let frame = planned.map_err(|source| LakeError::Question { source: Box::new(source) })?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
     let mut batches = frame.collect().await.map_err(failed("run the query"))?;
     if batches.is_empty() {

@@ -111,7 +111,7 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
         target,
         positions: Positions::default(),
         current: None,
-        backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15), u64::from(std::process::id())),
+        backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5), u64::from(std::process::id())),
         said: String::new(),
     };
     loop {
@@ -206,7 +206,7 @@ async fn within<T>(act: &str, asked: impl Future<Output = Result<T, EventHubsErr
 fn explain(act: &str, error: &EventHubsError) -> String {
     let text = format!("{error:?}");
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let advice = if has(&["Unauthorized", "unauthorized", "401", "InvalidSignature", "put-token"]) {
+    let advice = if has(&["authoriz", "Unauthoriz", "401", "InvalidSignature", "put-token"]) {
         "the hub refuses the credentials; check the policy name and key in `hub.connection-string`"
     } else if has(&["ConnectionRefused", "Connection refused"]) {
         "nobody listens there; check `hub.endpoint`, and that the hub runs"
