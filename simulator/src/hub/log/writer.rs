@@ -156,7 +156,12 @@ impl Writer {
     fn roll(&self) -> io::Result<()> {
         let start = {
             let state = self.partition.state();
-            Start { sequence: state.next_sequence, offset: state.active().offset_at(state.end), time: state.last_time }
+            Start {
+                sequence: state.next_sequence,
+                offset: state.active().offset_at(state.end),
+                last_offset: state.last_offset,
+                time: state.last_time,
+            }
         };
         let segment = Segment::create(&self.partition.directory, start)?;
         self.partition.publish(|state| {
