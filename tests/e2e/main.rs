@@ -1,5 +1,7 @@
 //! The promises of the product, each kept by the real programs.
 
+mod tidy; // who may know whom
+
 mod scenario; // a stack in a folder of its own, and how a test ends
 
 mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes

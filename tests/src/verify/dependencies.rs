@@ -34,9 +34,9 @@ pub(super) fn check(workspace: &Path, cache: &Path) -> Result<Outcome, VerifyErr
 
 fn run(deny: &Path, workspace: &Path, rules: &Path, checks: &[&str]) -> Result<bool, VerifyError> {
     let call = command(deny)
-        .args(["--workspace", "--all-features", "--locked", "--log-level", "warn", "check", "--config"])
+        .args(["--workspace", "--all-features", "--locked", "--log-level", "warn", "--config"])
         .args([rules])
-        .args(["--hide-inclusion-graph"])
+        .args(["check", "--hide-inclusion-graph"])
         .args(checks);
     say(&format!("\nverify: dependencies: {}", call.line()));
     call.stream(workspace, |_| ())
