@@ -13,6 +13,9 @@ use tokio::time::Duration;
 
 /// Answers waiting for one peer's credit; above it, questions wait.
 const ANSWERS_WAITING: usize = 16;
+/// How long the hub thinks about a question. Microsoft's Rust SDK (fe2o3-amqp 0.16) notes a message as sent only after it
+/// has left; a receipt that comes back sooner is lost, and the SDK waits for it for ever. A loopback is that fast.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a question waits for its answering link to be attached.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -132,6 +135,7 @@ impl Answers {
                     return;
                 }
             };
+            tokio::time::sleep(PAUSE).await;
             if receiver.accept(&delivery).await.is_err() {
                 return;
             }

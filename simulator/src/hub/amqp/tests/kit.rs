@@ -75,7 +75,7 @@ impl TestHub {
         for number in 0..count {
             appendings.push(self.log.submit(event(device, format!("event {number}"))).await);
         }
-        for appending in appendings {
+        for mut appending in appendings {
             appending.wait().await.expect("stored");
         }
     }

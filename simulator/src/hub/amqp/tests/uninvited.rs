@@ -1,5 +1,6 @@
 //! Whoever connects without speaking the protocol, or without end.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use shared::clock::Clock;
@@ -9,6 +10,8 @@ use tokio::net::TcpStream;
 
 use super::super::Limits;
 use super::kit::{TestHub, within};
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 async fn connect(hub: &TestHub) -> TcpStream {
     TcpStream::connect(("127.0.0.1", hub.port)).await.expect("connected")
@@ -27,6 +30,14 @@ const HEADER: &[u8] = b"AMQP\0\x01\0\0";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_closes_a_connection_and_nothing_else() {
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The acceptor's own tasks panic unseen.
+        if panic.location().is_some_and(|at| at.file().contains("amqp") && !at.file().contains("tests")) {
+            PANICS.fetch_add(1, Relaxed);
+        }
+        shown(panic);
+    }));
     let directory = tempdir().expect("a directory");
     let hub = TestHub::start(directory.path()).await;
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -58,6 +69,7 @@ async fn garbage_closes_a_connection_and_nothing_else() {
     }
     let consumer = hub.consumer().await;
     within(consumer.get_eventhub_properties()).await.expect("the hub lives");
+    assert_eq!(PANICS.load(Relaxed), 0);
     hub.stop().await;
 }
 
