@@ -264,6 +264,6 @@ mod tests {
     fn the_bytes_of_version_one_stay_as_they_are() {
         let hex: String =
             encode(&HeldItem::Reading(reading()), BOOT).iter().map(|byte| format!("{byte:02x}")).collect();
-        expect_test::expect![""].assert_eq(&hex);
+        expect_test::expect!["01000770726573732d330b74656d7065726174757265000000000000803540010343656cfd00c04bb4fdb70c00fd80694fb4fdb70c000001fbd74407070707070707070707070707070707fb7260"].assert_eq(&hex);
     }
 }

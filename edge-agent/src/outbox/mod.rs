@@ -25,6 +25,9 @@ pub mod lock; // one writer per outbox
 
 pub mod desk; // what other processes may ask of a running agent
 
+#[cfg(test)]
+mod tests;
+
 use serde::Serialize;
 use shared::reading::{Epoch, Reading, Rejected, Seq};
 

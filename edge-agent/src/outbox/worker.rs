@@ -277,6 +277,8 @@ impl Worker {
         let stored = !new.is_empty();
         self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
         self.metrics.duplicates(repeats);
+        // Whoever is answered finds the books as they are after this commit.
+        self.refresh()?;
         batch.settle(&mut self.waiting, &admitted);
         for (_, reply) in self.done.drain(..) {
             reply.send(Ok(())).ok();
@@ -286,7 +288,6 @@ impl Worker {
         {
             tracing::warn!(%error, "cannot take closed epochs out of the side file; the next start does");
         }
-        self.refresh()?;
         if stored {
             self.bump();
         }
@@ -330,6 +331,9 @@ impl Worker {
     }
 
     fn seal(&mut self) -> Result<(), OutboxError> {
+        if self.sealed {
+            return Ok(());
+        }
         self.sealed = true;
         for waiting in self.waiting.drain(..) {
             waiting.reply.send(Err(OutboxError::Sealed)).ok();

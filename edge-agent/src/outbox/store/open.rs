@@ -174,6 +174,7 @@ impl Store {
     fn recall(&mut self) -> Result<(), StoreError> {
         let fail = fail("read source keys", &self.path);
         let mut recalled = Vec::new();
+        let mut newest = RowId(0);
         {
             let mut statement = self
                 .connection
@@ -183,19 +184,17 @@ impl Store {
             while let Some(row) = rows.next().map_err(&fail)? {
                 let (id, at, key): (i64, i64, Option<Vec<u8>>) =
                     (row.get(0).map_err(&fail)?, row.get(1).map_err(&fail)?, row.get(2).map_err(&fail)?);
+                newest = newest.max(RowId(id));
                 let key = key.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(SourceKey);
-                // A row from the future (the wall clock went back) counts as new.
+                // A row from the future (the wall clock went back) counts as new. An old row may stand among new ones:
+                // rows sent again have new numbers.
                 let age_ms = self.now.wall.micros().saturating_sub(at).max(0) / 1_000;
-                if i64::try_from(AGE_MAX.as_millis()).unwrap_or(i64::MAX) < age_ms {
-                    self.memory.forgotten_before(RowId(id));
-                    break;
+                if age_ms <= i64::try_from(AGE_MAX.as_millis()).unwrap_or(i64::MAX) {
+                    recalled.push((RowId(id), self.now.steady_ms - age_ms, key));
                 }
-                recalled.push((RowId(id), self.now.steady_ms - age_ms, key));
             }
         }
-        if let (Some((oldest, ..)), true) = (recalled.last(), recalled.len() == ROWS_MAX) {
-            self.memory.forgotten_before(RowId(oldest.0 - 1));
-        }
+        self.memory.forgotten_before(recalled.last().map_or(newest, |(oldest, ..)| RowId(oldest.0 - 1)));
         for (id, at_ms, key) in recalled.into_iter().rev() {
             self.memory.remember(id, at_ms, key);
         }
@@ -250,7 +249,6 @@ fn connect(path: &Path, wal_bytes: u64, suspect: bool) -> Result<Connection, Sto
     let fail = fail("open", path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(&fail)?;
-    schema::tune(&connection, wal_bytes).map_err(&fail)?;
     let (has, knows) = schema::version(&connection).map_err(&fail)?;
     if knows < has {
         return Err(StoreError::Later { path: path.to_owned(), has, knows });
@@ -259,6 +257,7 @@ fn connect(path: &Path, wal_bytes: u64, suspect: bool) -> Result<Connection, Sto
         let detail = "it is a database of something else".to_owned();
         return Err(StoreError::Damaged { act: "open", path: path.to_owned(), detail });
     }
+    schema::tune(&connection, wal_bytes).map_err(&fail)?;
     if bytes <= CHECK_BYTES_MAX || suspect {
         let check = if suspect { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
         let verdict: String = connection.query_row(check, [], |row| row.get(0)).map_err(&fail)?;

@@ -1,1 +1,251 @@
+//! One line in, verdicts out.
 
+use expect_test::{Expect, expect};
+use shared::config::{Check, Layers, Mistakes};
+use shared::reading::TimeQuality;
+
+use super::*;
+
+const RULES: &str = r#"
+    [[presilver.rule]]
+    metric = "temperature"
+    type = "number"
+    min = -40.0
+    max = 150.0
+    unit = "Cel"
+    [[presilver.rule]]
+    metric = "CO*"
+    missing-values = [-200]
+    [[presilver.rule]]
+    device = "press-*"
+    metric = "temperature"
+    required = true
+"#;
+
+fn received() -> Timestamp {
+    Timestamp::parse_rfc3339("2026-11-23T10:00:00Z").expect("a time")
+}
+
+/// The other sections are not looked at here.
+#[derive(serde::Deserialize)]
+struct Loose {
+    presilver: Config,
+    #[serde(flatten)]
+    _rest: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+impl Check for Loose {
+    fn check(&self, mistakes: &mut Mistakes) {
+        self.presilver.check(mistakes);
+    }
+}
+
+fn judge_with(text: &str) -> Judge {
+    let layers = Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
+    let config: Loose = shared::config::load_from(&layers, Some(("edge.toml", text)), &[]).expect("no mistake");
+    Judge::new(&config.presilver)
+}
+
+fn verdicts(topic: &str, payload: &[u8]) -> Vec<Verdict> {
+    judge_with(RULES).judge(&Publish { topic, payload, received: received(), clock_known_good: true })
+}
+
+fn show(verdicts: &[Verdict]) -> String {
+    let show = |verdict: &Verdict| match &verdict.item {
+        HeldItem::Reading(reading) => format!(
+            "{} {}={}{} {}",
+            reading.device,
+            reading.metric,
+            reading.value,
+            reading.unit.as_ref().map(|unit| format!("[{unit}]")).unwrap_or_default(),
+            reading.time_quality.as_str()
+        ),
+        HeldItem::Rejected { rejected, .. } => format!(
+            "{} {} rejected: {}",
+            rejected.device,
+            rejected.metric.as_ref().map_or("-", |metric| metric.as_str()),
+            rejected.reasons.join(" | ")
+        ),
+    };
+    verdicts.iter().map(show).collect::<Vec<_>>().join("\n")
+}
+
+fn check(topic: &str, payload: &str, expected: Expect) {
+    expected.assert_eq(&show(&verdicts(topic, payload.as_bytes())));
+}
+
+#[test]
+fn each_metric_is_judged_on_its_own_with_all_its_reasons() {
+    check(
+        "telemetry/oven",
+        r#"{"ts":"2026-11-23T09:59:59Z","n":1,"temperature":21.5,"CO(GT)":-200,"door":true}"#,
+        expect![[r#"
+            oven temperature=21.5[Cel] device
+            oven CO(GT) rejected: missing-value: -200
+            oven door=true device"#]],
+    );
+    check(
+        "telemetry/oven",
+        r#"{"temperature":{"v":900,"u":"K"}}"#,
+        expect!["oven temperature rejected: unit: K instead of Cel | range: 900 > 150 K"],
+    );
+}
+
+#[test]
+fn a_required_metric_that_is_missing_is_a_refusal_of_that_metric() {
+    check(
+        "telemetry/press-3",
+        r#"{"n":1,"rpm":3}"#,
+        expect![[r#"
+            press-3 rpm=3 gateway
+            press-3 temperature rejected: required: the payload holds no `temperature`"#]],
+    );
+    check("telemetry/press-3", r#"{"n":1,"temperature":3}"#, expect!["press-3 temperature=3[Cel] gateway"]);
+    check("telemetry/press-3/rpm", "3", expect!["press-3 rpm=3 gateway"]);
+}
+
+#[test]
+fn a_time_ahead_of_a_good_clock_is_skew() {
+    check(
+        "telemetry/d",
+        r#"{"ts":"2026-11-23T11:00:01Z","a":1}"#,
+        expect![
+            "d a rejected: skew: 2026-11-23T11:00:01Z is more than 3600 s ahead of the gateway's clock, 2026-11-23T10:00:00Z"
+        ],
+    );
+    check("telemetry/d", r#"{"ts":"2026-11-23T11:00:00Z","a":1}"#, expect!["d a=1 device"]);
+    let publish = Publish {
+        topic: "telemetry/d",
+        payload: br#"{"ts":"2099-01-01T00:00:00Z","a":1,"b":2}"#,
+        received: received(),
+        clock_known_good: false,
+    };
+    assert_eq!(show(&judge_with(RULES).judge(&publish)), "d a=1 device\nd b=2 device");
+}
+
+#[test]
+fn without_a_time_of_its_own_a_reading_has_the_gateways_time_and_says_how_good_it_is() {
+    for (good, quality) in [(true, TimeQuality::Gateway), (false, TimeQuality::GatewayUnsynced)] {
+        let publish = Publish { topic: "telemetry/d/a", payload: b"1", received: received(), clock_known_good: good };
+        let verdicts = judge_with("").judge(&publish);
+        let HeldItem::Reading(reading) = &verdicts[0].item else { panic!("a reading") };
+        assert_eq!((reading.event_time, reading.time_quality), (received(), quality));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_as_a_whole_is_one_refusal_with_its_bytes() {
+    for (topic, payload) in [
+        ("telemetry/d", &b"\xff\xfe"[..]),
+        ("telemetry/d", b""),
+        ("telemetry/d", b"{\"a\":1"),
+        ("telemetry/d", b"{\"a\":1}{"),
+        ("telemetry/d", b"[1,2]"),
+        ("telemetry/d/m", b"NaN"),
+        ("telemetry/d/m", b""),
+        ("other/d", b"{\"a\":1}"),
+        ("telemetry", b"1"),
+        ("telemetry/d/m/x", b"1"),
+        ("telemetry/a\u{7}b", b"{\"a\":1}"),
+    ] {
+        let verdicts = verdicts(topic, payload);
+        let [Verdict { item: HeldItem::Rejected { rejected, raw_len, .. }, key: None }] = &verdicts[..] else {
+            panic!("{topic} {payload:?}: {}", show(&verdicts))
+        };
+        assert_eq!((rejected.raw.as_slice(), *raw_len), (payload, i64::try_from(payload.len()).expect("short")));
+        assert_eq!(rejected.topic, topic);
+    }
+}
+
+#[test]
+fn strange_names_and_numbers_cost_only_themselves() {
+    let long = "m".repeat(129);
+    let payload = format!(r#"{{"n":1,"{long}":1,"a\u0000b":2,"":3,"huge":1e999,"ok":1e6,"ok":2,"nan":NaN}}"#);
+    assert_eq!(verdicts("telemetry/d", payload.as_bytes()).len(), 1, "NaN is no JSON");
+    let payload = payload.replace(r#","nan":NaN"#, "");
+    let verdicts = verdicts("telemetry/d", payload.as_bytes());
+    expect![[r#"
+        d - rejected: name: the metric name has 129 bytes, 128 are allowed
+        d - rejected: name: the metric name holds a control character
+        d - rejected: name: the metric name is empty
+        d huge rejected: type: no number that a double can hold: 1e999
+        d ok=1000000 device
+        d ok rejected: name: the metric stands twice"#]]
+    .assert_eq(&show(&verdicts).replace("gateway", "device"));
+    let keys: std::collections::HashSet<_> = verdicts.iter().filter_map(|verdict| verdict.key).collect();
+    assert_eq!(keys.len(), verdicts.len(), "each has a key of its own");
+}
+
+#[test]
+fn a_large_payload_is_bounded_in_what_it_makes() {
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
+    assert_eq!(verdicts("telemetry/d", deep.as_bytes()).len(), 1);
+    let many: Vec<String> = (0..1_000).map(|index| format!("\"m{index}\":\"{}\"", "x".repeat(5_000))).collect();
+    let payload = format!("{{\"n\":1,{}}}", many.join(","));
+    let verdicts = verdicts("telemetry/d", payload.as_bytes());
+    let copied: usize = verdicts
+        .iter()
+        .map(|verdict| match &verdict.item {
+            HeldItem::Rejected { rejected, raw_len, .. } => {
+                assert_eq!(*raw_len, i64::try_from(payload.len()).expect("fits"));
+                rejected.raw.len()
+            }
+            HeldItem::Reading(_) => 0,
+        })
+        .sum();
+    assert_eq!(verdicts.len(), 1_000);
+    assert!(copied <= payload.len() + COPIES_BYTES_MAX + RAW_BYTES_MAX, "{copied}");
+    let topic = format!("telemetry/{}", "é".repeat(30_000));
+    let verdicts = self::verdicts(&topic, b"{\"a\":1}");
+    let HeldItem::Rejected { rejected, .. } = &verdicts[0].item else { panic!("a refusal") };
+    assert!(rejected.topic.len() <= TOPIC_BYTES_MAX + 3);
+}
+
+#[test]
+fn a_repeat_has_the_same_key_and_anything_else_another() {
+    let key = |payload: &str| verdicts("telemetry/d", payload.as_bytes())[0].key;
+    let first = key(r#"{"n":1,"a":1}"#);
+    assert!(first.is_some());
+    assert_eq!(first, key(r#"{"a":1.0, "n":1}"#));
+    for other in [
+        r#"{"n":2,"a":1}"#,
+        r#"{"n":1,"a":2}"#,
+        r#"{"n":1,"b":1}"#,
+        r#"{"n":1,"a":true}"#,
+        r#"{"n":1,"a":"1"}"#,
+        r#"{"n":1,"ts":1795428000000000,"a":1}"#,
+        r#"{"ts":1,"a":1}"#,
+        r#"{"n":1,"a":null}"#,
+    ] {
+        assert!(key(other).is_some() && key(other) != first, "{other}");
+    }
+    assert_eq!(key(r#"{"a":1}"#), None);
+}
+
+#[test]
+fn the_digest_names_rules_mappings_and_limits() {
+    let digests: std::collections::HashSet<_> = [
+        "",
+        RULES,
+        "[presilver]\nmax-ahead = \"2h\"",
+        "[presilver]\nmax-age = \"2h\"",
+        "[[presilver.mapping]]\ntopic = \"a/{device}\"",
+    ]
+    .iter()
+    .map(|text| judge_with(text).digest().to_owned())
+    .collect();
+    assert_eq!(digests.len(), 5);
+    assert_eq!(judge_with("").digest(), judge_with("[presilver]\nclock = \"trusted\"").digest());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_judge_panic(topic in "(telemetry/)?.{0,20}", payload: Vec<u8>) {
+        verdicts(&topic, &payload);
+    }
+
+    #[test]
+    fn no_json_makes_the_judge_panic(text in r#"\{"(ts|n|a|temperature)":[-0-9a-z"\[\]{}:.,eE+]{0,30}\}"#) {
+        assert!(!verdicts("telemetry/press-1", text.as_bytes()).is_empty());
+    }
+}
