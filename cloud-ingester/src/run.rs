@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use shared::blame::Blame;
 use shared::clock::Clock;
 use shared::http::{Health, ListenError};
-use shared::notify;
+use shared::notify::{self, Pulse, Pulses};
 use shared::shutdown::{Failure, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,9 @@ use crate::status;
 
 /// Events between the source and bronze; while bronze commits they wait here, and when it is full the hub waits.
 pub const EVENTS_AHEAD: usize = 256;
+
+/// While nothing comes the tables are looked at this often: somebody else may have written them.
+const IDLE_ROUND: Duration = Duration::from_secs(5);
 
 /// Why the service stopped, or did not start.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +143,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let health = Health::new();
     let hub_ready = health.condition("hub");
     let clock = Clock::Real;
+    let pulses = Pulses::default();
 
     let (events, from_source) = mpsc::channel::<Event>(EVENTS_AHEAD);
     let (told, mut heard) = mpsc::unbounded_channel::<Told>();
@@ -172,12 +176,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         }
         Ok(())
     });
-    let stage = Stage { lake: Arc::clone(&lake), limits: config.cut(), clock, committed, metrics: bronze_metrics };
+    let stage = Stage {
+        lake: Arc::clone(&lake),
+        limits: config.cut(),
+        clock,
+        committed,
+        metrics: bronze_metrics,
+        pulse: pulses.add("bronze"),
+    };
     all.spawn("bronze", async move { Ok(stage.run(from_source).await?) });
     let pause = config.hops.pause.duration();
-    let last = LastRound { stop: stop.clone(), http: http_stop };
-    all.spawn("hops", hop_loop(hops, changed, asked, pause, hop_metrics, last));
+    let hold = Hold { stop: stop.clone(), http: http_stop, pulse: pulses.add("hops") };
+    all.spawn("hops", hop_loop(hops, changed, asked, pause, hop_metrics, hold));
 
+    let stop_of_watchdog = stop.clone();
+    all.spawn("watchdog", async move {
+        notify::watchdog(pulses, stop_of_watchdog).await;
+        Ok(())
+    });
     notify::ready();
     let ended = all.wait().await;
     notify::stopping();
@@ -226,13 +242,14 @@ impl HopMetrics {
     }
 }
 
-/// Ends the HTTP face when the hops have ended, however they did.
-struct LastRound {
+/// What the hops hold while they run. Ends the HTTP face when they have ended, however they did.
+struct Hold {
     stop: CancellationToken,
     http: CancellationToken,
+    pulse: Pulse,
 }
 
-impl Drop for LastRound {
+impl Drop for Hold {
     fn drop(&mut self) {
         self.http.cancel();
     }
@@ -244,10 +261,11 @@ async fn hop_loop(
     mut asked: mpsc::Receiver<Asked>,
     pause: Duration,
     metrics: HopMetrics,
-    last: LastRound,
+    hold: Hold,
 ) -> Result<(), RunError> {
     let mut open = true;
     loop {
+        hold.pulse.beat();
         while let Ok(asked) = asked.try_recv() {
             answer(&mut hops, asked, &metrics).await?;
         }
@@ -276,13 +294,14 @@ async fn hop_loop(
         if !idle {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = last.stop.cancelled() => {}
+                () = hold.stop.cancelled() => {}
             }
         }
         if idle {
             tokio::select! {
                 changed = committed.changed() => open = changed.is_ok(),
                 Some(asked) = asked.recv() => answer(&mut hops, asked, &metrics).await?,
+                () = tokio::time::sleep(IDLE_ROUND) => {}
             }
         }
     }

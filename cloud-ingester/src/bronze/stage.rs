@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shared::clock::Clock;
+use shared::notify::Pulse;
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
@@ -19,6 +20,9 @@ use crate::source::{Event, Stream};
 
 /// How often a cut that another writer overtook is cut again before this process gives way.
 const OVERTAKEN_MAX: u32 = 10;
+
+/// The stage shows that it is alive at least this often, however little comes.
+const IDLE_ROUND: Duration = Duration::from_secs(1);
 
 /// What the stage has committed, for whoever waits for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +81,8 @@ pub struct Stage {
     pub committed: watch::Sender<Committed>,
     /// Its books.
     pub metrics: Metrics,
+    /// Its sign of life.
+    pub pulse: Pulse,
 }
 
 impl Stage {
@@ -96,12 +102,14 @@ impl Stage {
                     None => false,
                 },
                 () = self.clock.sleep_until(cutter.deadline()) => true,
+                () = tokio::time::sleep(IDLE_ROUND) => true,
             };
             let cut = if open { cutter.tick(self.clock.now()) } else { cutter.cut() };
             if let Some(cut) = cut {
                 self.commit(cut).await?;
             }
             self.metrics.held.set(i64::try_from(cutter.held()).unwrap_or(i64::MAX));
+            self.pulse.beat();
             if !open {
                 return Ok(());
             }
@@ -139,6 +147,7 @@ impl Stage {
                 }
                 Err(error) => {
                     self.metrics.failed.inc();
+                    self.pulse.beat();
                     tracing::warn!(%error, "bronze can't be written; trying again");
                     self.clock.sleep_until(Some(self.clock.now().plus(Duration::from_secs(2)))).await;
                 }
@@ -178,6 +187,7 @@ impl Stage {
                 Ok(done) => return done,
                 Err(error) => {
                     self.metrics.failed.inc();
+                    self.pulse.beat();
                     tracing::warn!(%error, act, "the lake does not answer; trying again");
                     self.clock.sleep_until(Some(self.clock.now().plus(Duration::from_secs(2)))).await;
                 }

@@ -20,6 +20,7 @@ async fn ingest(lake: &Arc<Lake>, events: Vec<Event>) -> Committed {
         clock: Clock::Real,
         committed,
         metrics: Metrics::register(&mut Registry::default()),
+        pulse: shared::notify::Pulses::default().add("bronze"),
     };
     let (events_in, events_out) = mpsc::channel(2);
     let (ended, ()) = tokio::join!(stage.run(events_out), fixed::run(events, events_in));

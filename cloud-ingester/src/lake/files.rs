@@ -74,8 +74,11 @@ impl View {
         state
             .log_data()
             .iter()
+            .filter(|file| {
+                let partition = file.partition_values_map();
+                matches!(partition.get(column), Some(Some(text)) if value(text))
+            })
             .map(|file| add_of(&file))
-            .filter(|add| matches!(add.partition_values.get(column), Some(Some(text)) if value(text)))
             .collect()
     }
 

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::resume::{Partition, Resume, resume};
+use super::resume::{Follows, Partition, Resume, follows, given_up, resume};
 use super::{Event, SourceError, Stream, Told};
 
 mod received; // the SDK's message -> Event
@@ -376,11 +376,7 @@ fn tell<P: Progress>(wiring: &Wiring<P>, stream: &Stream, hub: Partition) {
     let _ = wiring.told.send(Told { stream: stream.clone(), begin: hub.begin, last_enqueued: hub.last_enqueued });
 }
 
-/// | number against the last one handed down | so                                             |
-/// |------------------------------------------|------------------------------------------------|
-/// | the next one, or the first of a stream   | down                                           |
-/// | at or below                              | the receiver went back                         |
-/// | above the next                           | ask the hub: gone by retention, or never given |
+/// Hands an Event down, after whatever gap it makes known.
 async fn hand_down<P: Progress>(
     wiring: &Wiring<P>,
     positions: &mut Positions,
@@ -389,19 +385,15 @@ async fn hand_down<P: Progress>(
 ) -> Result<(), End> {
     let stream = event.stream.clone();
     let number = event.sequence_number;
-    if let Some(at) = positions.at(&stream) {
-        if number <= at {
-            return Err(End::WentBack);
-        }
-        if at + 1 < number {
+    match follows(positions.at(&stream), number) {
+        Follows::Directly => {}
+        Follows::WentBack => return Err(End::WentBack),
+        Follows::OverAHole(from) => {
             let id = stream.partition.to_string();
             let hub = partition(client, &id).await.map_err(End::Failed)?;
-            let gone = hub.begin.min(number);
-            if at + 1 < gone {
-                name_gap(wiring, positions, &stream, at + 1, gone - 1).await?;
-            }
-            if gone < number {
-                tracing::warn!(%stream, from = gone, to = number - 1, "the hub skipped numbers");
+            match given_up(from, number, hub.begin) {
+                Some((from, to)) => name_gap(wiring, positions, &stream, from, to).await?,
+                None => tracing::warn!(%stream, from, to = number - 1, "the hub skipped numbers"),
             }
         }
     }

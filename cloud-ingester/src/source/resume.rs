@@ -54,6 +54,38 @@ pub fn resume(stream: &Stream, at: Option<i64>, hub: Partition) -> Result<Resume
     Ok(Resume::OverAGap { from: at + 1, to: begin - 1 })
 }
 
+/// How an Event that came follows the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// Directly, or it is the first of its stream.
+    Directly,
+    /// Not at all: it came before. The receiver began again where it was first opened.
+    WentBack,
+    /// Over a hole that begins here; the hub has to be asked what became of it.
+    OverAHole(i64),
+}
+
+/// | number against the last one, `at`    | follows          |
+/// |--------------------------------------|------------------|
+/// | `at + 1`, or there was none          | directly         |
+/// | at or below                          | went back        |
+/// | above                                | over a hole      |
+#[must_use]
+pub fn follows(at: Option<i64>, number: i64) -> Follows {
+    match at {
+        Some(at) if number <= at => Follows::WentBack,
+        Some(at) if at + 1 < number => Follows::OverAHole(at + 1),
+        _ => Follows::Directly,
+    }
+}
+
+/// What of a hole `from..number` the hub gave up, if it holds Events from `begin` on: first and last number.
+#[must_use]
+pub fn given_up(from: i64, number: i64, begin: i64) -> Option<(i64, i64)> {
+    let to = begin.min(number) - 1;
+    (from <= to).then_some((from, to))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +117,23 @@ mod tests {
         assert_eq!(check(Some(10), 0, 14, true), gap);
         assert_eq!(check(Some(10), 0, 9, false), None);
         assert_eq!(check(Some(10), 0, -1, true), None);
+    }
+
+    #[test]
+    fn an_event_follows_goes_back_or_leaves_a_hole() {
+        assert_eq!(follows(None, 900), Follows::Directly);
+        assert_eq!(follows(Some(9), 10), Follows::Directly);
+        assert_eq!(follows(Some(9), 9), Follows::WentBack);
+        assert_eq!(follows(Some(999), 0), Follows::WentBack);
+        assert_eq!(follows(Some(9), 12), Follows::OverAHole(10));
+    }
+
+    #[test]
+    fn of_a_hole_only_what_lies_before_the_hubs_beginning_was_given_up() {
+        assert_eq!(given_up(10, 20, 20), Some((10, 19)));
+        assert_eq!(given_up(10, 20, 30), Some((10, 19)));
+        assert_eq!(given_up(10, 20, 15), Some((10, 14)));
+        assert_eq!(given_up(10, 20, 10), None);
+        assert_eq!(given_up(10, 20, 0), None);
     }
 }
