@@ -27,6 +27,8 @@ const BATCH_ROWS_MAX: usize = 5_000;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often a worker without work looks for rows to delete.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long there must have been room before the log says so.
+const ROOM_AGAIN: Duration = Duration::from_secs(5);
 /// How often old payloads are deleted and free pages given back.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -95,6 +97,7 @@ pub(super) fn start(start: Start) -> Result<(Epoch, Opened), StoreError> {
         done: Vec::new(),
         sealed: false,
         full: None,
+        told_full: None,
         closings: 0,
         tidied: began,
         began,
@@ -138,6 +141,9 @@ struct Worker {
     sealed: bool,
     /// Why nothing can be stored now.
     full: Option<String>,
+    /// The last time that was so; `None` once the log says that there is room again. At its limit an outbox is full
+    /// and not full many times a second.
+    told_full: Option<Instant>,
     /// Closings that may be sent, as last counted.
     closings: usize,
     tidied: Instant,
@@ -226,7 +232,7 @@ impl Worker {
     fn write(&mut self) -> Result<(), StoreError> {
         while !self.waiting.is_empty() || !self.done.is_empty() {
             match self.write_once() {
-                Ok(()) => self.recovered(),
+                Ok(()) => {}
                 Err(error) if error.is_fatal() => return Err(error),
                 Err(error) => {
                     let made_room = matches!(error, StoreError::Disk { .. }) && self.ballast.drop_it();
@@ -234,9 +240,6 @@ impl Worker {
                     let acknowledged = self.acknowledge_alone()?;
                     if !made_room && !acknowledged {
                         return Ok(());
-                    }
-                    if !made_room {
-                        break;
                     }
                 }
             }
@@ -275,6 +278,10 @@ impl Worker {
         }
         shared::crash::here("outbox-stored");
         let stored = !new.is_empty();
+        if !admitted.is_empty() && admitted.len() == self.waiting.iter().map(|append| append.rows.len()).sum::<usize>()
+        {
+            self.recovered();
+        }
         self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
         self.metrics.duplicates(repeats);
         // Whoever is answered finds the books as they are after this commit.
@@ -357,6 +364,10 @@ impl Worker {
     }
 
     fn upkeep(&mut self) -> Result<(), StoreError> {
+        if self.full.is_none() && self.told_full.is_some_and(|at| ROOM_AGAIN <= at.elapsed()) {
+            self.told_full = None;
+            tracing::info!("there is room again");
+        }
         let tidy = TIDY <= self.tidied.elapsed();
         if !tidy && !(self.waiting.is_empty() && self.done.is_empty()) {
             return Ok(());
@@ -387,9 +398,10 @@ impl Worker {
 
     fn no_room(&mut self, error: &StoreError) {
         let text = error.to_string();
-        if self.full.is_none() {
+        if self.told_full.is_none() {
             tracing::error!(error = text, "no room: devices are not acknowledged until there is");
         }
+        self.told_full = Some(Instant::now());
         self.full = Some(text.clone());
         self.metrics.full(true);
         let bytes = self.store.bytes();
@@ -399,10 +411,7 @@ impl Worker {
     }
 
     fn recovered(&mut self) {
-        // Acknowledgements alone say nothing about room for rows.
-        if self.full.is_some() && self.waiting.is_empty() {
-            tracing::info!("there is room again");
-            self.full = None;
+        if self.full.take().is_some() {
             self.metrics.full(false);
             self.view.lock().unwrap_or_else(PoisonError::into_inner).full = None;
         }
