@@ -61,6 +61,11 @@ impl HopError {
         }
     }
 
+    /// Whether a file that had to be read is gone, so that only a full refresh helps.
+    pub(super) const fn is_file_gone(&self) -> bool {
+        matches!(self, Self::Lake(LakeError::FileGone { .. }))
+    }
+
     pub(super) fn rules(target: &'static str) -> impl Fn(RulesError) -> Self {
         move |error| Self::Rules { target, why: error.to_string() }
     }

@@ -10,7 +10,7 @@ use super::plan::{Plan, Why};
 use super::runner::Hops;
 use super::silver::refresh_app;
 use crate::gold::{Mode, Model, Rewrite, Scope, health, latest, windowed};
-use crate::lake::{Add, Kind, Table, TableCommit, Txn, View};
+use crate::lake::{Add, Kind, LakeError, Table, TableCommit, Txn, View};
 
 /// What a gold hop did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,14 @@ impl Hops {
             }
         };
         let rewrite = match model.mode {
-            Mode::Window(size) => windowed::recompute(&self.lake, &self.session, model, size, &source, &scope).await?,
-            Mode::Latest => latest::recompute(&self.lake, &self.session, model, &source, &scope).await?,
+            Mode::Window(size) => windowed::recompute(&self.lake, &self.session, model, size, &source, &scope).await,
+            Mode::Latest => latest::recompute(&self.lake, &self.session, model, &source, &scope).await,
+        };
+        let rewrite = match rewrite {
+            Err(LakeError::FileGone { .. }) if matches!(scope, Scope::New(_)) => {
+                return Box::pin(self.model(model, Some(Why::FileGone))).await;
+            }
+            rewrite => rewrite?,
         };
         let sources = vec![Source::new(model.target, &source, expected, from, to, &model.digest)];
         self.commit_gold(model.target, rewrite, sources, &scope).await.map(Some)
@@ -100,7 +106,10 @@ impl Hops {
                     moved = true;
                     (done.plan.from, done.plan.to) = (from, to);
                     let adds: Vec<Add> = changes.into_iter().flat_map(|change| change.adds).collect();
-                    changed.extend(health::epochs_of(&source, &adds).await?);
+                    match health::epochs_of(&source, &adds).await {
+                        Err(LakeError::FileGone { .. }) => refresh = refresh.or(Some(Why::FileGone)),
+                        epochs => changed.extend(epochs?),
+                    }
                 }
                 News::Refresh(why) => refresh = refresh.or(Some(why)),
             }

@@ -48,6 +48,8 @@ pub enum Why {
     SourceReplaced,
     /// The source's log does not reach back far enough.
     LogGone,
+    /// A file that had to be read was vacuumed.
+    FileGone,
     /// Somebody asked for it.
     Asked,
 }
@@ -58,6 +60,7 @@ impl std::fmt::Display for Why {
             Self::UnknownSource => "its rows come from another source",
             Self::SourceReplaced => "rows of its source were replaced",
             Self::LogGone => "the log of its source does not reach back far enough",
+            Self::FileGone => "a file that had to be read was vacuumed",
             Self::Asked => "asked for",
         })
     }

@@ -158,6 +158,7 @@ impl Hops {
             }
         }
         let after = self.round().await?;
+        report.silver = report.silver.or(after.silver);
         report.gold.extend(after.gold);
         Ok(report)
     }

@@ -83,7 +83,10 @@ impl Hops {
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
                 let rules = self.rules.clone();
-                self.range(&bronze, from, to, changes, rules).await.map(Some)
+                match self.range(&bronze, from, to, changes, rules).await {
+                    Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
+                    done => done.map(Some),
+                }
             }
         }
     }
@@ -171,7 +174,7 @@ impl Hops {
         let mut out = Out::default();
         let mut rows = self.in_order(&bronze).await?;
         while let Some(batch) = rows.next().await {
-            let batch = as_bronze(&batch.map_err(|error| failed(error.into()))?)?;
+            let batch = as_bronze(&batch.map_err(failed)?)?;
             let made;
             (seen, totals, made) = on_thread(vec![batch], Arc::clone(&self.rules), seen, totals).await?;
             out.write(&self.lake, made).await?;

@@ -73,6 +73,14 @@ pub enum LakeError {
         /// The first version that is gone.
         version: i64,
     },
+    /// A file with rows is gone: vacuumed, though something still had to read it.
+    #[error("read {path} of {table}: the file is gone; refresh what is built on it fully")]
+    FileGone {
+        /// The table.
+        table: &'static str,
+        /// The file, relative to the table.
+        path: String,
+    },
     /// Somebody else runs the hops of this lake.
     #[error("run hops on this lake: the lease `_leases/hops` is held by {holder}")]
     LeaseHeld {
@@ -106,6 +114,7 @@ impl LakeError {
             | Self::Query { .. }
             | Self::Fenced { .. }
             | Self::Gone { .. }
+            | Self::FileGone { .. }
             | Self::LeaseHeld { .. }
             | Self::LeaseLost { .. }
             | Self::Beside { .. } => Blame::Peer,

@@ -19,7 +19,7 @@ use deltalake::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatc
 use deltalake::parquet::errors::{ParquetError, Result as ParquetResult};
 use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
-use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path};
+use deltalake::{DeltaTable, DeltaTableError, ObjectStore, ObjectStoreError, Path};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 use shared::time::Timestamp;
@@ -86,9 +86,16 @@ impl View {
     /// are not in files and so are null as well.
     ///
     /// # Errors
-    /// When the file can't be read: vacuumed, or damaged.
+    /// [`LakeError::FileGone`] where it was vacuumed; otherwise when it can't be read.
     pub async fn read(&self, add: &Add, columns: &[&str]) -> Result<Vec<RecordBatch>, LakeError> {
-        let failed = |error: ParquetError| delta("read a file of", self.table())(DeltaTableError::from(error));
+        let failed = |error: ParquetError| match &error {
+            ParquetError::External(source)
+                if matches!(source.downcast_ref(), Some(ObjectStoreError::NotFound { .. })) =>
+            {
+                LakeError::FileGone { table: self.table().full_name(), path: add.path.clone() }
+            }
+            _ => delta("read a file of", self.table())(DeltaTableError::from(error)),
+        };
         let wanted = self.table().schema();
         let wanted = columns
             .iter()
@@ -146,7 +153,7 @@ struct Remote {
     size: u64,
 }
 
-fn external(error: deltalake::ObjectStoreError) -> ParquetError {
+fn external(error: ObjectStoreError) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 

@@ -195,3 +195,24 @@ async fn a_source_restored_from_a_copy_is_named_and_nothing_is_lost() {
     let error = hops.round().await.expect_err("refused").to_string();
     assert!(error.contains("restored from a copy"), "{error}");
 }
+
+#[tokio::test]
+async fn where_a_file_was_vacuumed_before_it_was_read_the_target_is_filled_anew() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    fill(&kit, 20).await;
+    kit.settle(&mut hops).await;
+    let expected = kit.everything().await;
+    // A gold file that a window has to be taken from is gone.
+    let gold = kit.lake.view(Table::GoldMetric1m).await.expect("a view");
+    let root = kit.lake.location().local().expect("a directory").join(Table::GoldMetric1m.path());
+    for add in gold.all_files() {
+        std::fs::remove_file(root.join(&add.path)).expect("removed");
+    }
+    kit.store(&[event(40, "g", &envelope(99, &[(50, "t", 2.0, 11)]))]).await;
+    let report = hops.round().await.expect("a round");
+    assert!(report.gold.iter().any(|done| done.table == Table::GoldMetric1m && done.refreshed), "{report:?}");
+    assert!(kit.everything().await[3].lines().count() >= expected[3].lines().count());
+}
