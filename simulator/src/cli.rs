@@ -63,10 +63,10 @@ pub(crate) fn block_on<T>(work: impl Future<Output = std::io::Result<T>>) -> std
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-/// Checks a section again after arguments went before it; says every mistake.
-pub(crate) fn recheck(program: &str, section: &str, check: impl FnOnce(&mut Mistakes)) -> Result<(), ExitCode> {
+/// Checks sections again after arguments went before them; says every mistake.
+pub(crate) fn recheck(program: &str, check: impl FnOnce(&mut Mistakes)) -> Result<(), ExitCode> {
     let mut mistakes = Mistakes::default();
-    mistakes.within(section, check);
+    check(&mut mistakes);
     if mistakes.is_empty() {
         return Ok(());
     }

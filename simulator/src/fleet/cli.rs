@@ -75,10 +75,11 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
     config.ledger = args.ledger.or(config.ledger);
     let broker = args.broker.over(broker);
     let face = if args.json { Face::Json } else { Face::People };
-    if let Err(code) = crate::cli::recheck(program, "broker", |mistakes| broker.check(mistakes)) {
-        return code;
-    }
-    if let Err(code) = crate::cli::recheck(program, "devices", |mistakes| config.check(mistakes)) {
+    let checked = crate::cli::recheck(program, |mistakes| {
+        mistakes.within("broker", |mistakes| broker.check(mistakes));
+        mistakes.within("devices", |mistakes| config.check(mistakes));
+    });
+    if let Err(code) = checked {
         return code;
     }
     let scale = Scale { devices: config.count, sends: None };
@@ -110,14 +111,14 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
 
 /// 0 where all is acknowledged; else says how to go on.
 pub(crate) fn outcome(program: &str, progress: &Progress) -> ExitCode {
-    if progress.unacked == 0 {
-        return Exit::Ok.into();
-    }
     let why = progress.trouble.as_deref().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
-    let text = format!(
-        "{} sends are not acknowledged{why}; run again with the same ledger to go on with them",
-        progress.unacked
-    );
+    let text = match (progress.connects, progress.unacked) {
+        (0, _) if progress.trouble.is_some() => format!("no connection could be made{why}"),
+        (_, 0) => return Exit::Ok.into(),
+        (_, unacked) => {
+            format!("{unacked} sends are not acknowledged{why}; run again with the same ledger to go on with them")
+        }
+    };
     fail(program, &std::io::Error::other(text), Exit::Retry)
 }
 

@@ -64,10 +64,11 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
     config.ledger = args.ledger.or(config.ledger);
     let broker = args.broker.over(broker);
     let face = if args.json { Face::Json } else { Face::People };
-    if let Err(code) = crate::cli::recheck(program, "broker", |mistakes| broker.check(mistakes)) {
-        return code;
-    }
-    if let Err(code) = crate::cli::recheck(program, "replay", |mistakes| config.check(mistakes)) {
+    let checked = crate::cli::recheck(program, |mistakes| {
+        mistakes.within("broker", |mistakes| broker.check(mistakes));
+        mistakes.within("replay", |mistakes| config.check(mistakes));
+    });
+    if let Err(code) = checked {
         return code;
     }
     let table = match super::survey(&config, &args.file) {
@@ -105,6 +106,12 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
 fn told(done: &Outcome) {
     progress::say(&progress::total(&done.progress));
     let cells = &done.cells;
+    if done.rows_before != 0 {
+        progress::say(&format!(
+            "went on behind row {}: what is before it stands in the ledger already",
+            done.rows_before
+        ));
+    }
     let example =
         |first: &Option<String>| first.as_ref().map(|first| format!("; the first: {first}")).unwrap_or_default();
     for (count, text) in [

@@ -177,6 +177,8 @@ pub struct Outcome {
     pub progress: Progress,
     /// What the recording held.
     pub cells: Cells,
+    /// Rows that an earlier run with the same ledger has sent or passed over.
+    pub rows_before: i64,
     /// Columns that were not sent, because they hold no number.
     pub left_out: Vec<String>,
 }
@@ -211,13 +213,14 @@ pub async fn run(
     let start = Start { version: VERSION, kind: "replay".into(), source, shift };
     let (ledger, recovered) = Ledger::open(config.ledger.as_deref(), start).map_err(FleetError::from)?;
     let cells = Arc::new(Mutex::new(Cells::default()));
+    let rows_before = recovered.n_last.get(&config.device).copied().unwrap_or(0);
     let left_out = table.left_out.clone();
     let mut rows = table::reader(open(file)?, table.delimiter);
     // The header was read by the survey; what the reader says of it is known.
     let _ = rows.headers();
     let replay = Replay {
         shift: recovered.start.map_or(shift, |start| start.shift),
-        skip: recovered.n_last.get(&config.device).copied().unwrap_or(0),
+        skip: rows_before,
         topic: topic_of(&config.device),
         config: config.clone(),
         table,
@@ -235,7 +238,7 @@ pub async fn run(
     tasks.spawn(async move { publisher::run(task, &device, unacked, replay).await });
     let progress = finish(tasks, &wire, None, config.drain.duration()).await?;
     let cells = cells.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Outcome { progress, cells, left_out })
+    Ok(Outcome { progress, cells, rows_before, left_out })
 }
 
 /// How far to move a recording that starts to be sent at `now`. Sent at its own speed or faster, its last row carries

@@ -229,7 +229,7 @@ impl Expected {
         known
     }
 
-    /// The promise of a key; among several the one that `fits`, else the first.
+    /// The promise of a key; among several one that `fits`, else the first.
     fn promise(&mut self, key: Key, fits: impl Fn(&Promise) -> bool) -> Option<&mut Promise> {
         let first = self.values.get_mut(&key)?;
         if fits(first) {
@@ -246,7 +246,7 @@ impl Expected {
         let Some(device) = self.device(row.device) else { return };
         let unit = row.unit.and_then(|unit| self.names.get(unit).copied());
         let key = self.names.get(row.metric).and_then(|metric| Some(Key { device, metric: *metric, n: row.n? }));
-        let promise = key.and_then(|key| self.promise(key, |promise| promise.time == row.time));
+        let promise = key.and_then(|key| self.promise(key, |promise| promise.time == row.time && promise.rows() == 0));
         let Some(promise) = promise else {
             return problems.add("not-in-ledger", || {
                 format!("silver.readings {}: {} {} n={:?} was never sent", row.id, row.device, row.metric, row.n)
