@@ -23,6 +23,8 @@ use crate::intake::{Ack, RawMessage};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// On stop, this long is waited for commits of what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
+/// On stop, a device has this long to read its last PUBACKs and hang up.
+const LINGER: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 8 * 1024;
 
 /// Why a connection ended.
@@ -290,17 +292,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         read_some(&mut self.stream, &mut self.inbox).await
     }
 
-    /// Acknowledges what was taken before the stop, as far as it is committed soon.
+    /// Acknowledges what was taken before the stop, as far as it is committed soon, and hangs up.
     async fn drain(&mut self) {
         self.hold.clear();
+        // Late or broken, the device repeats what it was not acknowledged.
         let _ = timeout(DRAIN, async {
             while !self.acks.is_empty() {
                 let acked = self.acks.next().await.ok()?;
                 self.acknowledge(acked).await.ok()?;
             }
-            self.stream.shutdown().await.ok()
+            Some(())
         })
         .await;
+        let _ = timeout(LINGER, self.hang_up()).await;
+    }
+
+    /// A socket closed with unread bytes is reset, and a reset takes the PUBACKs with it that the device has not read
+    /// yet. So what it still sends is read, and not taken, until it hangs up too.
+    async fn hang_up(&mut self) -> Result<(), End> {
+        self.stream.shutdown().await?;
+        loop {
+            self.inbox.clear();
+            self.read().await?;
+        }
     }
 }
 

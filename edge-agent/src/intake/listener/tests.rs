@@ -328,6 +328,24 @@ async fn on_stop_what_was_taken_is_still_acknowledged() {
 }
 
 #[tokio::test]
+async fn on_stop_a_device_that_goes_on_sending_still_reads_its_acknowledgement() {
+    let mut stand = stand(2, |_, _| {}).await;
+    let mut stream = stand.raw().await;
+    stream.write_all(&[connect(60), publish(1, b"a")].concat()).await.expect("write");
+    expect_bytes(&mut stream, &CONNACK).await;
+    let message = stand.message().await;
+    stand.stop.cancel();
+    // Bytes that nobody takes any more lie in the socket when the agent hangs up.
+    for id in 2..40 {
+        stream.write_all(&publish(id, b"b")).await.expect("write");
+    }
+    message.ack.done();
+    assert_eq!(rest(&mut stream).await, [0x40, 2, 0, 1]);
+    drop(stream);
+    timeout(SOON, stand.served).await.expect("it ends").expect("no panic");
+}
+
+#[tokio::test]
 async fn a_garbled_stream_after_a_good_start_never_panics() {
     let stand = stand(1, |_, _| {}).await;
     let mut state = 12_345_u64;
