@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use shared::rules::TimeWindow;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::HopError;
@@ -24,11 +25,14 @@ pub struct Settings {
     pub chunk_bytes: u64,
     /// What SQL may use of memory.
     pub limits: Limits,
+    /// While silver has news, a model rests this many times as long as its last hop took: its windows are computed anew
+    /// with each hop, so fewer hops cost less, and silver and whatever else runs here get on. 0: it never rests.
+    pub rest: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window: TimeWindow::SILVER, chunk_bytes: 32 << 20, limits: Limits { memory_bytes: 512 << 20 } }
+        Self { window: TimeWindow::SILVER, chunk_bytes: 32 << 20, limits: Limits { memory_bytes: 512 << 20 }, rest: 2 }
     }
 }
 
@@ -47,6 +51,8 @@ pub struct Hops {
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
     models: Vec<Model>,
+    /// Until when each model rests.
+    resting: Vec<Option<Instant>>,
     #[cfg(test)]
     pub(super) end_before_readings: bool,
 }
@@ -79,6 +85,7 @@ impl Hops {
             session: session(settings.limits)?,
             rules: Arc::new(Rules::new(settings.window)),
             models: Model::embedded(),
+            resting: vec![],
             memory: None,
             lake,
             lease,
@@ -107,17 +114,24 @@ impl Hops {
         Ok(hops)
     }
 
-    /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it.
+    /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it. A model that
+    /// rests is left out; where nothing is new in bronze none does, so an idle round means that all tables are level.
     ///
     /// # Errors
     /// What failed. Nothing of that hop was committed, or everything: a later round goes on from there.
     pub async fn round(&mut self) -> Result<Report, HopError> {
         let mut report = Report { silver: self.silver().await?, gold: vec![] };
+        self.resting.resize(self.models.len(), None);
         for at in 0..self.models.len() {
+            let begun = Instant::now();
+            if report.silver.is_some() && self.resting[at].is_some_and(|until| begun < until) {
+                continue;
+            }
             let model = self.models[at].clone();
             while let Some(done) = self.model(&model, None).await? {
                 report.gold.push(done);
             }
+            self.resting[at] = Some(Instant::now() + begun.elapsed() * self.settings.rest);
         }
         report.gold.extend(self.health(None).await?);
         Ok(report)

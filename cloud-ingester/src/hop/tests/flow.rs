@@ -332,3 +332,19 @@ async fn a_chunk_holds_one_version_at_least_and_all_of_them_are_read() {
     assert!(5 <= rounds, "{rounds}");
     assert!(kit.ask("select count(*) as n from silver.readings").await.contains("| 5 |"));
 }
+
+#[tokio::test]
+async fn a_model_rests_only_while_silver_has_news() {
+    let kit = Kit::new().await;
+    let settings = crate::hop::Settings { rest: 1_000_000, ..Kit::settings() };
+    let mut hops = kit.hops_with(settings).await.expect("takes over");
+    kit.store(&[event(1, "g", &envelope(1, &[(1, "t", 1.0, 0)]))]).await;
+    let first = hops.round().await.expect("a round");
+    assert_eq!(first.gold.len(), 3, "{first:?}");
+    kit.store(&[event(2, "g", &envelope(2, &[(2, "t", 2.0, 1)]))]).await;
+    let busy = hops.round().await.expect("a round");
+    assert_eq!((busy.silver.is_some(), busy.gold.len()), (true, 1), "only health never rests: {busy:?}");
+    let quiet = hops.round().await.expect("a round");
+    assert_eq!((quiet.silver.is_some(), quiet.gold.len()), (false, 2), "{quiet:?}");
+    assert!(hops.round().await.expect("a round").is_idle());
+}

@@ -77,7 +77,7 @@ impl Kit {
     }
 
     pub(crate) fn settings() -> Settings {
-        Settings { limits: LIMITS, ..Settings::default() }
+        Settings { limits: LIMITS, rest: 0, ..Settings::default() }
     }
 
     pub(crate) async fn hops(&self) -> Hops {
