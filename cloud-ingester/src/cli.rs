@@ -150,6 +150,7 @@ async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
         Ok((_, mut hops)) => {
             let report = Box::pin(run::obey(&mut hops, &request)).await?;
             say(&format!("{}\n", run::tell(&report)));
+            hops.into_lease().release().await;
             return Ok(Exit::Ok);
         }
         Err(RunError::Lake(error @ LakeError::LeaseHeld { .. })) => error,

@@ -285,6 +285,7 @@ async fn hop_loop(
             }
         };
         if !open && idle {
+            hops.into_lease().release().await;
             return Ok(());
         }
         if !open {

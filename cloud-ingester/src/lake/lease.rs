@@ -130,6 +130,20 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Gives the lease back at once; without this the next holder of one in an object store waits for it to run out.
+    pub async fn release(self) {
+        let Kind::Remote { store, holder, state } = self.kind else {
+            return;
+        };
+        let state = state.into_inner();
+        let nobody = put_at(&store, &holder, 0, PutMode::Update(state.0)).await;
+        if let Err(error) = nobody {
+            tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
+        }
+    }
+}
+
 fn failed(act: &'static str, error: &dyn std::fmt::Display) -> LakeError {
     LakeError::Beside { act, path: PATH.to_owned(), detail: error.to_string() }
 }
@@ -211,7 +225,16 @@ fn expired(holder: &Holder) -> bool {
 }
 
 async fn put(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<UpdateVersion, StoreError> {
-    let holder = Holder { renewed: now_seconds(), ..holder.clone() };
+    put_at(store, holder, now_seconds(), mode).await
+}
+
+async fn put_at(
+    store: &Arc<dyn ObjectStore>,
+    holder: &Holder,
+    renewed: u64,
+    mode: PutMode,
+) -> Result<UpdateVersion, StoreError> {
+    let holder = Holder { renewed, ..holder.clone() };
     let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
     let options = PutOptions { mode, ..PutOptions::default() };
     let done = store.put_opts(&Path::from(PATH), text.into(), options).await?;
@@ -287,5 +310,14 @@ mod tests {
         let text = serde_json::to_vec(&stale).expect("plain");
         store.put(&Path::from(PATH), text.into()).await.expect("put");
         acquire_remote(store, &holder).await.expect("taken over");
+    }
+
+    #[tokio::test]
+    async fn a_lease_given_back_is_free_at_once() {
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let holder = Holder::this("first", None);
+        let first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
+        first.release().await;
+        acquire_remote(store, &holder).await.expect("free again").check().await.expect("ours");
     }
 }
