@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use shared::clock::Clock;
 use tokio::sync::Mutex;
 
-use super::commit::Lake;
 use super::error::LakeError;
+use super::store::Lake;
 
 const PATH: &str = "_leases/hops";
 
@@ -72,8 +72,16 @@ pub struct Lease {
 }
 
 enum Kind {
-    Local { file: File, path: std::path::PathBuf },
-    Remote { store: Arc<dyn ObjectStore>, holder: Holder, state: Mutex<(UpdateVersion, Instant)> },
+    Local {
+        file: File,
+        path: std::path::PathBuf,
+    },
+    Remote {
+        store: Arc<dyn ObjectStore>,
+        holder: Holder,
+        /// Its version, and when it was last renewed: by both clocks.
+        state: Mutex<(UpdateVersion, Instant, u64)>,
+    },
 }
 
 impl Lease {
@@ -118,12 +126,13 @@ impl Lease {
             Kind::Local { file, path } => check_local(file, path),
             Kind::Remote { store, holder, state } => {
                 let mut state = state.lock().await;
-                if state.1.elapsed() < RENEW_AFTER {
+                // A machine that was suspended finds only its wall clock moved.
+                if state.1.elapsed() < RENEW_AFTER && now_seconds() < state.2 + RENEW_AFTER.as_secs() {
                     return Ok(());
                 }
-                let asked = Instant::now();
+                let (asked, at) = (Instant::now(), now_seconds());
                 let put = put(store, holder, PutMode::Update(state.0.clone())).await;
-                *state = (put.map_err(|error| lost(&error.to_string()))?, asked);
+                *state = (put.map_err(|error| lost(&error.to_string()))?, asked, at);
                 Ok(())
             }
         }
@@ -242,7 +251,7 @@ async fn put_at(
 }
 
 async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
-    let asked = Instant::now();
+    let (asked, at) = (Instant::now(), now_seconds());
     let version = match put(&store, holder, PutMode::Create).await {
         Ok(version) => version,
         Err(StoreError::AlreadyExists { .. }) => {
@@ -260,7 +269,7 @@ async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<
         }
         Err(error) => return Err(failed("create", &error)),
     };
-    Ok(Lease { kind: Kind::Remote { store, holder: holder.clone(), state: Mutex::new((version, asked)) } })
+    Ok(Lease { kind: Kind::Remote { store, holder: holder.clone(), state: Mutex::new((version, asked, at)) } })
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ mod location; // a directory or a URL
 
 mod door; // the moment before a commit
 
-mod commit; // rows + progress -> one version, once
+mod commit; // rows + progress: whether it fits, and one try
+
+mod store; // every table's handle; tries until it is known to have landed
 
 mod files; // rows straight out of files, and into them
 
@@ -26,11 +28,12 @@ mod lease; // one holder runs the hops
 
 pub mod session; // SQL over the lake, with limits
 
-pub use commit::{CHECKPOINT_EVERY, Kind, Lake, Landed, Removes, TableCommit, Txn};
+pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
 pub use lease::{Holder, Lease};
 pub use location::Location;
+pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Layer, Table};
 pub use view::{Change, View};
 

@@ -16,8 +16,8 @@ use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use deltalake::delta_datafusion::planner::DeltaPlanner;
 
-use super::commit::Lake;
 use super::error::LakeError;
+use super::store::Lake;
 use super::tables::{Layer, Table, timestamp};
 
 /// What a session may use.
