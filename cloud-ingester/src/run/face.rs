@@ -1,0 +1,49 @@
+//! The HTTP face beside what every service has: `/status` and `/hop`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use shared::http::Health;
+use tokio::sync::{mpsc, oneshot};
+
+use super::hops::{Asked, HopRequest};
+use crate::lake::Lake;
+use crate::source::{Stream, Told};
+use crate::status;
+
+/// `/status` and `/hop`.
+pub(super) fn face(
+    lake: Arc<Lake>,
+    hub: Arc<Mutex<BTreeMap<Stream, Told>>>,
+    health: Health,
+    requests: mpsc::Sender<Asked>,
+) -> Router {
+    let books = shared::http::status(move || {
+        let (lake, hub, live) = (Arc::clone(&lake), Arc::clone(&hub), health.is_ready());
+        async move {
+            let told = hub.lock().expect("no thread panics while it holds this").clone();
+            match status::read(&lake, status::Hub::Heard { live, told: &told }).await {
+                Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+                Err(error) => serde_json::json!({ "error": error.to_string() }),
+            }
+        }
+    });
+    let hop = Router::new().route("/hop", axum::routing::post(hop)).with_state(requests);
+    books.merge(hop)
+}
+
+async fn hop(State(requests): State<mpsc::Sender<Asked>>, Json(request): Json<HopRequest>) -> Response {
+    let (answer, answered) = oneshot::channel();
+    if requests.send(Asked { request, answer }).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    }
+    match answered.await {
+        Ok(Ok(told)) => (StatusCode::OK, told + "\n").into_response(),
+        Ok(Err(why)) => (StatusCode::CONFLICT, why + "\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
