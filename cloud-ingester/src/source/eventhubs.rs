@@ -33,10 +33,10 @@ mod client; // dialling, asking, and what the SDK's errors mean
 mod received; // the SDK's message -> Event
 
 /// Events in flight per partition; the hub sends no more until they are taken.
-const PREFETCH: u32 = 300;
+const PREFETCH: u32 = 100;
 
 /// Events of all partitions that wait to be taken; a full channel stops the receivers, and so their credit.
-const EVENTS_AHEAD: usize = 256;
+const EVENTS_AHEAD: usize = 64;
 
 /// Which hub, as whom.
 #[derive(Clone, Debug)]

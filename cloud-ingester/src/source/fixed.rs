@@ -1,11 +1,11 @@
-//! Events from a Vec: a source for tests and for what needs no hub.
+//! Events from a Vec: a source for tests.
 
 use tokio::sync::mpsc;
 
 use super::Event;
 
 /// Hands `events` downstream in order and ends.
-pub async fn run(events: Vec<Event>, downstream: mpsc::Sender<Event>) {
+pub(crate) async fn run(events: Vec<Event>, downstream: mpsc::Sender<Event>) {
     for event in events {
         if downstream.send(event).await.is_err() {
             return;

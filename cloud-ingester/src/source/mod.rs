@@ -7,7 +7,8 @@ pub mod resume; // where to go on, what is lost, when to refuse
 
 pub mod eventhubs; // azure_messaging_eventhubs; the only room that knows it
 
-pub mod fixed; // Events from a Vec, for tests
+#[cfg(test)]
+pub(crate) mod fixed; // Events from a Vec
 
 use std::sync::Arc;
 

@@ -68,7 +68,7 @@ pub(super) fn explain(act: &str, error: &EventHubsError) -> String {
     } else if has(&["NotFound", "not-found"]) {
         "the hub does not know that name; check EntityPath and `hub.consumer-group`"
     } else {
-        let short: String = error.to_string().chars().take(300).collect();
+        let short: String = shared::cli::chain(error).chars().take(300).collect();
         return format!("{act}: {short}");
     };
     format!("{act}: {advice}")
