@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use shared::time::Timestamp;
 use time::{Duration, OffsetDateTime};
 
-use super::devices::write_private;
+use super::devices::{write_private, write_public};
 
 const CA_DAYS: i64 = 3650;
 /// Some clients refuse more.
@@ -94,8 +94,8 @@ pub(super) fn prepare(directory: &Path, now: Timestamp) -> Result<(), CaError> {
     (params.not_before, params.not_after) = validity(now, CA_DAYS);
     let signed = params.self_signed(&pair).map_err(issue)?;
     forget_server(directory)?;
-    write(&key, &pair.serialize_pem())?;
-    write(&certificate, &signed.pem())
+    write(&key, &pair.serialize_pem(), write_private)?;
+    write(&certificate, &signed.pem(), write_public)
 }
 
 /// What stands beside the server's certificate does not vouch for it any more.
@@ -152,11 +152,11 @@ fn issue(directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaErr
     let signed = params.signed_by(&pair, &ca).map_err(fault)?;
 
     forget_server(directory)?;
-    write(&directory.join("server-key.pem"), &pair.serialize_pem())?;
-    write(&directory.join("server.pem"), &signed.pem())?;
+    write(&directory.join("server-key.pem"), &pair.serialize_pem(), write_private)?;
+    write(&directory.join("server.pem"), &signed.pem(), write_public)?;
     // Last: it vouches for the others.
     let issued = serde_json::to_string(&issued).expect("texts and a number are JSON");
-    write(&directory.join("server.json"), &issued)
+    write(&directory.join("server.json"), &issued, write_public)
 }
 
 /// From a day ago, for clocks that are behind.
@@ -169,9 +169,9 @@ fn read(path: &Path) -> Result<String, CaError> {
     fs::read_to_string(path).map_err(|source| CaError::Disk { act: "read", path: path.to_owned(), source })
 }
 
-fn write(path: &Path, text: &str) -> Result<(), CaError> {
+fn write(path: &Path, text: &str, write: fn(&Path, &[u8]) -> io::Result<()>) -> Result<(), CaError> {
     let disk = |source| CaError::Disk { act: "write", path: path.to_owned(), source };
-    write_private(path, text.as_bytes()).map_err(disk)
+    write(path, text.as_bytes()).map_err(disk)
 }
 
 fn malformed(path: &Path, error: impl std::fmt::Display) -> CaError {

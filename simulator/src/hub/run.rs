@@ -94,6 +94,13 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
     let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::server(&identity, &names, clock.now())?;
+    // Ports first: a hub that cannot serve makes no log.
+    let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
+    let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
+    let amqps_listener = match config.amqps_listen {
+        Some(addr) => Some((addr, listen(addr, "hub.amqps-listen").await?)),
+        None => None,
+    };
     let log = Log::open(&config.log_dir(), &options(config, &clock))?;
 
     let mut metered = Metered::default();
@@ -103,12 +110,6 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         AmqpHub::new(log.clone(), &config.name, policies(&registry.now()), amqp::Limits::default(), clock.clone());
     let stop = tasks.token();
 
-    let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
-    let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
-    let amqps_listener = match config.amqps_listen {
-        Some(addr) => Some((addr, listen(addr, "hub.amqps-listen").await?)),
-        None => None,
-    };
     let books = Books {
         name: config.name.clone(),
         host_name: config.host_name.clone(),

@@ -376,18 +376,29 @@ async fn connections_above_the_limit_are_closed_and_room_comes_back() {
 
 #[tokio::test]
 async fn what_was_taken_is_acknowledged_before_the_hub_stops() {
+    let text = |text: &str| [&u16::try_from(text.len()).expect("short").to_be_bytes()[..], text.as_bytes()].concat();
+    let packet = |kind: u8, body: Vec<u8>| {
+        let length = u16::try_from(body.len()).expect("short");
+        let length = [u8::try_from(length % 128).expect("7 bits") | 0x80, u8::try_from(length / 128).expect("7 bits")];
+        [&[kind], &length[..], &body].concat()
+    };
     let stand = Stand::open(limits()).await;
-    let (client, mut device) = stand.good("d-1");
-    connected(&mut device).await.expect("admitted");
-    for _ in 0..5 {
-        client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+    let (user, token) = (format!("{HOST}/d-1/"), stand.token("d-1", FAR));
+    let connect = [&text("MQTT")[..], &[4, 0xc2, 0, 60], &text("d-1"), &text(&user), &text(&token)].concat();
+    let mut sent = packet(0x10, connect);
+    for id in 1..=5 {
+        sent.extend(packet(0x32, [&text(&events("d-1"))[..], &[0, id], b"x"].concat()));
     }
-    acknowledged(&mut device).await.expect("the first");
+    let mut socket = stand.raw().await;
+    socket.write_all(&sent).await.expect("written");
+    let mut answer = [0; 8];
+    socket.read_exact(&mut answer).await.expect("a CONNACK and a PUBACK");
+    assert_eq!(answer, [0x20, 2, 0, 0, 0x40, 2, 0, 1]);
     stand.door.stop.cancel();
-    let mut acknowledged_after = 1;
-    while acknowledged(&mut device).await.is_ok() {
-        acknowledged_after += 1;
-    }
-    assert_eq!(stand.stored("d-1").await.len(), acknowledged_after);
+    let mut rest = vec![];
+    socket.read_to_end(&mut rest).await.expect("an orderly end");
+    let acknowledged: Vec<u8> = rest.chunks(4).map(|puback| puback[3]).collect();
+    let taken: Vec<u8> = (2..).take(stand.stored("d-1").await.len() - 1).collect();
+    assert_eq!(acknowledged, taken);
     stand.close().await;
 }
