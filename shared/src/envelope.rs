@@ -66,7 +66,7 @@ pub struct WireReading {
     /// Metric.
     pub m: String,
     /// A number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "nearest")]
     pub v: Option<f64>,
     /// A boolean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,6 +91,13 @@ pub struct WireReading {
     /// Fields this code does not know.
     #[serde(flatten)]
     pub rest: Map<String, Json>,
+}
+
+/// Reads a number as the double nearest to it, which serde_json alone does not promise.
+fn nearest<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let Some(raw) = Option::<Box<serde_json::value::RawValue>>::deserialize(from)? else { return Ok(None) };
+    let refuse = || serde::de::Error::custom(format!("`v` is no number that a double can hold: {}", raw.get()));
+    crate::payload::number_of(raw.get()).map(Some).ok_or_else(refuse)
 }
 
 impl WireReading {
@@ -341,6 +348,28 @@ pub fn decompress(bytes: &[u8]) -> Result<Vec<u8>, UnpackError> {
 /// SHA-256 as hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod nearest_tests {
+    use super::*;
+
+    #[test]
+    fn a_number_crosses_the_wire_to_the_last_bit() {
+        for v in [92.277_980_599_999_99, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX, -1.0 / 3.0] {
+            let json = format!(r#"{{"s":1,"d":"a","m":"b","v":{v},"t":5,"unknown":1.5}}"#);
+            let read: WireReading = serde_json::from_str(&json).expect("a reading");
+            assert_eq!((read.v.map(f64::to_bits), read.rest.len()), (Some(v.to_bits()), 1), "{v}");
+            let again: WireReading =
+                serde_json::from_value(serde_json::to_value(&read).expect("plain")).expect("a reading");
+            assert_eq!(again.v.map(f64::to_bits), Some(v.to_bits()), "{v}");
+        }
+        let absent = |v: &str| serde_json::from_str::<WireReading>(&format!(r#"{{"s":1,"d":"a","m":"b",{v}"t":5}}"#));
+        assert_eq!(absent("").expect("no value").v, None);
+        assert_eq!(absent(r#""v":null,"#).expect("no value").v, None);
+        assert!(absent(r#""v":"1","#).is_err());
+        assert!(absent(r#""v":1e400,"#).is_err());
+    }
 }
 
 #[cfg(test)]

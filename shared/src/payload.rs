@@ -137,6 +137,14 @@ pub fn value_of(json: &str) -> Result<(Value, Option<String>), String> {
     }
 }
 
+/// Reads a JSON number as the double nearest to it; `None` if it is none, or too large. serde_json alone may miss the
+/// nearest by one in the last place, and again at every stage that reads it anew.
+pub fn number_of(json: &str) -> Option<f64> {
+    // Rust's own reader is exact, but takes `inf` and `+1` too: JSON's grammar goes before it.
+    let raw: &RawValue = serde_json::from_str(json.trim()).ok()?;
+    raw.get().parse().ok().filter(|number: &f64| number.is_finite())
+}
+
 /// Reads a time: RFC 3339 text, or a whole number of microseconds since the Unix epoch.
 pub fn time_of(json: &str) -> Result<Timestamp, String> {
     let read = match serde_json::from_str::<i64>(json) {
@@ -185,9 +193,9 @@ fn scalar(json: &str) -> Result<Value, String> {
         Some(b't' | b'f') => serde_json::from_str(json).map(Value::Bool).map_err(|e| format!("type: {e}")),
         Some(b'n') => Err("type: null".to_owned()),
         Some(b'[' | b'{') => Err("type: neither number, boolean nor text".to_owned()),
-        _ => match serde_json::from_str::<f64>(json) {
-            Ok(number) if number.is_finite() => Ok(Value::Number(number)),
-            _ => Err(format!("type: no number that a double can hold: {}", clip(json))),
+        _ => match number_of(json) {
+            Some(number) => Ok(Value::Number(number)),
+            None => Err(format!("type: no number that a double can hold: {}", clip(json))),
         },
     }
 }
@@ -284,6 +292,17 @@ mod tests {
             r#"{"ts":9223372036854775807,"a":1}"#,
             expect!["fault[time: outside the years 1 to 9999: 9223372036854775807] a=1"],
         );
+    }
+
+    #[test]
+    fn a_number_is_read_as_the_nearest_double() {
+        for text in ["92.27798059999999", "74.93588199999998", "0.1", "-0", "1e-7", "123456789012345678901", "5e-324"] {
+            let wanted: f64 = text.parse().expect("a double");
+            assert_eq!(number_of(text).map(f64::to_bits), Some(wanted.to_bits()), "{text}");
+        }
+        for bad in ["", "1e400", "NaN", "inf", "+1", "01", "1.", "0x1", "null", "1 2"] {
+            assert_eq!(number_of(bad), None, "{bad}");
+        }
     }
 
     #[test]

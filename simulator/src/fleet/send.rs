@@ -1,7 +1,9 @@
 //! One publish and what should become of it: payloads, with or without a fault. Pure.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
+use shared::payload::number_of;
 use shared::reading::Value;
 use shared::time::Timestamp;
 
@@ -27,7 +29,7 @@ pub struct Expect {
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,
     /// The value as JSON (number, bool, text); absent where none was sent.
-    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none", deserialize_with = "exact")]
     pub value: Option<Json>,
     /// The unit, where one was sent.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +37,15 @@ pub struct Expect {
     /// What should become of it.
     #[serde(rename = "f")]
     pub fate: Fate,
+}
+
+/// Reads a value whose number is the double nearest to what is written, which serde_json alone does not promise.
+fn exact<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
+    let Some(raw) = Option::<Box<RawValue>>::deserialize(from)? else { return Ok(None) };
+    match number_of(raw.get()) {
+        Some(number) => Ok(Some(Json::from(number))),
+        None => serde_json::from_str(raw.get()).map(Some).map_err(serde::de::Error::custom),
+    }
 }
 
 /// A publish before the ledger has numbered it.
