@@ -17,12 +17,12 @@ const UPSTREAM: &str = "https://github.com/RustSec/advisory-db";
 
 pub(super) fn check(workspace: &Path, cache: &Path) -> Result<Outcome, VerifyError> {
     let begun = Instant::now();
-    let deny = install(workspace, cache)?;
+    let program = install(workspace, cache)?;
     let rules = workspace.join(RULES);
     let mut remarks = Vec::new();
-    let mut fine = run(&deny, workspace, &rules, &["bans", "licenses", "sources"])?;
-    match advisory_rules(workspace, cache)? {
-        Some(rules) => fine &= run(&deny, workspace, &rules, &["advisories"])?,
+    let mut fine = deny(&program, &rules, &["bans", "licenses", "sources"]).stream_told(workspace)?;
+    match advisories(&program, workspace, cache)? {
+        Some(call) => fine &= call.stream_told(workspace)?,
         None => remarks.push(
             "SECURITY ADVISORIES: no database within reach; give a copy of RustSec's advisory-db as ADVISORY_DB=FOLDER"
                 .to_owned(),
@@ -32,14 +32,12 @@ pub(super) fn check(workspace: &Path, cache: &Path) -> Result<Outcome, VerifyErr
     Ok(Outcome { name: "dependencies", took: begun.elapsed(), fine, counts: true, tally, remarks })
 }
 
-fn run(deny: &Path, workspace: &Path, rules: &Path, checks: &[&str]) -> Result<bool, VerifyError> {
-    let call = command(deny)
+fn deny(program: &Path, rules: &Path, checks: &[&str]) -> Call {
+    command(program)
         .args(["--workspace", "--all-features", "--locked", "--log-level", "warn", "--config"])
         .args([rules])
         .args(["check", "--hide-inclusion-graph"])
-        .args(checks);
-    say(&format!("\nverify: dependencies: {}", call.line()));
-    call.stream(workspace, |_| ())
+        .args(checks)
 }
 
 fn install(workspace: &Path, cache: &Path) -> Result<PathBuf, VerifyError> {
@@ -58,26 +56,30 @@ fn install(workspace: &Path, cache: &Path) -> Result<PathBuf, VerifyError> {
     }
 }
 
-/// The rules with an advisory database to fetch from; none where there is none within reach.
-fn advisory_rules(workspace: &Path, cache: &Path) -> Result<Option<PathBuf>, VerifyError> {
-    let url = match std::env::var_os("ADVISORY_DB") {
-        Some(folder) => {
-            let source = as_repository(Path::new(&folder), &cache.join("advisories/given"))?;
-            format!("file://{}", source.display())
-        }
-        None if within_reach(UPSTREAM) => UPSTREAM.to_owned(),
-        None => return Ok(None),
-    };
+/// The check of advisories, with the given database or the public one; none where neither is within reach.
+fn advisories(program: &Path, workspace: &Path, cache: &Path) -> Result<Option<Call>, VerifyError> {
+    let given = std::env::var_os("ADVISORY_DB");
+    if given.is_none() && !within_reach(UPSTREAM) {
+        return Ok(None);
+    }
     let from = workspace.join(RULES);
     let rules = std::fs::read_to_string(&from)
         .map_err(|source| VerifyError::Run { what: format!("a read of {}", from.display()), source })?;
-    let databases = cache.join("advisories/databases");
-    let own = format!("[advisories]\ndb-path = {:?}\ndb-urls = [{url:?}]", databases.display().to_string());
-    let path = cache.join("advisories/deny.toml");
+    let databases = cache.join("advisories").join(if given.is_some() { "given" } else { "fetched" });
     make_folder(&databases)?;
+    let own = format!("[advisories]\ndb-path = {:?}", databases.display().to_string());
+    let path = databases.join("deny.toml");
     std::fs::write(&path, rules.replacen("[advisories]", &own, 1))
         .map_err(|source| VerifyError::Write { path: path.clone(), source })?;
-    Ok(Some(path))
+    let call = deny(program, &path, &["advisories"]);
+    let Some(given) = given else { return Ok(Some(call)) };
+    // cargo-deny takes no path, but fetches with git, which can be told where to look.
+    let copy = as_repository(Path::new(&given), &databases.join("copy"))?;
+    let call = call
+        .env("GIT_CONFIG_COUNT", "1".as_ref())
+        .env("GIT_CONFIG_KEY_0", format!("url.file://{}.insteadOf", copy.display()).as_ref())
+        .env("GIT_CONFIG_VALUE_0", UPSTREAM.as_ref());
+    Ok(Some(call))
 }
 
 /// cargo-deny only takes a repository with a branch `main`; what is given may be an unpacked archive.

@@ -109,6 +109,12 @@ impl Call {
         Ok(child.wait().map_err(failed)?.success())
     }
 
+    /// The same, with a line before it that says what runs.
+    pub(super) fn stream_told(&self, folder: &Path) -> Result<bool, VerifyError> {
+        say(&format!("\nverify: {}", self.line()));
+        self.stream(folder, |_| ())
+    }
+
     /// Runs to the end, its output kept. The output if it succeeded.
     pub(super) fn ask(&self, folder: &Path) -> Option<String> {
         let output = self.command(folder).stderr(Stdio::null()).output().ok()?;
