@@ -82,3 +82,32 @@ async fn a_gap_of_the_hubs_retention_is_a_row_of_the_commit_that_moves_over_it()
     let shown = arrow::util::pretty::pretty_format_batches(&found).expect("printable").to_string();
     assert!(shown.contains(r#"| 8               | {"from":3,"to":8} |"#), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_created_anew_counts_anew_beside_the_one_before() {
+    use crate::status;
+    let directory = tempfile::tempdir().expect("a directory");
+    let lake = lake(&directory).await;
+    ingest(&lake, (0..3).map(|number| event(0, number)).collect()).await;
+    let anew = Stream { incarnation: 8, ..stream(0) };
+    let events: Vec<Event> = (0..2).map(|number| Event { stream: anew.clone(), ..event(0, number) }).collect();
+    ingest(&lake, events).await;
+    let bronze = lake.view(Table::BronzeMessages).await.expect("a table");
+    assert_eq!(status::last_incarnation(&bronze, "h").await.expect("the log"), Some(8));
+    assert_eq!(status::last_incarnation(&bronze, "other").await.expect("the log"), None);
+    assert_eq!(numbers(&lake).await, "0,5,3,0,2\n");
+
+    let told = |last_enqueued| crate::source::Told { stream: anew.clone(), begin: 0, last_enqueued };
+    for (last, live, lag, caught_up) in [(1, true, 0, false), (4, true, 3, false), (1, false, 0, false)] {
+        let told = [(anew.clone(), told(last))].into();
+        let status = status::read(&lake, status::Hub::Heard { live, told: &told }).await.expect("a status");
+        assert_eq!(status.streams.len(), 1);
+        assert_eq!((status.streams[0].committed, status.streams[0].lag), (Some(1), Some(lag)));
+        // Silver was never filled, so nothing is caught up.
+        assert_eq!(status.caught_up, caught_up);
+    }
+    let status = status::read(&lake, status::Hub::NotAsked).await.expect("a status");
+    let found: Vec<_> = status.streams.iter().map(|stream| (stream.incarnation, stream.committed)).collect();
+    assert_eq!(found, [(7, Some(2)), (8, Some(1))]);
+    assert!(status.to_string().contains("caught up: no"));
+}
