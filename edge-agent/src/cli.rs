@@ -215,8 +215,8 @@ fn print_live(out: &mut impl std::io::Write, status: &Json) -> std::io::Result<(
         text("/presilver/readings"),
         text("/presilver/rejected")
     )?;
-    writeln!(out, "uplink    {}, {} rows in flight", text("/uplink/link"), text("/uplink/rows-in-flight"))?;
-    if let Some(error) = status.pointer("/uplink/last-error").and_then(Json::as_str) {
+    writeln!(out, "uplink    {}, {} rows in flight", text("/uplink/link"), text("/uplink/rows_in_flight"))?;
+    if let Some(error) = status.pointer("/uplink/last_error").and_then(Json::as_str) {
         writeln!(out, "          {error}")?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Rebuilt from stored rows at start, so acknowledged rows linger as long as they are remembered here.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{RowId, SourceKey};
@@ -15,35 +15,38 @@ pub(super) const ROWS_MAX: usize = 200_000;
 /// Rows in the order of storing, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    known: HashSet<SourceKey>,
+    /// When the row of each key was stored; rows sent again stand out of this order in `rows`.
+    known: HashMap<SourceKey, i64>,
     rows: VecDeque<(RowId, i64, Option<SourceKey>)>,
     forgotten: RowId,
 }
 
 impl Memory {
-    /// True if a row with this key is remembered.
-    pub(super) fn knows(&self, key: &SourceKey) -> bool {
-        self.known.contains(key)
+    /// True if a row with this key was stored less than ten minutes ago and is remembered.
+    pub(super) fn knows(&self, key: &SourceKey, now_ms: i64) -> bool {
+        self.known.get(key).is_some_and(|at_ms| is_young(*at_ms, now_ms))
     }
 
     /// Remembers a row stored at `at_ms` (of any one clock). Rows come in the order of their ids.
     pub(super) fn remember(&mut self, id: RowId, at_ms: i64, key: Option<SourceKey>) {
         if let Some(key) = key {
-            self.known.insert(key);
+            self.known.insert(key, at_ms);
         }
         self.rows.push_back((id, at_ms, key));
     }
 
     /// Forgets what is too old or too much. Rows up to the id returned may be deleted once they have left.
     pub(super) fn forget(&mut self, now_ms: i64) -> RowId {
-        let age_max = i64::try_from(AGE_MAX.as_millis()).unwrap_or(i64::MAX);
         while let Some((id, at_ms, key)) = self.rows.front() {
-            let keep = self.rows.len() <= ROWS_MAX && now_ms.saturating_sub(*at_ms) <= age_max;
+            let keep = self.rows.len() <= ROWS_MAX && is_young(*at_ms, now_ms);
             if keep {
                 break;
             }
             self.forgotten = *id;
-            if let Some(key) = key {
+            // The same key may have been stored again since.
+            if let Some(key) = key
+                && self.known.get(key) == Some(at_ms)
+            {
                 self.known.remove(key);
             }
             self.rows.pop_front();
@@ -55,6 +58,10 @@ impl Memory {
     pub(super) fn forgotten_before(&mut self, id: RowId) {
         self.forgotten = self.forgotten.max(id);
     }
+}
+
+fn is_young(at_ms: i64, now_ms: i64) -> bool {
+    now_ms.saturating_sub(at_ms) <= i64::try_from(AGE_MAX.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -72,11 +79,11 @@ mod tests {
         memory.remember(RowId(2), 1, None);
         memory.remember(RowId(3), 2, Some(key(3)));
         assert_eq!(memory.forget(600_000), RowId(0));
-        assert!(memory.knows(&key(1)) && memory.knows(&key(3)) && !memory.knows(&key(2)));
+        assert!(memory.knows(&key(1), 600_000) && memory.knows(&key(3), 600_000) && !memory.knows(&key(2), 600_000));
         assert_eq!(memory.forget(600_001), RowId(1));
-        assert!(!memory.knows(&key(1)));
+        assert!(!memory.knows(&key(1), 600_001));
         assert_eq!(memory.forget(700_000), RowId(3));
-        assert!(!memory.knows(&key(3)));
+        assert!(!memory.knows(&key(3), 700_000));
     }
 
     #[test]
@@ -94,6 +101,6 @@ mod tests {
         let mut memory = Memory::default();
         memory.remember(RowId(1), i64::MAX, Some(key(1)));
         memory.forget(i64::MIN);
-        assert!(memory.knows(&key(1)));
+        assert!(memory.knows(&key(1), i64::MIN));
     }
 }

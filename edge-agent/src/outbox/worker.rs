@@ -4,6 +4,8 @@
 mod metrics;
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,8 @@ const BATCH_ROWS_MAX: usize = 5_000;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often a worker without work looks for rows to delete.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often relief from a full disk is tried; each try writes some megabytes.
+const RELIEVE: Duration = Duration::from_secs(5);
 /// How long there must have been room before the log says so.
 const ROOM_AGAIN: Duration = Duration::from_secs(5);
 /// How often old payloads are deleted and free pages given back.
@@ -85,8 +89,14 @@ pub(super) fn start(start: Start) -> Result<(Epoch, Opened), StoreError> {
         path: beside(&start.config.path, "epochs"),
         detail: error.to_string(),
     })?;
-    let (store, opened) = Store::open(&start.config, &start.rules, &mut side, found, now)?;
-    let ballast = Ballast::new(&start.config);
+    let mut ballast = Ballast::new(&start.config);
+    let (store, opened) = match Store::open(&start.config, &start.rules, &mut side, &found, now) {
+        Err(StoreError::Disk { .. }) if ballast.lies() => {
+            ballast.drop_it();
+            Store::open(&start.config, &start.rules, &mut side, &found, now)
+        }
+        other => other,
+    }?;
     ballast.lay();
     let epoch = store.epoch();
     let mut worker = Worker {
@@ -100,6 +110,7 @@ pub(super) fn start(start: Start) -> Result<(Epoch, Opened), StoreError> {
         told_full: None,
         closings: 0,
         tidied: began,
+        relieved: None,
         began,
         clock,
         view: start.view,
@@ -147,6 +158,8 @@ struct Worker {
     /// Closings that may be sent, as last counted.
     closings: usize,
     tidied: Instant,
+    /// When relief from a full disk was last tried.
+    relieved: Option<Instant>,
     began: Instant,
     clock: Clock,
     view: Arc<Mutex<View>>,
@@ -234,17 +247,41 @@ impl Worker {
             match self.write_once() {
                 Ok(()) => {}
                 Err(error) if error.is_fatal() => return Err(error),
+                Err(StoreError::Disk { .. }) if self.relieve()? => {}
                 Err(error) => {
-                    let made_room = matches!(error, StoreError::Disk { .. }) && self.ballast.drop_it();
                     self.no_room(&error);
-                    let acknowledged = self.acknowledge_alone()?;
-                    if !made_room && !acknowledged {
+                    if !self.acknowledge_alone()? {
                         return Ok(());
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// On a full disk: gives the ballast up, so that the log can be moved into the database, rows that have left be
+    /// deleted and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
+    fn relieve(&mut self) -> Result<bool, StoreError> {
+        if self.relieved.is_some_and(|at| at.elapsed() < RELIEVE) {
+            return Ok(false);
+        }
+        self.relieved = Some(Instant::now());
+        self.ballast.drop_it();
+        let relieved = (|| {
+            self.store.checkpoint()?;
+            while 0 < self.store.prune(Linger::No)? {}
+            self.store.shrink()?;
+            self.store.checkpoint()
+        })();
+        self.ballast.lay();
+        match relieved {
+            Err(error) if StoreError::is_fatal(&error) => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "no relief");
+                Ok(true)
+            }
+            Ok(()) => Ok(true),
+        }
     }
 
     /// One transaction: as many rows as fit, and all acknowledgements.
@@ -257,6 +294,11 @@ impl Worker {
         let repeats = admitted.len() - new.len();
 
         if !new.is_empty() {
+            // Rows are stored only while the ballast lies: what is free beyond it is for acknowledgements.
+            if !self.ballast.lies() {
+                let detail = "no room for the ballast".to_owned();
+                return Err(StoreError::Disk { act: "store rows", path: self.ballast.path.clone(), detail });
+            }
             let bytes = new.iter().map(|row| row.bytes()).sum();
             make_room(&mut self.store, bytes)?;
             let high = self.store.high().0 + i64::try_from(new.len()).unwrap_or(i64::MAX);
@@ -369,7 +411,8 @@ impl Worker {
             tracing::info!("there is room again");
         }
         let tidy = TIDY <= self.tidied.elapsed();
-        if !tidy && !(self.waiting.is_empty() && self.done.is_empty()) {
+        let idle = self.waiting.is_empty() && self.done.is_empty();
+        if !tidy && !idle {
             return Ok(());
         }
         let kept = (|| {
@@ -380,9 +423,6 @@ impl Worker {
                 self.tidied = Instant::now();
                 self.store.tidy()?;
                 self.refresh()?;
-                if self.full.is_none() {
-                    self.ballast.lay();
-                }
             }
             Ok(())
         })();
@@ -489,30 +529,44 @@ impl Batch {
     }
 }
 
-/// A file of no use but its size: given up on a full disk, so that acknowledgements can be written.
+/// A file of no use but its size, that of the write-ahead log: given up on a full disk, so that acknowledgements can be
+/// written, which are what makes room.
 struct Ballast {
     path: PathBuf,
     bytes: usize,
+    lies: bool,
 }
 
 impl Ballast {
     fn new(config: &Config) -> Self {
-        let bytes = (config.bytes_max.as_usize() / 64).clamp(64 << 10, 1 << 20);
-        Self { path: beside(&config.path, "ballast"), bytes }
+        let bytes = usize::try_from(super::store::wal_bytes(config)).unwrap_or(usize::MAX);
+        let path = beside(&config.path, "ballast");
+        let lies = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == u64::try_from(bytes).unwrap_or(0));
+        Self { path, bytes, lies }
     }
 
-    fn lay(&self) {
-        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() == u64::try_from(self.bytes).unwrap_or(0)) {
-            return;
-        }
-        // Without it a full disk is only harder to leave.
-        if let Err(error) = std::fs::write(&self.path, vec![0xb5; self.bytes]) {
-            tracing::debug!(%error, "no ballast");
-            std::fs::remove_file(&self.path).ok();
-        }
+    fn lies(&self) -> bool {
+        self.lies
     }
 
-    fn drop_it(&self) -> bool {
-        std::fs::remove_file(&self.path).is_ok()
+    /// True if it lies there now.
+    fn lay(&mut self) -> bool {
+        if !self.lies {
+            let written = File::create(&self.path)
+                .and_then(|mut file| file.write_all(&vec![0xb5; self.bytes]).and_then(|()| file.sync_all()));
+            match written {
+                Ok(()) => self.lies = true,
+                Err(error) => {
+                    tracing::debug!(%error, "no room for the ballast");
+                    self.drop_it();
+                }
+            }
+        }
+        self.lies
+    }
+
+    fn drop_it(&mut self) {
+        std::fs::remove_file(&self.path).ok();
+        self.lies = false;
     }
 }

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 /// Where the uplink stands, for `/status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// `offline`, `dialing`, `catching-up`, `live` or `renewing`.
     pub link: &'static str,

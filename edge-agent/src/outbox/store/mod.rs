@@ -22,10 +22,15 @@ pub use read::{EpochLine, Glimpse, RowLine, State, Which};
 pub(super) use write::Linger;
 
 use super::memory::Memory;
-use super::{HeldItem, NewRow, RowId, SourceKey, codec};
+use super::{Config, HeldItem, NewRow, RowId, SourceKey, codec};
 
 /// Rows of one step of `give_up`, `resend` and pruning: a transaction of some milliseconds.
 const STEP_ROWS: usize = 2_000;
+
+/// Room kept for the write-ahead log. It is moved into the database when it has half of that.
+pub(super) fn wal_bytes(config: &Config) -> u64 {
+    (config.bytes_max.bytes() / 8).clamp(128 << 10, 4 << 20)
+}
 
 /// An instant on both clocks.
 #[derive(Debug, Clone, Copy)]

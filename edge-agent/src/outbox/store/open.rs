@@ -40,12 +40,12 @@ impl Store {
         config: &Config,
         rules: &str,
         side: &mut Side,
-        found: Found,
+        found: &Found,
         now: Now,
     ) -> Result<(Self, Opened), StoreError> {
         let path = &config.path;
         let bytes_max = config.bytes_max.bytes();
-        let wal_bytes = (bytes_max / 8).clamp(128 << 10, 8 << 20);
+        let wal_bytes = super::wal_bytes(config);
         let mut opened = Opened::default();
 
         let connection = match connect(path, wal_bytes, side.is_suspect()) {
@@ -57,7 +57,7 @@ impl Store {
         };
         match found {
             Found::Absent => opened.side_absent = true,
-            Found::Damaged(aside) => opened.side_moved_aside = Some(aside),
+            Found::Damaged(aside) => opened.side_moved_aside = Some(aside.clone()),
             Found::Read => {}
         }
         let mut store = Self {

@@ -68,7 +68,7 @@ impl Rig {
     fn open(path: &Path, second: i64) -> (Self, Opened) {
         let config = config(path);
         let (mut side, found) = Side::open(path, now(second).wall).expect("a side file");
-        let (store, opened) = Store::open(&config, "rules", &mut side, found, now(second)).expect("opens");
+        let (store, opened) = Store::open(&config, "rules", &mut side, &found, now(second)).expect("opens");
         (Self { store, side, second }, opened)
     }
 
@@ -436,7 +436,7 @@ fn a_database_of_a_later_version_is_refused_and_left_alone() {
     connection.pragma_update(None, "user_version", 99).expect("set");
     drop(connection);
     let (mut side, found) = Side::open(&place.path, now(1).wall).expect("a side file");
-    let refused = Store::open(&config(&place.path), "r", &mut side, found, now(1));
+    let refused = Store::open(&config(&place.path), "r", &mut side, &found, now(1));
     assert!(matches!(refused, Err(StoreError::Later { has: 99, .. })), "{refused:?}");
     assert!(place.path.exists());
 }
@@ -509,7 +509,7 @@ fn at_bytes_max_nothing_more_fits_until_rows_leave() {
     let place = place();
     let config = Config { bytes_max: Size::new(1 << 20), ..config(&place.path) };
     let (mut side, found) = Side::open(&place.path, now(0).wall).expect("a side file");
-    let (store, _) = Store::open(&config, "r", &mut side, found, now(0)).expect("opens");
+    let (store, _) = Store::open(&config, "r", &mut side, &found, now(0)).expect("opens");
     let mut rig = Rig { store, side, second: 0 };
     let mut rounds = 0;
     while rig.store.room_for(20_000).is_ok() {
@@ -524,6 +524,11 @@ fn at_bytes_max_nothing_more_fits_until_rows_leave() {
     assert!(rig.store.room_for(20_000).is_err(), "acknowledged rows linger");
     assert_eq!(rig.store.prune(Linger::No).expect("pruned"), 400);
     rig.store.room_for(20_000).expect("there is room again");
+    rig.ack_rows(100_000);
+    while 0 < rig.store.prune(Linger::No).expect("pruned") {}
+    rig.store.shrink().expect("shrunk");
+    rig.store.checkpoint().expect("checkpointed");
+    assert!(rig.store.bytes() < 1 << 18, "{} bytes", rig.store.bytes());
 }
 
 #[derive(Debug, Clone)]

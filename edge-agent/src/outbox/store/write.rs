@@ -22,7 +22,8 @@ impl Store {
     /// Which of the rows are new, by their places; the others repeat what is known or stand twice in here.
     pub(in crate::outbox) fn admit(&self, rows: &[&Prepared]) -> Vec<bool> {
         let mut met: HashSet<SourceKey> = HashSet::new();
-        let mut new = |row: &&Prepared| row.key.is_none_or(|key| !self.memory.knows(&key) && met.insert(key));
+        let mut new =
+            |row: &&Prepared| row.key.is_none_or(|key| !self.memory.knows(&key, self.now.steady_ms) && met.insert(key));
         rows.iter().map(&mut new).collect()
     }
 
@@ -190,9 +191,14 @@ impl Store {
             .map_err(&fail)?;
         let free: i64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).map_err(&fail)?;
         if 2_048 < free {
-            self.connection.execute_batch("PRAGMA incremental_vacuum(512)").map_err(&fail)?;
+            shrink(&self.connection, "PRAGMA incremental_vacuum(512)").map_err(&fail)?;
         }
         Ok(())
+    }
+
+    /// Gives all free pages back to the file system.
+    pub(in crate::outbox) fn shrink(&mut self) -> Result<(), StoreError> {
+        shrink(&self.connection, "PRAGMA incremental_vacuum").map_err(fail("shrink the database", &self.path))
     }
 
     /// Deletes the oldest whole payload; false if there is none. What a full outbox gives up first: the first 32 KiB
@@ -247,6 +253,14 @@ fn mark(connection: &Connection, acked: &Acked, wall: i64, committed: &mut Commi
             .execute(params![epoch.to_string(), wall])?;
         committed.closed.push(*epoch);
     }
+    Ok(())
+}
+
+/// The pragma frees one page per row it returns.
+fn shrink(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(pragma)?;
+    let mut pages = statement.query([])?;
+    while pages.next()?.is_some() {}
     Ok(())
 }
 
