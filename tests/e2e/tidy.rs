@@ -261,11 +261,11 @@ fn the_checks_of_this_file_see_what_they_look_for() {
 
 /// True if `line` holds `word` as a word of its own.
 fn names(line: &str, word: &str) -> bool {
-    let part_of_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let ends_name = |letter: char| !letter.is_alphanumeric() && letter != '_';
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        !before.is_some_and(part_of_name) && !(after.is_some_and(part_of_name) && !word.ends_with(')'))
+        before.is_none_or(ends_name) && (word.ends_with(')') || after.is_none_or(ends_name))
     })
 }
 
