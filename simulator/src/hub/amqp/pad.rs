@@ -16,8 +16,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::frame::{self, ATTACH, CLOSE, DETACH, END, Unit};
 
-/// How long a `detach` waits for an `end`. In trials 5 ms were enough.
-const HOLD: Duration = Duration::from_millis(10);
+/// How long a `detach` waits for an `end`. In trials 5 ms were enough; a busy machine needs more.
+const HOLD: Duration = Duration::from_millis(25);
 /// What waits for the socket before the acceptor has to wait.
 const READY_MAX: usize = 256 * 1024;
 /// The hub's own frames are as long as the peer allows: an event, its properties, and room.

@@ -1,5 +1,6 @@
 //! What no SDK does by itself, with a plain AMQP client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
@@ -10,12 +11,17 @@ use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use fe2o3_amqp_types::messaging::annotations::OwnedKey;
 use fe2o3_amqp_types::messaging::{Body, Source};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use shared::clock::{Clock, VirtualClock};
 use shared::time::Timestamp;
 use tempfile::tempdir;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
-use super::super::Limits;
+use super::super::{Limits, serve};
 use super::kit::{KEY, POLICY, TestHub, within};
 
 const PARTITION: &str = "myhub/ConsumerGroups/$Default/Partitions/0";
@@ -23,7 +29,13 @@ const PARTITION: &str = "myhub/ConsumerGroups/$Default/Partitions/0";
 type Peer = (ConnectionHandle<()>, SessionHandle<()>);
 
 async fn connect(hub: &TestHub, sasl: SaslProfile) -> Option<Peer> {
-    let stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("connected");
+    open(TcpStream::connect(("127.0.0.1", hub.port)).await.expect("connected"), sasl).await
+}
+
+async fn open<S>(stream: S, sasl: SaslProfile) -> Option<Peer>
+where
+    S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
+{
     let opening = Connection::builder().container_id("peer").sasl_profile(sasl).open_with_stream(stream);
     let mut connection = within(opening).await.ok()?;
     let session = within(Session::begin(&mut connection)).await.expect("begun");
@@ -157,5 +169,34 @@ async fn when_its_token_ends_a_receiver_ends() {
         }
     })
     .await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_same_hub_answers() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    hub.fill(&hub.device_of(0), 150).await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let (tls, stop) = (Arc::new(config.expect("they belong together")), CancellationToken::new());
+    let serving = tokio::spawn(serve(listener, Some(tls), hub.hub.clone(), stop.clone()));
+
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a root");
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let stream = within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await.expect("encrypted");
+    let mut peer = Box::pin(open(stream, plain(KEY))).await.expect("the key is right");
+    let mut receiver = within(Receiver::attach(&mut peer.1, "r", PARTITION)).await.expect("attached");
+    for _ in 0..150 {
+        within(receiver.recv::<Body<Value>>()).await.expect("delivered");
+    }
+    stop.cancel();
+    within(serving).await.expect("no panic").expect("served");
     hub.stop().await;
 }
