@@ -149,3 +149,22 @@ async fn giving_up_goes_in_steps_and_takes_only_what_was_there() {
     assert_eq!(outbox.resend(Selection::default()).await.expect("marked"), 6_000);
     assert_eq!((outbox.view().books.given_up, outbox.view().books.held), (0, 6_000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_that_was_full_says_so_no_longer_once_rows_have_left_though_nobody_appends() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let outbox = open(&dir.path().join("outbox.db"), 1 << 20);
+    while outbox.view().full.is_none() {
+        let append = outbox.append(rows([0; 500]));
+        // The append that finds no room is cancelled: its sender has gone.
+        tokio::select! {
+            stored = append => drop(stored.expect("stored")),
+            () = async { while outbox.view().full.is_none() { tokio::task::yield_now().await } } => {}
+        }
+    }
+    while outbox.view().full.is_some() {
+        let all = ids(&outbox).await;
+        outbox.done(Acked { rows: all, ..Acked::default() }).await.expect("marked");
+        tokio::task::yield_now().await;
+    }
+}

@@ -416,6 +416,16 @@ impl Worker {
             return Ok(());
         }
         let kept = (|| {
+            // Nobody waits, so no append will find out that there is room again.
+            if idle && self.full.is_some() {
+                if !self.ballast.lies() {
+                    self.relieve()?;
+                }
+                let enough = self.store.batch_bytes_max();
+                if self.ballast.lies() && make_room(&mut self.store, enough).is_ok() {
+                    self.recovered();
+                }
+            }
             if self.store.has_prunable()? {
                 self.store.prune(Linger::WhileRemembered)?;
             }
