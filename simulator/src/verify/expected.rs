@@ -246,7 +246,9 @@ impl Expected {
         let Some(device) = self.device(row.device) else { return };
         let unit = row.unit.and_then(|unit| self.names.get(unit).copied());
         let key = self.names.get(row.metric).and_then(|metric| Some(Key { device, metric: *metric, n: row.n? }));
-        let promise = key.and_then(|key| self.promise(key, |promise| promise.time == row.time && promise.rows() == 0));
+        let promise = key.and_then(|key| {
+            self.promise(key, |promise| promise.rows() == 0 && promise.time == row.time && same(promise.value, &row))
+        });
         let Some(promise) = promise else {
             return problems.add("not-in-ledger", || {
                 format!("silver.readings {}: {} {} n={:?} was never sent", row.id, row.device, row.metric, row.n)
