@@ -1,11 +1,13 @@
 //! The thread that owns the database. All appends and acknowledgements that wait go into one transaction, so the price
 //! of an fsync is shared by whoever came while the last one ran.
 
+mod ballast; // room for acknowledgements on a full disk
+
+mod batch; // rows of several appends in one transaction
+
 mod metrics;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,8 @@ use shared::clock::Clock;
 use shared::reading::Epoch;
 use tokio::sync::{oneshot, watch};
 
+use ballast::Ballast;
+use batch::{Batch, Waiting};
 pub use metrics::Metrics;
 
 use super::handle::{OutboxError, View};
@@ -23,8 +27,6 @@ use super::side::Side;
 use super::store::{Linger, Now, Opened, Prepared, Store, StoreError};
 use super::{Acked, Appended, Config, NewRow};
 
-/// Most rows in one transaction.
-const BATCH_ROWS_MAX: usize = 5_000;
 /// How often a full or failing disk is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 /// How often a worker without work looks for rows to delete.
@@ -134,13 +136,6 @@ pub(super) fn start(start: Start) -> Result<(Epoch, Opened), StoreError> {
             detail: error.to_string(),
         })?;
     Ok((epoch, opened))
-}
-
-/// An append of which some rows are still to be stored.
-struct Waiting {
-    rows: VecDeque<Prepared>,
-    so_far: Appended,
-    reply: oneshot::Sender<Result<Appended, OutboxError>>,
 }
 
 struct Worker {
@@ -287,7 +282,7 @@ impl Worker {
     /// One transaction: as many rows as fit, and all acknowledgements.
     fn write_once(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
-        let batch = self.next_batch();
+        let batch = Batch::of(&self.waiting, self.store.batch_bytes_max());
         let admitted = self.store.admit(&batch.rows(&self.waiting));
         let new: Vec<&Prepared> =
             batch.rows(&self.waiting).into_iter().zip(&admitted).filter_map(|(row, new)| new.then_some(row)).collect();
@@ -356,27 +351,6 @@ impl Worker {
             Err(error) if error.is_fatal() => Err(error),
             Err(_) => Ok(false),
         }
-    }
-
-    fn next_batch(&self) -> Batch {
-        let mut batch = Batch::default();
-        let bytes_max = self.store.batch_bytes_max();
-        let mut bytes = 0;
-        for waiting in &self.waiting {
-            let mut taken = 0;
-            for row in &waiting.rows {
-                let full = BATCH_ROWS_MAX <= batch.total || bytes_max < bytes + row.bytes();
-                if full && 0 < batch.total {
-                    batch.taken.push(taken);
-                    return batch;
-                }
-                bytes += row.bytes();
-                taken += 1;
-                batch.total += 1;
-            }
-            batch.taken.push(taken);
-        }
-        batch
     }
 
     fn seal(&mut self) -> Result<(), OutboxError> {
@@ -504,79 +478,5 @@ fn make_room(store: &mut Store, bytes: u64) -> Result<(), StoreError> {
         if store.prune(Linger::No)? == 0 && !store.drop_oldest_payload()? {
             return Err(full);
         }
-    }
-}
-
-/// How many rows of each waiting append go into one transaction.
-#[derive(Default)]
-struct Batch {
-    taken: Vec<usize>,
-    total: usize,
-}
-
-impl Batch {
-    fn rows<'w>(&self, waiting: &'w VecDeque<Waiting>) -> Vec<&'w Prepared> {
-        let appends = waiting.iter().zip(&self.taken);
-        appends.flat_map(|(waiting, taken)| waiting.rows.iter().take(*taken)).collect()
-    }
-
-    /// Takes the rows out and answers the appends that are through.
-    fn settle(self, waiting: &mut VecDeque<Waiting>, admitted: &[bool]) {
-        let mut verdicts = admitted.iter();
-        for (append, taken) in waiting.iter_mut().zip(&self.taken) {
-            append.rows.drain(..*taken);
-            for new in verdicts.by_ref().take(*taken) {
-                match new {
-                    true => append.so_far.stored += 1,
-                    false => append.so_far.duplicates += 1,
-                }
-            }
-        }
-        while waiting.front().is_some_and(|append| append.rows.is_empty()) {
-            let Some(append) = waiting.pop_front() else { return };
-            append.reply.send(Ok(append.so_far)).ok();
-        }
-    }
-}
-
-/// A file of no use but its size, that of the write-ahead log: given up on a full disk, so that acknowledgements can be
-/// written, which are what makes room.
-struct Ballast {
-    path: PathBuf,
-    bytes: usize,
-    lies: bool,
-}
-
-impl Ballast {
-    fn new(config: &Config) -> Self {
-        let bytes = usize::try_from(super::store::wal_bytes(config)).unwrap_or(usize::MAX);
-        let path = beside(&config.path, "ballast");
-        let lies = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == u64::try_from(bytes).unwrap_or(0));
-        Self { path, bytes, lies }
-    }
-
-    fn lies(&self) -> bool {
-        self.lies
-    }
-
-    /// True if it lies there now.
-    fn lay(&mut self) -> bool {
-        if !self.lies {
-            let written = File::create(&self.path)
-                .and_then(|mut file| file.write_all(&vec![0xb5; self.bytes]).and_then(|()| file.sync_all()));
-            match written {
-                Ok(()) => self.lies = true,
-                Err(error) => {
-                    tracing::debug!(%error, "no room for the ballast");
-                    self.drop_it();
-                }
-            }
-        }
-        self.lies
-    }
-
-    fn drop_it(&mut self) {
-        std::fs::remove_file(&self.path).ok();
-        self.lies = false;
     }
 }
