@@ -119,7 +119,10 @@ fn report(outcomes: &[Outcome], args: &Args) -> bool {
         say("  edge-agent built static for the Raspberry Pi (aarch64) and started under qemu");
         outcomes.iter().flat_map(|outcome| &outcome.tally.ignored).for_each(|test| say(&format!("  {test}")));
     }
-    let remarks: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.remarks).collect();
+    let mut remarks: Vec<&str> = outcomes.iter().flat_map(|outcome| &outcome.remarks).map(String::as_str).collect();
+    if std::env::var_os("REPLAY_DATA_DIR").is_none() {
+        remarks.push("RECORDINGS: the replay tests have none; give their folder as REPLAY_DATA_DIR=FOLDER");
+    }
     if !remarks.is_empty() {
         say("\nNOT CHECKED:");
         remarks.iter().for_each(|remark| say(&format!("  {remark}")));
