@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
-    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, Publish, QoS, StateError,
+    SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use serde::Deserialize;
 use shared::backoff::Backoff;
@@ -322,7 +322,8 @@ impl<'a> Connection<'a> {
                 }
                 Ok(Event::Incoming(Packet::SubAck(suback))) => self.taken.subscribed(&suback.return_codes),
                 Ok(Event::Incoming(Packet::Publish(publish))) => self.taken.take(publish),
-                Ok(Event::Outgoing(Outgoing::Disconnect)) => Err(End::Stopping),
+                // After our goodbye too: the broker hangs up once it has read all our acknowledgements. Gone before
+                // that, the next run would find them repeated.
                 Ok(_) => Ok(()),
                 Err(error) if self.taken.stopping => {
                     drop(error);
