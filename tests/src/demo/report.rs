@@ -63,7 +63,7 @@ fn how_to_open(stack: &Stack) -> String {
     let config = config.display();
     format!(
         "\nThe tables lie in {lake}/{{bronze,silver,gold}}/…, as Delta Lake. To open them:
-  cargo run -p cloud-ingester -- --config {config} query \"SELECT * FROM gold.device_latest LIMIT 5\"
+  cargo run -p tests -- --as cloud-ingester --config {config} query \"SELECT * FROM gold.device_latest LIMIT 5\"
   duckdb -c \"INSTALL delta; LOAD delta; SELECT * FROM delta_scan('{lake}/silver/readings') LIMIT 5\"
   python3 -c \"import deltalake; print(deltalake.DeltaTable('{lake}/gold/metric_1m').to_pandas())\"\n"
     )
