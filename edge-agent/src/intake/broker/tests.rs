@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rumqttc::Outgoing;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
