@@ -25,6 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run_as(args: &[OsString]) -> ExitCode {
+    if std::env::var_os(tests::program::LEAVE_WITH_PARENT).is_some() {
+        std::thread::spawn(leave_with_parent);
+    }
     let run: fn(Vec<OsString>) -> ExitCode = match args.first().and_then(|arg| arg.to_str()) {
         Some("edge-agent") => |args| edge_agent::cli::main(args),
         Some("cloud-ingester") => |args| cloud_ingester::cli::main(args),
@@ -32,6 +35,13 @@ fn run_as(args: &[OsString]) -> ExitCode {
         _ => return shared::cli::Exit::Usage.into(),
     };
     run(args.to_vec())
+}
+
+/// Ends the process once standard input does: nobody is left who would stop it.
+fn leave_with_parent() {
+    // Nobody writes into it; an error ends it too.
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    std::process::exit(shared::cli::Exit::Retry as i32);
 }
 
 /// The arguments with the name under which the user called, for help and errors.

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use crate::wait;
 
+/// The variable by which a child process is told to end when its standard input does: with its parent, however that
+/// ends.
+pub const LEAVE_WITH_PARENT: &str = "MEDALLION_LEAVE_WITH_PARENT";
+
 /// The programs, by the name under which the multi-call binary knows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Name {
@@ -83,6 +87,7 @@ impl Launcher {
         for (variable, value) in env {
             command.env(variable, OsString::from(value));
         }
+        command.stdin(Stdio::piped()).env(LEAVE_WITH_PARENT, "1");
         let child = command.stdout(log_file.try_clone()?).stderr(log_file).spawn()?;
         Ok(Program { name, child, log: log.to_owned() })
     }

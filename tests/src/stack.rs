@@ -137,7 +137,7 @@ impl Stack {
                 what,
                 answer: String::from_utf8_lossy(&output.stderr).into_owned(),
             })?;
-            write(&path, text)?;
+            write_secret(&path, text)?;
         }
         Ok(())
     }
@@ -214,6 +214,13 @@ impl Stack {
     pub fn stop(&mut self, part: Part) -> Option<ExitStatus> {
         let mut program = self.running.remove(&part)?;
         program.stop(STOP_PATIENCE)
+    }
+
+    /// Stops all parts, in the order in which data walks; what does not stop in time is killed.
+    pub fn stop_all(&mut self) {
+        for part in [Part::Devices, Part::Agent, Part::Ingester, Part::Hub] {
+            self.stop(part);
+        }
     }
 
     /// Ends a part on the spot.
@@ -340,6 +347,16 @@ fn caught_up(hub: &Json, ingester: &Json) -> Option<bool> {
     let read = enqueued(hub)?.into_iter().all(|(partition, last)| last <= committed(partition));
     let level = ingester.get("hops")?.as_array()?.iter().all(|hop| hop["behind"].as_i64() == Some(0));
     Some(read && level)
+}
+
+/// Only its owner may read it.
+fn write_secret(path: &Path, text: &str) -> Result<(), StackError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = fs::OpenOptions::new();
+    let file = options.create(true).write(true).truncate(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|source| StackError::Write { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), StackError> {

@@ -91,7 +91,13 @@ pub async fn query(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatc
     let planned = session.sql_with_options(sql, options).await;
     let frame = planned.map_err(|source| LakeError::Question { source: Box::new(source) })?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
-    let mut batches = frame.collect().await.map_err(failed("run the query"))?;
+    let mut batches = frame.collect().await.map_err(|source| match source.find_root() {
+        // A division by zero, a text that is no number: another question would be answered.
+        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => {
+            LakeError::Question { source: Box::new(source) }
+        }
+        _ => failed("run the query")(source),
+    })?;
     if batches.is_empty() {
         batches.push(RecordBatch::new_empty(schema));
     }

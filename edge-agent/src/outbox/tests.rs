@@ -168,3 +168,21 @@ async fn an_outbox_that_was_full_says_so_no_longer_once_rows_have_left_though_no
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_deleted_under_a_running_agent_takes_no_more_and_the_loss_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 64 << 20);
+    outbox.append(rows([1, 2])).await.expect("stored");
+    let epoch = outbox.epoch();
+    for entry in std::fs::read_dir(dir.path()).expect("lists") {
+        std::fs::remove_file(entry.expect("an entry").path()).expect("removed");
+    }
+    outbox.append(rows([3])).await.expect_err("what goes into a deleted file is not acknowledged");
+    drop(outbox);
+
+    let config = Config { path, bytes_max: Size::new(64 << 20), quarantine_days: 7 };
+    let (_outbox, opened) = Outbox::open(&config, "rules", Metrics::register(&mut Registry::default())).expect("opens");
+    assert!(opened.lost.iter().any(|(lost, _)| *lost == epoch), "{opened:?}");
+}

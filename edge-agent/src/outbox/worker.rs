@@ -238,6 +238,7 @@ impl Worker {
 
     /// Writes what waits until nothing waits or there is no room.
     fn write(&mut self) -> Result<(), StoreError> {
+        self.store.in_place()?;
         while !self.waiting.is_empty() || !self.done.is_empty() {
             match self.write_once() {
                 Ok(()) => {}

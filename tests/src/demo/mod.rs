@@ -2,6 +2,7 @@
 
 mod args;
 mod directory;
+mod interrupt;
 mod progress;
 mod report;
 mod run;

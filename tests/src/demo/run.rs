@@ -8,6 +8,7 @@ use shared::cli::Exit;
 
 use super::args::Args;
 use super::directory::{Directory, DirectoryError};
+use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::report;
 use crate::layout::{Layout, Wishes, WishesError};
@@ -40,12 +41,15 @@ pub(super) enum DemoError {
     NotStopped(&'static str),
     #[error("verify the lake: {0}")]
     Verify(String),
+    #[error("interrupted: everything was stopped, nothing was proved")]
+    Interrupted,
 }
 
 impl DemoError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             DemoError::Directory(DirectoryError::Busy { .. }) => Exit::Retry,
+            DemoError::Interrupted => Exit::No,
             DemoError::Directory(_) | DemoError::Wishes(_) | DemoError::NoRecording(_) => Exit::Usage,
             DemoError::Ended { status, .. } if status.code() == Some(64) => Exit::Usage,
             DemoError::Stack(StackError::NotReady { ended, .. }) if ended.contains("64") => Exit::Usage,
@@ -67,25 +71,53 @@ pub(super) fn run(args: &Args) -> Result<bool, DemoError> {
     let mut progress = Progress::new(io::stderr().is_terminal());
     progress.say(&format!("everything is kept in {}", directory.path().display()));
 
+    let interrupt = Interrupt::watch()?;
     let layout = Layout::create(directory.path())?;
     let mut stack = Stack::prepare(layout, Launcher::current()?, &wishes)?;
+    let proof = play(&mut stack, args, &wishes, &mut progress, &interrupt);
+    if proof.is_err() {
+        stack.stop_all();
+    }
+    proof
+}
+
+/// Starts everything, watches, stops in order, and proves.
+fn play(
+    stack: &mut Stack,
+    args: &Args,
+    wishes: &Wishes,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+) -> Result<bool, DemoError> {
     for part in [Part::Hub, Part::Ingester, Part::Agent] {
         progress.say(&format!("starting the {}", part.as_str()));
         stack.start(part, &[])?;
+        interrupt.check()?;
     }
-    start_devices(&mut stack, args, &wishes, &mut progress)?;
+    start_devices(stack, args, wishes, progress)?;
 
     let limit = args.seconds_limit().map(Duration::from_secs);
-    watch_devices(&mut stack, limit, &mut progress)?;
+    watch_devices(stack, limit, progress, interrupt)?;
+    if args.replay.is_some() {
+        for line in left_out(stack) {
+            progress.say(&line);
+        }
+    }
     progress.say("the devices are done; the agent drains and stops");
-    settle(&mut stack, "the agent did not send all it holds", &mut progress, Stack::has_drained)?;
-    stop(&mut stack, Part::Agent)?;
-    let outbox = report::outbox_books(&stack);
-    settle(&mut stack, "the lake did not catch up", &mut progress, Stack::has_caught_up)?;
-    stop(&mut stack, Part::Ingester)?;
-    stop(&mut stack, Part::Hub)?;
+    settle(stack, "the agent did not send all it holds", progress, interrupt, Stack::has_drained)?;
+    stop(stack, Part::Agent)?;
+    let outbox = report::outbox_books(stack);
+    settle(stack, "the lake did not catch up", progress, interrupt, Stack::has_caught_up)?;
+    stop(stack, Part::Ingester)?;
+    stop(stack, Part::Hub)?;
     progress.finish();
-    report::print(&stack, outbox.as_ref()).map_err(DemoError::Verify)
+    report::print(stack, outbox.as_ref()).map_err(DemoError::Verify)
+}
+
+/// What a replay says about rows and cells it did not send.
+fn left_out(stack: &Stack) -> Vec<String> {
+    let said = stack.last_lines(Part::Devices, 20);
+    said.lines().filter(|line| line.contains("left out") || line.contains("not sent")).map(str::to_owned).collect()
 }
 
 fn start_devices(stack: &mut Stack, args: &Args, wishes: &Wishes, progress: &mut Progress) -> Result<(), DemoError> {
@@ -107,9 +139,15 @@ fn start_devices(stack: &mut Stack, args: &Args, wishes: &Wishes, progress: &mut
 }
 
 /// Watches until the devices end by themselves, or stops them once `limit` is over.
-fn watch_devices(stack: &mut Stack, limit: Option<Duration>, progress: &mut Progress) -> Result<(), DemoError> {
+fn watch_devices(
+    stack: &mut Stack,
+    limit: Option<Duration>,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+) -> Result<(), DemoError> {
     let began = Instant::now();
     loop {
+        interrupt.check()?;
         progress.show(stack, began.elapsed(), limit);
         for part in [Part::Hub, Part::Ingester, Part::Agent] {
             if let Some(status) = stack.ended(part) {
@@ -131,10 +169,12 @@ fn settle(
     stack: &mut Stack,
     otherwise: &'static str,
     progress: &mut Progress,
+    interrupt: &Interrupt,
     condition: impl Fn(&Stack) -> bool,
 ) -> Result<(), DemoError> {
     let began = Instant::now();
     while !condition(stack) {
+        interrupt.check()?;
         progress.show(stack, began.elapsed(), None);
         for part in [Part::Hub, Part::Ingester, Part::Agent] {
             if let Some(status) = stack.ended(part) {

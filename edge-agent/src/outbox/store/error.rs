@@ -45,6 +45,14 @@ pub enum StoreError {
         /// As SQLite said it.
         detail: String,
     },
+    /// The file at the path is no longer the one that is open: what is stored would go with the process.
+    #[error(
+        "store rows: outbox {path} was deleted or moved while the agent ran; nothing more is acknowledged, start the agent again"
+    )]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// Written by a later version.
     #[error(
         "open outbox {path}: it was written by a later version (schema {has}, this one knows {knows}); install that version, or move the file away"
@@ -85,13 +93,14 @@ pub enum StoreError {
 impl StoreError {
     /// True if the database must not be written any further.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, StoreError::Damaged { .. })
+        matches!(self, StoreError::Damaged { .. } | StoreError::Gone { .. })
     }
 
     /// Who must act.
     pub fn blame(&self) -> Blame {
         match self {
-            StoreError::Full { .. } | StoreError::Disk { .. } | StoreError::Damaged { .. } => Blame::Peer,
+            StoreError::Full { .. } | StoreError::Disk { .. } => Blame::Peer,
+            StoreError::Damaged { .. } | StoreError::Gone { .. } => Blame::Peer,
             StoreError::Lock(LockError::Held { .. }) => Blame::Peer,
             StoreError::Lock(LockError::Io { .. }) | StoreError::Later { .. } | StoreError::Place { .. } => {
                 Blame::Config

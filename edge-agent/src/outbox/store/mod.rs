@@ -7,6 +7,7 @@ mod read;
 mod tests;
 mod write;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ impl Prepared {
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
+    /// Device and inode of the database and of its write-ahead log, as opened.
+    files: [Option<(u64, u64)>; 2],
     path: PathBuf,
     bytes_max: u64,
     /// Room kept for the write-ahead log.
@@ -129,9 +132,25 @@ impl Store {
         ["", "-wal", "-shm"].iter().map(|ending| self.file_bytes(ending)).sum()
     }
 
+    /// Whether the files that are open still lie at their place. What goes into a deleted file goes with the process.
+    pub(super) fn in_place(&self) -> Result<(), StoreError> {
+        match self.identify() == self.files {
+            true => Ok(()),
+            false => Err(StoreError::Gone { path: self.path.clone() }),
+        }
+    }
+
+    fn identify(&self) -> [Option<(u64, u64)>; 2] {
+        ["", "-wal"].map(|ending| self.metadata(ending).map(|meta| (meta.dev(), meta.ino())))
+    }
+
     fn file_bytes(&self, ending: &str) -> u64 {
+        self.metadata(ending).map_or(0, |meta| meta.len())
+    }
+
+    fn metadata(&self, ending: &str) -> Option<std::fs::Metadata> {
         let mut name = self.path.as_os_str().to_owned();
         name.push(ending);
-        std::fs::metadata(PathBuf::from(name)).map_or(0, |meta| meta.len())
+        std::fs::metadata(PathBuf::from(name)).ok()
     }
 }

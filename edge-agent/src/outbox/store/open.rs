@@ -62,6 +62,7 @@ impl Store {
         }
         let mut store = Self {
             connection,
+            files: [None; 2],
             path: path.clone(),
             bytes_max,
             wal_bytes,
@@ -76,6 +77,7 @@ impl Store {
         store.settle(rules, side, &mut opened)?;
         opened.side_absent &= side.epochs().len() > 1 || 0 < opened.held;
         store.recall()?;
+        store.files = store.identify();
         Ok((store, opened))
     }
 
