@@ -95,8 +95,8 @@ fn one_element_that_cannot_be_read_costs_only_itself() {
         (
             format!(r#"{{"s":2,"d":"d","m":"t","v":1e400,"t":{NOW}}}"#),
             expect![[r#"
-            refused by silver g/00000000000000aa/2 ?.? ["undecodable: number out of range at line 1 column 32"] raw="{\"s\":2,\"d\":\"d\",\"m\":\"t\",\"v\":1e400,\"t\":1790000000000000}"
-            reading g/00000000000000aa/1 d.t=1 high=9"#]],
+                refused by silver g/00000000000000aa/2 ?.? ["undecodable: `v` is no number that a double can hold: 1e400 at line 1 column 32"] raw="{\"s\":2,\"d\":\"d\",\"m\":\"t\",\"v\":1e400,\"t\":1790000000000000}"
+                reading g/00000000000000aa/1 d.t=1 high=9"#]],
         ),
         (
             format!(r#"{{"s":2,"d":"d","m":"t","v":1,"t":{NOW},"s":3}}"#),
