@@ -118,8 +118,12 @@ impl Hops {
     /// rests is left out; where nothing is new in bronze none does, so an idle round means that all tables are level.
     ///
     /// # Errors
-    /// What failed. Nothing of that hop was committed, or everything: a later round goes on from there.
+    /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
+        // No memory: the last hop failed midway. Its side tables may be ahead, and only its own plan may finish it.
+        if self.memory.is_none() {
+            self.finish_half_done().await?;
+        }
         let mut report = Report { silver: self.silver().await?, gold: vec![] };
         self.resting.resize(self.models.len(), None);
         for at in 0..self.models.len() {

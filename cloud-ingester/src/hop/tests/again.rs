@@ -57,6 +57,29 @@ async fn a_hop_that_ended_between_side_tables_and_readings_is_finished_by_the_ne
 }
 
 #[tokio::test]
+async fn a_hop_that_failed_between_side_tables_and_readings_is_finished_by_the_next_round() {
+    let (kit, whole) = (Kit::new().await, Kit::new().await);
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    fill(&kit, 20).await;
+    hops.end_before_readings = true;
+    assert!(matches!(hops.round().await, Err(HopError::Ended)));
+    // The service goes on with the same hops, and more came meanwhile.
+    hops.end_before_readings = false;
+    fill(&kit, 30).await;
+    kit.settle(&mut hops).await;
+
+    let mut straight = whole.hops().await;
+    for from in [10, 20, 30] {
+        fill(&whole, from).await;
+        whole.settle(&mut straight).await;
+    }
+    assert_eq!(kit.everything().await, whole.everything().await);
+    assert_eq!(hops.totals(), straight.totals());
+}
+
+#[tokio::test]
 async fn a_full_refresh_gives_the_same_tables_and_is_followed_by_gold() {
     let kit = Kit::new().await;
     let mut hops = kit.hops().await;
