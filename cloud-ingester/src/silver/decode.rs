@@ -411,7 +411,7 @@ fn hub_retention<'a>(event: &Event<'a>) -> Decoded<'a> {
                 from: lost.from,
                 to: lost.to,
                 kind: GapKind::HubRetention,
-                reason: Some("expired in the hub before it was read".to_owned()),
+                reason: Some("not in the hub any more when it was to be read".to_owned()),
                 readings: BTreeMap::new(),
                 origin: event.origin.clone(),
             }],
