@@ -142,11 +142,9 @@ impl Hops {
             if (files.is_empty() && !main) || ahead {
                 continue;
             }
-            if main {
-                #[cfg(test)]
-                if self.end_before_readings {
-                    return Err(HopError::Ended);
-                }
+            #[cfg(test)]
+            if self.end_before == Some(table) {
+                return Err(HopError::Ended);
             }
             let commit = TableCommit {
                 table,
@@ -197,7 +195,7 @@ impl Hops {
         for (at, table) in TARGETS.into_iter().enumerate() {
             let main = table == Table::SilverReadings;
             #[cfg(test)]
-            if main && self.end_before_readings {
+            if self.end_before == Some(table) {
                 return Err(HopError::Ended);
             }
             let adds = out.files(at).await?;
