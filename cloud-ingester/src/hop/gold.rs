@@ -84,7 +84,7 @@ impl Hops {
             rewrite => rewrite?,
         };
         let sources = vec![Source::new(model.target, &source, expected, from, to, &model.digest)];
-        self.commit_gold(model.target, rewrite, sources, &scope).await.map(Some)
+        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
     }
 
     /// Brings gold.gateway_health up to what silver holds; `None` if it is.
@@ -132,16 +132,18 @@ impl Hops {
         };
         let memory = self.memory.insert(memory);
         let rewrite = health::recompute(&self.lake, &memory.seen, changed, &scope).await?;
-        self.commit_gold(table, rewrite, sources, &scope).await.map(Some)
+        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
     }
 
+    /// `planned`: the target as the plan found it.
     async fn commit_gold(
         &self,
-        table: Table,
+        planned: &View,
         rewrite: Rewrite,
         sources: Vec<Source>,
         scope: &Scope,
     ) -> Result<GoldReport, HopError> {
+        let table = planned.table();
         let full = matches!(scope, Scope::All);
         let mut plans = vec![];
         let mut txns = vec![];
@@ -155,7 +157,7 @@ impl Hops {
         }
         if full {
             let app = refresh_app(table);
-            let expected = self.lake.txn(table, &app).await?;
+            let expected = planned.txn(&app).await?;
             txns.push(Txn { app, expected, version: expected.unwrap_or(0) + 1 });
         }
         let plan = match plans.len() {

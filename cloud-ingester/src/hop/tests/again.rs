@@ -5,8 +5,9 @@ use serde_json::json;
 use shared::rules::TimeWindow;
 
 use super::kit::{EPOCH, Kit, NOW, SECOND, envelope, event, raw};
+use crate::hop::silver::{NewRange, TARGETS};
 use crate::hop::{HopError, Plan, Settings};
-use crate::lake::{Kind, Table, TableCommit, Txn};
+use crate::lake::{Kind, LakeError, Table, TableCommit, Txn};
 use crate::silver::Totals;
 
 /// A stream with readings, refusals, gaps and repeats.
@@ -127,6 +128,34 @@ async fn a_refresh_asked_for_after_a_hop_that_failed_midway_finishes_that_hop() 
             assert_eq!((kit.everything().await, hops.totals()), expected, "{target:?} after an end before {end:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn progress_that_moved_after_the_plan_was_made_refuses_the_hop() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    fill(&kit, 20).await;
+    fill(&kit, 30).await;
+    let bronze = kit.lake.view(Table::BronzeMessages).await.expect("a view");
+    let done = bronze.version() - 2;
+    let changes = bronze.changes(done).await.expect("the log");
+    let range = NewRange { from: done + 1, to: done + 2, changes, rules: hops.rules.clone(), stood: [Some(done); 3] };
+    for table in TARGETS {
+        let moved = TableCommit {
+            table,
+            kind: Kind::Append,
+            batches: vec![],
+            txns: vec![Txn { app: table.app_id(&bronze.id()), expected: Some(done), version: done + 1 }],
+            metadata: vec![],
+        };
+        kit.lake.commit(moved, None).await.expect("somebody else's");
+    }
+    let before = kit.versions().await;
+    let refused = hops.range(&bronze, range).await;
+    assert!(matches!(refused, Err(HopError::Lake(LakeError::Fenced { .. }))), "{refused:?}");
+    assert_eq!(kit.versions().await, before);
 }
 
 #[tokio::test]
