@@ -8,9 +8,10 @@ use super::changes::{News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::Hops;
-use super::silver::refresh_app;
+use super::silver::{highs, refresh_app};
 use crate::gold::{Mode, Model, Rewrite, Scope, health, latest, windowed};
 use crate::lake::{Add, Kind, LakeError, Table, TableCommit, Txn, View};
+use crate::silver::EpochKey;
 
 /// What a gold hop did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,10 @@ impl Hops {
                 News::Some { from, to, changes } => {
                     moved = true;
                     (done.plan.from, done.plan.to) = (from, to);
+                    for (gateway, epochs) in changes.iter().flat_map(highs) {
+                        let key = |epoch| EpochKey { gateway: gateway.clone(), epoch };
+                        changed.extend(epochs.into_keys().map(key));
+                    }
                     let adds: Vec<Add> = changes.into_iter().flat_map(|change| change.adds).collect();
                     match health::epochs_of(&source, &adds).await {
                         Err(LakeError::FileGone { .. }) => refresh = refresh.or(Some(Why::FileGone)),

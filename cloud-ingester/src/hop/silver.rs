@@ -14,7 +14,7 @@ use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
 use crate::silver::batches::BRONZE_COLUMNS;
-use crate::silver::{Made, Rules, Seen, Totals, rebuild, work};
+use crate::silver::{Highs, Made, Rules, Seen, Totals, rebuild, work};
 
 /// The tables this hop writes, in the order in which they are committed.
 pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
@@ -34,6 +34,14 @@ pub struct SilverReport {
     pub moved: Totals,
     /// Everything was done anew.
     pub refreshed: bool,
+}
+
+/// Where a readings commit keeps the highs that stand in no row.
+const HIGHS: &str = "highs";
+
+/// The highs a commit of silver.readings keeps.
+pub(super) fn highs(change: &Change) -> Highs {
+    change.info.get(HIGHS).and_then(|kept| serde_json::from_value(kept.clone()).ok()).unwrap_or_default()
 }
 
 /// The app id whose version counts the refreshes of a table.
@@ -169,7 +177,7 @@ impl Hops {
                 kind: Kind::Files { adds: files, removes: Removes::Nothing },
                 batches: vec![],
                 txns: vec![Txn { app, expected, version: to }],
-                metadata: metadata(&plan, main.then_some(&totals)),
+                metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
             self.lake.commit(commit, Some(&self.lease)).await?;
             if !main {
@@ -225,7 +233,7 @@ impl Hops {
                     Txn { app, expected: stood[at], version: plan.to },
                     Txn { app: refresh_app(table), expected: refreshes[at], version: count },
                 ],
-                metadata: metadata(&plan, main.then_some(&totals)),
+                metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
             self.lake.commit(commit, Some(&self.lease)).await?;
             if !main {
@@ -301,7 +309,7 @@ impl Hops {
         let readings = self.lake.view(Table::SilverReadings).await?;
         let quarantine = self.lake.view(Table::SilverQuarantine).await?;
         let gaps = self.lake.view(Table::SilverGaps).await?;
-        let seen = rebuild(&readings, &quarantine, &gaps, without).await?;
+        let mut seen = rebuild(&readings, &quarantine, &gaps, without).await?;
         let mut totals = None;
         // Fences and upkeep may stand after the last commit of a hop.
         for version in (0..=readings.version()).rev() {
@@ -309,6 +317,9 @@ impl Hops {
                 Ok(change) => {
                     if let Some(found) = change.info.get("totals") {
                         totals = serde_json::from_value(found.clone()).ok();
+                        for (gateway, epochs) in highs(&change) {
+                            epochs.iter().for_each(|(epoch, high)| seen.name_high(&gateway, epoch, *high));
+                        }
                         break;
                     }
                 }
@@ -403,11 +414,12 @@ async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, Vec<String>)>, 
     Ok(None)
 }
 
-fn metadata(plan: &Plan, totals: Option<&Totals>) -> Vec<(String, Value)> {
+fn metadata(plan: &Plan, books: Option<(&Totals, &Seen)>) -> Vec<(String, Value)> {
     let plan = serde_json::to_value(plan).expect("a plan is plain data");
     let mut metadata = vec![("plan".to_owned(), plan)];
-    if let Some(totals) = totals {
+    if let Some((totals, seen)) = books {
         metadata.push(("totals".to_owned(), serde_json::to_value(totals).expect("totals are plain data")));
+        metadata.push((HIGHS.to_owned(), serde_json::to_value(seen.highs()).expect("highs are plain data")));
     }
     metadata
 }

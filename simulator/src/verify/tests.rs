@@ -35,6 +35,8 @@ struct Lake {
     refusals: Vec<Refusal>,
     gaps: Vec<Gap>,
     high: i64,
+    /// The high that stands in no row.
+    named: i64,
     /// Added to what would balance the books.
     decoded_too_many: i64,
     /// What the books say.
@@ -54,6 +56,7 @@ fn sound() -> (Lake, Vec<Draft>) {
         refusals: vec![(3, "a", Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
         gaps: vec![("closed", 1, 3, 0)],
         high: 0,
+        named: 0,
         decoded_too_many: 0,
         gap_arrived: 0,
         gold: None,
@@ -134,7 +137,7 @@ impl Lake {
         let decoded = (r.len() + refused.len()) as i64 + duplicates + self.decoded_too_many;
         let gap_arrived = self.gap_arrived;
         let totals = json!({"events": 2, "decoded": decoded, "duplicates": duplicates, "gap_arrived": gap_arrived});
-        let metadata = vec![("totals", totals)];
+        let metadata = vec![("totals", totals), ("highs", json!({"gw": {"00e1": self.named}}))];
         let readings = write(
             dir,
             "silver/readings",
@@ -428,6 +431,9 @@ async fn what_is_outstanding_must_be_held() {
     assert_eq!((report.outstanding, report.missing), (4, 0));
     let report = verified(&lake, &sends, &[], Some(3)).await;
     assert_eq!(report.problems.kinds(), ["held-differs"]);
+    // Named by an Envelope of which nothing was new.
+    lake.named = 9;
+    assert_eq!(verified(&lake, &sends, &[], Some(6)).await.outstanding, 6);
 }
 
 #[tokio::test]
