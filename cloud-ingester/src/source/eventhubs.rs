@@ -59,6 +59,8 @@ pub struct Positions {
     known: HashMap<Stream, i64>,
     /// Streams of which a hole was asked for again: the number behind the hole.
     asked_again: HashMap<Stream, i64>,
+    /// Streams whose next number was gone from the hub at the last look: that number.
+    trimmed: HashMap<Stream, i64>,
 }
 
 impl Positions {
@@ -230,7 +232,7 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
                 }
             }
             _ = ticks.tick() => {
-                if let Err(end) = check(wiring, positions, &**client, &hub, incarnation, &ids).await {
+                if let Err(end) = check(wiring, positions, &**client, &hub, incarnation, &ids, read.len()).await {
                     break end;
                 }
             }

@@ -144,7 +144,8 @@ pub(super) async fn hand_down<P: Progress>(
     Ok(())
 }
 
-/// Asks a live hub whether it is still the one that is read.
+/// Asks a live hub whether it is still the one that is read, and whether it still holds what is to be read next.
+/// `waiting`: how many Events have come that were not handed down yet.
 pub(super) async fn check<P: Progress>(
     wiring: &Wiring<P>,
     positions: &mut Positions,
@@ -152,6 +153,7 @@ pub(super) async fn check<P: Progress>(
     hub: &Arc<str>,
     incarnation: i64,
     ids: &[String],
+    waiting: usize,
 ) -> Result<(), End> {
     let (_, now, ids_now) = client.describe().await.map_err(End::Failed)?;
     if now != incarnation || ids_now != ids {
@@ -165,7 +167,18 @@ pub(super) async fn check<P: Progress>(
         let at = positions.at(&stream);
         let told = client.partition(id).await.map_err(End::Failed)?;
         tell(wiring, &stream, told);
-        resume(&stream, at, told).map_err(End::Fatal)?;
+        match resume(&stream, at, told).map_err(End::Fatal)? {
+            Resume::AtTheBeginning | Resume::After(_) => {
+                positions.trimmed.remove(&stream);
+            }
+            Resume::OverAGap { from, to } => {
+                // What the hub gave up may have come before it did. Only where nothing is in hand, and nothing came since
+                // the last look, is it gone.
+                if waiting == 0 && positions.trimmed.insert(stream.clone(), from) == Some(from) {
+                    name_gap(wiring, positions, &stream, from, to).await?;
+                }
+            }
+        }
     }
     Ok(())
 }

@@ -84,6 +84,12 @@ impl Kit {
         self.told(ended)
     }
 
+    async fn looks(&mut self, waiting: usize) -> String {
+        let (hub, ids) = (Arc::from("h"), ["0".to_owned()]);
+        let ended = check(&self.wiring, &mut self.reader.positions, &self.hub, &hub, 7, &ids, waiting).await;
+        self.told(ended)
+    }
+
     async fn connects(&mut self) -> String {
         let begun = begin(&self.wiring, &mut self.reader.positions, &self.hub, &stream_of(0)).await;
         match begun {
@@ -141,4 +147,26 @@ async fn of_a_hole_that_begins_below_the_hub_only_that_part_is_named_at_once() {
     *kit.hub.begin.lock().expect("no test panics here") = 18;
     assert_eq!(kit.connects().await, r#"gap {"from":16,"to":17} after 17"#);
     assert_eq!(kit.comes(20).await, r#"gap {"from":18,"to":19} 20 "#);
+}
+
+#[tokio::test]
+async fn a_log_trimmed_on_a_quiet_partition_is_named_by_the_second_look() {
+    let mut kit = Kit::new(15, 14);
+    assert_eq!(kit.looks(0).await, "");
+    // Something is on its way: it may be of these.
+    assert_eq!(kit.looks(3).await, "");
+    assert_eq!(kit.looks(0).await, r#"gap {"from":10,"to":14} "#);
+    assert_eq!(kit.looks(0).await, "");
+    assert_eq!(kit.comes(15).await, "15 ");
+}
+
+#[tokio::test]
+async fn events_between_two_looks_show_that_nothing_is_lost_yet() {
+    let mut kit = Kit::new(15, 20);
+    assert_eq!(kit.looks(0).await, "");
+    for number in 10..=12 {
+        assert_eq!(kit.comes(number).await, format!("{number} "));
+    }
+    assert_eq!(kit.looks(0).await, "");
+    assert_eq!(kit.looks(0).await, r#"gap {"from":13,"to":14} "#);
 }
