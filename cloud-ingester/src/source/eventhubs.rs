@@ -151,9 +151,9 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
                 let wait = reader.backoff.next_wait();
                 wiring.ready.unmet(why.clone());
                 if why == reader.said {
-                    tracing::debug!(%why, ?wait, "still no hub");
+                    tracing::debug!(%why, ?wait, "still not reading the hub");
                 } else {
-                    tracing::warn!(%why, ?wait, "no hub; trying again until it answers");
+                    tracing::warn!(%why, ?wait, "not reading the hub; trying again until it can be read");
                     reader.said = why;
                 }
                 tokio::select! {

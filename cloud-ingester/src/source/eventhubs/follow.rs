@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use shared::blame::Blame;
+
 use super::{End, Positions, Progress, Reader, Wiring};
 use crate::lake::LakeError;
 use crate::source::resume::{Follows, Partition, Resume, follows, hole, resume};
@@ -65,8 +67,14 @@ pub(super) async fn meet<P: Progress>(
     Ok(())
 }
 
+/// Bronze could not be asked: what may pass is tried again, like a hub that does not answer.
 fn unread(error: LakeError) -> End {
-    End::Fatal(SourceError::Lake(error))
+    match error.blame() {
+        Blame::Peer => End::Failed(format!(
+            "learn from bronze where to go on: {error}; see that the storage of `lake.url` can be reached and read"
+        )),
+        Blame::Data | Blame::Config | Blame::Bug => End::Fatal(SourceError::Lake(error)),
+    }
 }
 
 /// Checks a partition before it is read; names what is gone; says where to go on.

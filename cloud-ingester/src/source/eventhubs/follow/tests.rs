@@ -170,3 +170,17 @@ async fn events_between_two_looks_show_that_nothing_is_lost_yet() {
     assert_eq!(kit.looks(0).await, "");
     assert_eq!(kit.looks(0).await, r#"gap {"from":13,"to":14} "#);
 }
+
+#[tokio::test]
+async fn a_lake_that_does_not_answer_is_asked_again_and_one_that_refuses_ends_the_source() {
+    let mut kit = Kit::new(0, 20);
+    let gone = LakeError::Beside { act: "read", path: "x".to_owned(), detail: "no route".to_owned() };
+    let foreign = LakeError::Foreign { table: "bronze.messages", detail: "it has no column `body`".to_owned() };
+    *kit.wiring.progress.0.lock().expect("no test panics here") = vec![foreign, gone];
+    let (hub, ids) = (Arc::from("h"), ["0".to_owned()]);
+    let failed = meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await;
+    assert!(matches!(&failed, Err(End::Failed(why)) if why.contains("no route") && why.contains("`lake.url`")));
+    let refused = meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await;
+    assert!(matches!(refused, Err(End::Fatal(SourceError::Lake(LakeError::Foreign { .. })))));
+    assert!(meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await.is_ok());
+}
