@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// An answer is a few lines of text.
+/// An answer is a few lines of text, or a status.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Posts JSON; gives the status code and the body.
@@ -13,11 +13,21 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// Nobody listens at `addr`, or what answers is not HTTP.
 pub(crate) async fn post(addr: &str, path: &str, json: &str) -> std::io::Result<(u16, String)> {
+    let length = json.len();
+    let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+    exchange(addr, &format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\n{head}Connection: close\r\n\r\n{json}")).await
+}
+
+/// Gets what lies at `path`: the status code and the body.
+///
+/// # Errors
+/// As [`post`].
+pub(crate) async fn get(addr: &str, path: &str) -> std::io::Result<(u16, String)> {
+    exchange(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn exchange(addr: &str, request: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(addr).await?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{json}",
-        json.len()
-    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = vec![];
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;

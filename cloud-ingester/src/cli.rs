@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -14,6 +15,7 @@ use crate::config::{self, Config, Needs};
 use crate::lake::session::{lake_session, query};
 use crate::lake::{Lake, LakeError, Lease};
 use crate::run::{self, HopRequest, RunError};
+use crate::status::Status;
 use crate::{ask, status, tour};
 
 const PROGRAM: &str = "cloud-ingester";
@@ -124,7 +126,8 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
         }
         Command::Status { json } => {
             let lake = Lake::open(config.location()?)?;
-            let status = status::read(&lake, status::Hub::NotAsked).await?;
+            let mut status = status::read(&lake, status::Hub::NotAsked).await?;
+            hear(&lake, &mut status).await?;
             let text = if json {
                 serde_json::to_string_pretty(&status).expect("a status is plain data")
             } else {
@@ -144,8 +147,26 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
     }
 }
 
+/// How long a running service may take to say how far the hub is.
+const HEAR_WITHIN: Duration = Duration::from_secs(5);
+
+/// The running service alone hears the hub: what it says of it becomes part of `status`. Where none of this lake
+/// answers, `status` stays as it is.
+async fn hear(lake: &Lake, status: &mut Status) -> Result<(), LakeError> {
+    let Some(http) = Lease::holder(lake).await?.and_then(|holder| holder.http) else {
+        return Ok(());
+    };
+    match tokio::time::timeout(HEAR_WITHIN, ask::get(&http, "/status")).await {
+        Ok(Ok((200, body))) => status.hear(&body),
+        answer => tracing::debug!(?answer, http, "the running service does not say how far the hub is"),
+    }
+    Ok(())
+}
+
 /// Runs the hops here, or hands the request to whoever holds the lease.
 async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
+    // Before anybody is asked: who holds the lease changes nothing about a wrong name.
+    request.target()?;
     let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
         Ok((_, mut hops)) => {
             let report = Box::pin(run::obey(&mut hops, &request)).await?;
@@ -236,3 +257,6 @@ fn shown(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
     }
     RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
 }
+
+#[cfg(test)]
+mod tests;

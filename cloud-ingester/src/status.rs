@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::lake::{Lake, LakeError, Lease, Table, View};
 use crate::source::{Stream, Told};
@@ -36,12 +36,12 @@ pub struct Status {
     /// The running totals of silver, as its newest commit has them.
     pub totals: Option<serde_json::Value>,
     /// Whether every row the hub told of has reached every table. While the hub can't
-    /// be read: no. Asked beside the service, which alone hears the hub: whether all hops are level.
+    /// be read: no. Where no service runs, which alone hears the hub: whether all hops are level.
     pub caught_up: bool,
 }
 
 /// How far one partition is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// The event hub.
     pub hub: String,
@@ -99,6 +99,26 @@ pub enum Hub<'a> {
         /// How far each partition is.
         told: &'a BTreeMap<Stream, Told>,
     },
+}
+
+impl Status {
+    /// Takes over what the status of a running service says of the hub, unless that one serves another lake.
+    pub fn hear(&mut self, told: &str) {
+        #[derive(Deserialize)]
+        struct Heard {
+            lake: String,
+            streams: Vec<StreamStatus>,
+            caught_up: bool,
+        }
+        match serde_json::from_str::<Heard>(told) {
+            Ok(heard) if heard.lake == self.lake => {
+                self.streams = heard.streams;
+                self.caught_up = heard.caught_up;
+            }
+            Ok(heard) => tracing::debug!(lake = heard.lake, "what answers serves another lake"),
+            Err(error) => tracing::debug!(%error, "what answers is no status"),
+        }
+    }
 }
 
 /// Reads the lake.

@@ -27,6 +27,22 @@ pub struct HopRequest {
     pub full_refresh: Option<String>,
 }
 
+impl HopRequest {
+    /// The table to fill anew, if one is asked for.
+    ///
+    /// # Errors
+    /// [`HopError::NoTarget`]: no hop fills a table of that name.
+    pub fn target(&self) -> Result<Option<Table>, HopError> {
+        let Some(name) = &self.full_refresh else {
+            return Ok(None);
+        };
+        match Table::named(name) {
+            None | Some(Table::BronzeMessages) => Err(HopError::NoTarget(name.clone())),
+            target => Ok(target),
+        }
+    }
+}
+
 /// A request that waits for its answer.
 pub(super) struct Asked {
     pub(super) request: HopRequest,
@@ -177,13 +193,12 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<(
 /// # Errors
 /// What the hop says.
 pub async fn obey(hops: &mut Hops, request: &HopRequest) -> Result<Report, HopError> {
-    let Some(name) = &request.full_refresh else {
+    let Some(target) = request.target()? else {
         let mut sum = Report::default();
         let stop = CancellationToken::new();
         hops.run_all(&stop, |report| sum = add(std::mem::take(&mut sum), report)).await?;
         return Ok(sum);
     };
-    let target = Table::named(name).ok_or_else(|| HopError::NoTarget(name.clone()))?;
     hops.full_refresh(target).await
 }
 

@@ -1,0 +1,77 @@
+use serde_json::json;
+use shared::blame::Blame;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::lake::Holder;
+
+struct Kit {
+    config: Config,
+    lake: Lake,
+    _directory: tempfile::TempDir,
+}
+
+impl Kit {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("ingest.toml");
+        let text = format!("[lake]\nurl = \"{}\"\n", directory.path().join("lake").display());
+        std::fs::write(&file, text).expect("written");
+        let config = config::load(Needs::Lake, Some(&file)).expect("a config");
+        let location = config.location().expect("a path");
+        location.prepare().expect("a local disk");
+        let lake = Lake::open(location).expect("a lake");
+        lake.create_tables().await.expect("tables");
+        Self { config, lake, _directory: directory }
+    }
+
+    /// Something holds the lease, and answers every request so.
+    async fn held(&self, code: &'static str, body: String) -> Lease {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let http = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4_096]).await;
+                let head = format!("HTTP/1.1 {code}\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes()).await;
+            }
+        });
+        Lease::acquire(&self.lake, &Holder::this("cloud-ingester run", Some(http))).await.expect("free")
+    }
+
+    async fn streams(&self) -> (Vec<Option<i64>>, bool) {
+        let mut status = status::read(&self.lake, status::Hub::NotAsked).await.expect("a status");
+        hear(&self.lake, &mut status).await.expect("a lease that can be read");
+        (status.streams.iter().map(|stream| stream.lag).collect(), status.caught_up)
+    }
+}
+
+#[tokio::test]
+async fn a_table_no_hop_fills_is_a_mistake_of_usage_with_and_without_a_running_service() {
+    let kit = Kit::new().await;
+    for name in ["nope", "bronze.messages"] {
+        let refused = async || {
+            let hop = Command::Hop { full_refresh: Some(name.to_owned()) };
+            Box::pin(command(hop, kit.config.clone())).await.map(|_| ()).map_err(|error| error.blame())
+        };
+        assert_eq!(refused().await, Err(Blame::Config), "{name}");
+        let _lease = kit.held("409 Conflict", "refused\n".to_owned()).await;
+        assert_eq!(refused().await, Err(Blame::Config), "{name}, held");
+    }
+}
+
+#[tokio::test]
+async fn beside_a_running_service_the_hub_is_as_that_one_hears_it() {
+    let kit = Kit::new().await;
+    assert_eq!(kit.streams().await, (vec![], false));
+    let stream = json!({"hub": "h", "incarnation": 7, "partition": 0, "last_enqueued": 9, "committed": 4, "lag": 5});
+    let root = kit.lake.location().root().to_string();
+    for (lake, streams, caught_up) in [(&*root, vec![Some(5)], true), ("file:///another/", vec![], false)] {
+        let told = json!({"lake": lake, "streams": [stream], "caught_up": true, "tables": []});
+        let _lease = kit.held("200 OK", told.to_string()).await;
+        assert_eq!(kit.streams().await, (streams, caught_up), "{lake}");
+    }
+    let _lease = kit.held("200 OK", "not JSON".to_owned()).await;
+    assert_eq!(kit.streams().await, (vec![], false));
+}
