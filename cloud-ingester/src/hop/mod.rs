@@ -18,6 +18,8 @@ mod error; // what can go wrong
 
 mod silver; // the silver hop
 
+mod half_done; // what an earlier one left, and what was seen before
+
 mod gold; // the gold hops
 
 mod runner; // one after the other
