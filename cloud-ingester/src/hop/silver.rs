@@ -13,7 +13,7 @@ use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
-use crate::silver::batches::BRONZE_COLUMNS;
+use crate::silver::events::BRONZE_COLUMNS;
 use crate::silver::{Highs, Made, Rules, Seen, Totals, work};
 
 /// The tables this hop writes, in the order in which they are committed.

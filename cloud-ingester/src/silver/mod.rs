@@ -10,6 +10,8 @@
 
 pub mod rows; // what is written, as plain values
 
+pub mod events; // rows of bronze -> Events
+
 pub mod decode; // an Event -> its rows and gaps
 
 pub mod judge; // silver's own rules
@@ -18,7 +20,7 @@ pub mod ranges; // sets of seqs
 
 pub mod seen; // what came before, per gateway and epoch
 
-pub mod batches; // rows <-> Arrow
+pub mod batches; // rows -> Arrow
 
 mod work; // a batch of bronze rows -> batches of silver rows
 

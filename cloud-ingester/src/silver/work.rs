@@ -3,8 +3,9 @@
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use super::batches::{Quarantine, Readings, events, gaps};
+use super::batches::{Quarantine, Readings, gaps};
 use super::decode::{Event, decode};
+use super::events::events;
 use super::judge::{Rules, judge};
 use super::rows::{GapRow, Row};
 use super::seen::{Fit, Seen, Where};
