@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
 
+use super::faults::Rule;
+use super::limits;
+
 /// How a hub is set up; `default.toml` explains each key.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -42,8 +45,15 @@ pub struct Config {
     /// The registry's file.
     #[serde(default)]
     pub registry: Option<PathBuf>,
+    /// False leaves fsyncs of events out.
+    pub fsync: bool,
     /// Limits of the device side.
     pub mqtt: MqttLimits,
+    /// Throttles and quota.
+    pub limits: limits::Config,
+    /// Scripted misfortune.
+    #[serde(default)]
+    pub faults: Vec<Rule>,
     /// Health, metrics, status.
     pub http: Http,
 }
@@ -120,6 +130,10 @@ impl Config {
             if let Some(fault) = super::devices::id_fault(device) {
                 mistakes.add(format!("devices[{at}]"), fault);
             }
+        }
+        mistakes.within("limits", |mistakes| self.limits.check(mistakes));
+        for (at, rule) in self.faults.iter().enumerate() {
+            mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));
         }
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;

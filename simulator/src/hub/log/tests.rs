@@ -26,8 +26,7 @@ struct Bench {
 impl Bench {
     fn new(partitions: u32) -> Self {
         let clock = VirtualClock::at(START);
-        let options =
-            Options { partitions, retention_time: None, retention_bytes: None, clock: Clock::Virtual(clock.clone()) };
+        let options = Options::new(partitions, Clock::Virtual(clock.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { dir: tempfile::tempdir().expect("a directory"), clock, options, runtime }
     }

@@ -30,6 +30,7 @@ pub(crate) use self::seats::Seats;
 use super::config::MqttLimits;
 use super::devices::Registry;
 use super::faults::Faults;
+use super::limits::SharedLimits;
 use super::log::Log;
 use super::metrics::Metrics;
 
@@ -43,6 +44,8 @@ pub(super) struct Door {
     pub(super) limits: MqttLimits,
     pub(super) seats: Seats,
     pub(super) faults: Faults,
+    /// What the tier lets through.
+    pub(super) tier: SharedLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }
