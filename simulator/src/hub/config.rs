@@ -96,6 +96,12 @@ impl Config {
         self.registry.clone().unwrap_or_else(|| self.identity_dir().join("devices.toml"))
     }
 
+    /// Every address the hub listens on.
+    pub fn listens(&self) -> Vec<SocketAddr> {
+        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
+        listens.into_iter().flatten().collect()
+    }
+
     /// Adds what cannot be used as it stands.
     pub fn check(&self, mistakes: &mut Mistakes) {
         let hub = !self.name.is_empty()
@@ -118,8 +124,7 @@ impl Config {
         if self.retention_time.is_some_and(|time| time.duration().as_secs() < 1) {
             mistakes.add("retention-time", "must be at least a second, write e.g. \"7d\"");
         }
-        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
-        let listens: Vec<_> = listens.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+        let listens: Vec<_> = self.listens().into_iter().filter(|addr| addr.port() != 0).collect();
         let distinct: BTreeSet<_> = listens.iter().collect();
         mistakes.ensure(
             distinct.len() == listens.len(),
