@@ -34,7 +34,8 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Mark rows that have left and still linger (ten minutes) for sending again, under their old ids.
+    /// Mark rows that have left and still linger (ten minutes, less where there was no room) for sending again, under
+    /// their old ids.
     Resend {
         #[command(flatten)]
         rows: Rows,
@@ -147,7 +148,22 @@ fn export(config: &Config, selection: &Selection, which: Which) -> Result<ExitCo
         }
     }
     out.flush()?;
+    if which == Which::All {
+        tell_spent(&glimpse, selection)?;
+    }
     Ok(Exit::Ok.into())
+}
+
+/// Says of how many rows only the keys are left.
+fn tell_spent(glimpse: &Glimpse, selection: &Selection) -> Result<(), Refusal> {
+    let spent = glimpse.spent(selection)?;
+    if 0 < spent {
+        writeln!(
+            std::io::stderr(),
+            "{spent} rows that had left made room: only their keys are here, not their values"
+        )?;
+    }
+    Ok(())
 }
 
 fn line(row: &RowLine) -> Json {
@@ -198,6 +214,10 @@ fn change(config: &Config, name: &str, request: Request) -> Result<ExitCode, Ref
     if !path.exists() {
         return Err(Refusal::new(format!("open outbox {}: there is none", path.display()), Exit::No));
     }
+    let selection = match &request {
+        Request::Drop { selection, .. } | Request::Resend { selection } => selection.clone(),
+        Request::Status => Selection::default(),
+    };
     let rows = match Lock::take(path, &format!("outbox {name}"), Clock::Real.now()) {
         Ok(_lock) => alone(config, request)?,
         Err(LockError::Held { holder, .. }) => match desk::ask(path, &request) {
@@ -213,6 +233,9 @@ fn change(config: &Config, name: &str, request: Request) -> Result<ExitCode, Ref
     };
     let done = if name == "drop" { "given up" } else { "marked for sending again" };
     writeln!(std::io::stdout(), "{rows} rows {done}")?;
+    if name == "resend" {
+        tell_spent(&Glimpse::open(path)?, &selection)?;
+    }
     Ok(Exit::Ok.into())
 }
 

@@ -186,3 +186,34 @@ async fn a_database_deleted_under_a_running_agent_takes_no_more_and_the_loss_is_
     let (_outbox, opened) = Outbox::open(&config, "rules", Metrics::register(&mut Registry::default())).expect("opens");
     assert!(opened.lost.iter().any(|(lost, _)| *lost == epoch), "{opened:?}");
 }
+
+fn keyed(keys: std::ops::Range<u64>, bytes: usize) -> Vec<NewRow> {
+    let row = |number: u64| {
+        let mut key = [0xee; 16];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        let mut row = rows([0]).remove(0);
+        if let HeldItem::Reading(reading) = &mut row.item {
+            reading.value = Value::Text("x".repeat(bytes));
+        }
+        NewRow { key: Some(SourceKey(key)), ..row }
+    };
+    keys.map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_known_after_a_kill_though_its_row_made_room() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 1 << 20);
+    for round in 0..15 {
+        outbox.append(keyed(round * 100..(round + 1) * 100, 2_000)).await.expect("stored");
+        let all = ids(&outbox).await;
+        outbox.done(Acked { rows: all, ..Acked::default() }).await.expect("marked");
+    }
+    drop(outbox);
+    let outbox = open(&path, 1 << 20);
+    // Taken for new, they would find no room.
+    let again = tokio::time::timeout(std::time::Duration::from_secs(20), outbox.append(keyed(0..1_500, 2_000))).await;
+    let again = again.expect("in time").expect("recognised");
+    assert_eq!(again, Appended { stored: 0, duplicates: 1_500 });
+}

@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// On a full disk: gives the ballast up, so that the log can be moved into the database, rows that have left be
-    /// deleted and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
+    /// deleted, but for their keys, and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
     fn relieve(&mut self) -> Result<bool, StoreError> {
         if self.relieved.is_some_and(|at| at.elapsed() < RELIEVE) {
             return Ok(false);
@@ -265,7 +265,7 @@ impl Worker {
         self.ballast.drop_it();
         let relieved = (|| {
             self.store.checkpoint()?;
-            while 0 < self.store.prune(Linger::No)? {}
+            while 0 < self.store.prune(Linger::KeyAlone)? {}
             self.store.shrink()?;
             self.store.checkpoint()
         })();
@@ -447,6 +447,14 @@ impl Worker {
         let (books, epochs) = (self.store.books()?, self.store.live_epochs()?);
         let bytes = self.store.bytes();
         self.metrics.books(&books, bytes, self.bytes_max);
+        let keys = self.store.take_keys_dropped();
+        if 0 < keys {
+            tracing::warn!(
+                keys,
+                "no room for the keys of rows that have left: after a kill their repeats would count twice"
+            );
+            self.metrics.keys_dropped(keys);
+        }
         let closings = if 0 < books.closings_held { self.store.closings_pending()?.len() } else { 0 };
         {
             let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -472,11 +480,11 @@ impl Worker {
     }
 }
 
-/// Deletes what has left, then whole payloads, until `bytes` more fit.
+/// Deletes what has left but for its keys, then whole payloads, until `bytes` more fit.
 fn make_room(store: &mut Store, bytes: u64) -> Result<(), StoreError> {
     loop {
         let Err(full) = store.room_for(bytes) else { return Ok(()) };
-        if store.prune(Linger::No)? == 0 && !store.drop_oldest_payload()? {
+        if store.prune(Linger::KeyAlone)? == 0 && !store.drop_oldest_payload()? {
             return Err(full);
         }
     }

@@ -72,6 +72,8 @@ impl Store {
             high: Seq(0),
             duplicates: 0,
             memory: Memory::default(),
+            keys_max: super::keys_max(config),
+            keys_dropped: 0,
             now,
         };
         store.settle(rules, side, &mut opened)?;
@@ -172,7 +174,7 @@ impl Store {
         })
     }
 
-    /// Rebuilds the memory of source keys from the rows that are there.
+    /// Rebuilds the memory of source keys from the rows that are there, and from the keys of those that made room.
     fn recall(&mut self) -> Result<(), StoreError> {
         let fail = fail("read source keys", &self.path);
         let mut recalled = Vec::new();
@@ -180,7 +182,10 @@ impl Store {
         {
             let mut statement = self
                 .connection
-                .prepare("SELECT id, stored_at, source_key FROM rows ORDER BY id DESC LIMIT ?1")
+                .prepare(
+                    "SELECT id, stored_at, source_key FROM rows UNION ALL SELECT id, stored_at, source_key FROM spent
+                     ORDER BY id DESC LIMIT ?1",
+                )
                 .map_err(&fail)?;
             let mut rows = statement.query([i64::try_from(ROWS_MAX).unwrap_or(i64::MAX)]).map_err(&fail)?;
             while let Some(row) = rows.next().map_err(&fail)? {
@@ -212,6 +217,7 @@ fn fold(connection: &Connection) -> rusqlite::Result<()> {
          INSERT INTO folded SELECT id FROM epochs AS e WHERE closed_at IS NOT NULL AND high = acked + given_up
             AND id NOT IN (SELECT id FROM epochs ORDER BY id DESC LIMIT {CLOSED_EPOCHS_KEPT})
             AND NOT EXISTS (SELECT 1 FROM rows WHERE epoch_id = e.id)
+            AND NOT EXISTS (SELECT 1 FROM spent WHERE epoch_id = e.id)
             AND NOT EXISTS (SELECT 1 FROM payloads WHERE epoch_id = e.id)
             AND NOT EXISTS (SELECT 1 FROM gaps WHERE epoch_id = e.id AND acked = 0);
          UPDATE totals SET

@@ -349,6 +349,24 @@ impl Glimpse {
         lines.collect::<Result<_, _>>().map_err(&fail)
     }
 
+    /// How many rows of a selection made room and left only their keys: they can be neither shown nor sent again.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn spent(&self, selection: &Selection) -> Result<i64, StoreError> {
+        let fail = fail("count rows that made room", &self.path);
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'spent')";
+        // The database of an earlier version, which no agent of this one has opened yet.
+        if !self.connection.query_row(sql, [], |row| row.get::<_, bool>(0)).map_err(&fail)? {
+            return Ok(0);
+        }
+        let sql = "SELECT count(*) FROM spent WHERE seq BETWEEN ?2 AND ?3
+            AND (?1 IS NULL OR epoch_id = (SELECT id FROM epochs WHERE epoch = ?1))";
+        let epoch = selection.epoch.map(|epoch| epoch.to_string());
+        let bounds = params![epoch, selection.from.map_or(0, |seq| seq.0), selection.to.map_or(i64::MAX, |seq| seq.0)];
+        self.connection.query_row(sql, bounds, |row| row.get(0)).map_err(&fail)
+    }
+
     /// When the oldest held row was stored.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The store through its life: epochs, restarts, copies put back, damage.
 
+mod room;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -522,10 +524,10 @@ fn at_bytes_max_nothing_more_fits_until_rows_leave() {
     assert!(error.contains("raise `outbox.bytes-max`"), "{error}");
     rig.ack_rows(400);
     assert!(rig.store.room_for(20_000).is_err(), "acknowledged rows linger");
-    assert_eq!(rig.store.prune(Linger::No).expect("pruned"), 400);
+    assert_eq!(rig.store.prune(Linger::KeyAlone).expect("pruned"), 400);
     rig.store.room_for(20_000).expect("there is room again");
     rig.ack_rows(100_000);
-    while 0 < rig.store.prune(Linger::No).expect("pruned") {}
+    while 0 < rig.store.prune(Linger::KeyAlone).expect("pruned") {}
     rig.store.shrink().expect("shrunk");
     rig.store.checkpoint().expect("checkpointed");
     assert!(rig.store.bytes() < 1 << 18, "{} bytes", rig.store.bytes());

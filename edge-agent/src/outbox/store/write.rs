@@ -162,21 +162,38 @@ impl Store {
         Ok(u64::try_from(again.len()).unwrap_or(0))
     }
 
-    /// Deletes some rows that have left: those no longer remembered, or, when there is no room, all of them.
-    /// Returns how many; fewer than a step means that nothing is left to do.
+    /// Deletes some rows that have left: those no longer remembered, or, when there is no room, all of them but their
+    /// keys. Returns how many; 0 means that nothing is left to do.
     pub(in crate::outbox) fn prune(&mut self, linger: Linger) -> Result<usize, StoreError> {
-        let upto = match linger {
-            Linger::WhileRemembered => self.memory.forget(self.now.steady_ms),
-            Linger::No => RowId(i64::MAX),
-        };
-        prune(&self.connection, upto, STEP_ROWS).map_err(fail("delete rows that have left", &self.path))
+        let fail = fail("delete rows that have left", &self.path);
+        let forgotten = self.memory.forget(self.now.steady_ms);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        let pruned = (|| {
+            let gone = prune(&transaction, forgotten, STEP_ROWS)?;
+            match linger {
+                Linger::KeyAlone if gone == 0 => spend(&transaction, self.keys_max),
+                _ => Ok((gone, 0)),
+            }
+        })();
+        let (gone, keys) = pruned.map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
+        self.keys_dropped += u64::try_from(keys).unwrap_or(0);
+        Ok(gone)
+    }
+
+    /// How many keys were forgotten before their time since this was last asked: there was no room even for them.
+    pub(in crate::outbox) fn take_keys_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.keys_dropped)
     }
 
     /// True if pruning would find something; costs no write.
     pub(in crate::outbox) fn has_prunable(&mut self) -> Result<bool, StoreError> {
         let upto = self.memory.forget(self.now.steady_ms);
         self.connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1)")
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1)
+                 OR EXISTS (SELECT 1 FROM spent WHERE id <= ?1)",
+            )
             .and_then(|mut statement| statement.query_row([upto.0], |row| row.get(0)))
             .map_err(fail("look for rows that have left", &self.path))
     }
@@ -223,8 +240,8 @@ impl Store {
 pub(in crate::outbox) enum Linger {
     /// Those whose source keys are remembered.
     WhileRemembered,
-    /// None.
-    No,
+    /// None; what stays of those is the key.
+    KeyAlone,
 }
 
 fn mark(connection: &Connection, acked: &Acked, wall: i64, committed: &mut Committed) -> rusqlite::Result<()> {
@@ -264,13 +281,50 @@ fn shrink(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Deletes what is no longer remembered.
 fn prune(connection: &Connection, upto: RowId, rows_max: usize) -> rusqlite::Result<usize> {
-    connection
+    let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let rows = connection
         .prepare_cached(
             "DELETE FROM rows WHERE id IN
              (SELECT id FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1 ORDER BY id LIMIT ?2)",
         )?
-        .execute([upto.0, i64::try_from(rows_max).unwrap_or(i64::MAX)])
+        .execute([upto.0, rows_max])?;
+    let keys = connection
+        .prepare_cached("DELETE FROM spent WHERE id IN (SELECT id FROM spent WHERE id <= ?1 ORDER BY id LIMIT ?2)")?
+        .execute([upto.0, rows_max])?;
+    Ok(rows + keys)
+}
+
+/// Deletes some rows that have left and keeps their keys, the newest `keys_max` of them. Returns how many rows, and
+/// how many keys went.
+fn spend(connection: &Connection, keys_max: i64) -> rusqlite::Result<(usize, usize)> {
+    let mut spent: Vec<(i64, i64, i64, i64, Option<Vec<u8>>)> = Vec::new();
+    {
+        let mut statement = connection.prepare_cached(
+            "SELECT id, epoch_id, seq, stored_at, source_key FROM rows INDEXED BY rows_left
+             WHERE state <> 0 ORDER BY id LIMIT ?1",
+        )?;
+        let mut rows = statement.query([i64::try_from(STEP_ROWS).unwrap_or(i64::MAX)])?;
+        while let Some(row) = rows.next()? {
+            spent.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+        }
+    }
+    // Deleted first: the keys find their place in the pages this frees, so that it works on a full disk, too.
+    let mut delete = connection.prepare_cached("DELETE FROM rows WHERE id = ?1")?;
+    for (id, ..) in &spent {
+        delete.execute([id])?;
+    }
+    let mut keep = connection.prepare_cached("INSERT INTO spent VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (id, epoch_id, seq, stored_at, key) in &spent {
+        if let Some(key) = key {
+            keep.execute(params![id, epoch_id, seq, stored_at, key])?;
+        }
+    }
+    let keys = connection
+        .prepare_cached("DELETE FROM spent WHERE id <= (SELECT id FROM spent ORDER BY id DESC LIMIT 1 OFFSET ?1)")?
+        .execute([keys_max])?;
+    Ok((spent.len(), keys))
 }
 
 fn select(connection: &Connection, selection: &Selection, states: &str) -> rusqlite::Result<Vec<i64>> {
