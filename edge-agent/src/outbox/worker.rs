@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::clock::Clock;
-use shared::reading::Epoch;
+use shared::reading::{Epoch, Seq};
 use tokio::sync::{oneshot, watch};
 
 use ballast::Ballast;
@@ -189,10 +189,7 @@ impl Worker {
             while let Ok(command) = commands.try_recv() {
                 self.take(command, &mut questions, &mut last);
             }
-            self.store.tick(Now {
-                wall: self.clock.now(),
-                steady_ms: i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX),
-            });
+            self.store.tick(Now { wall: self.clock.now(), steady_ms: self.steady_ms() });
             self.write()?;
             for (question, changes) in questions {
                 if question(&mut self.store) {
@@ -298,13 +295,11 @@ impl Worker {
             let bytes = new.iter().map(|row| row.bytes()).sum();
             make_room(&mut self.store, bytes)?;
             let high = self.store.high().0 + i64::try_from(new.len()).unwrap_or(i64::MAX);
-            let steady_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-            self.side.allow(self.store.epoch(), shared::reading::Seq(high), steady_ms).map_err(|error| {
-                StoreError::Disk {
-                    act: "raise the mark",
-                    path: PathBuf::from("the side file"),
-                    detail: error.to_string(),
-                }
+            let (epoch, stored, high) = (self.store.epoch(), self.store.high(), Seq(high));
+            self.side.allow(epoch, stored, high, self.steady_ms()).map_err(|error| StoreError::Disk {
+                act: "raise the mark",
+                path: PathBuf::from("the side file"),
+                detail: error.to_string(),
             })?;
         }
         let acked: Vec<&Acked> = self.done.iter().map(|(acked, _)| acked).collect();
@@ -316,6 +311,7 @@ impl Worker {
         }
         shared::crash::here("outbox-stored");
         let stored = !new.is_empty();
+        self.confirm();
         if !admitted.is_empty() && admitted.len() == self.waiting.iter().map(|append| append.rows.len()).sum::<usize>()
         {
             self.recovered();
@@ -380,7 +376,20 @@ impl Worker {
         }
     }
 
+    /// Milliseconds since the worker began.
+    fn steady_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// After a commit, and not part of it: what is stored is stored, whether the side file knows of it or not.
+    fn confirm(&mut self) {
+        if let Err(error) = self.side.confirm(self.store.epoch(), self.store.high(), self.steady_ms()) {
+            tracing::debug!(%error, "the side file cannot follow what is stored");
+        }
+    }
+
     fn upkeep(&mut self) -> Result<(), StoreError> {
+        self.confirm();
         if self.full.is_none() && self.told_full.is_some_and(|at| ROOM_AGAIN <= at.elapsed()) {
             self.told_full = None;
             tracing::info!("there is room again");

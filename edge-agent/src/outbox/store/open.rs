@@ -28,7 +28,7 @@ pub struct Opened {
     pub side_moved_aside: Option<PathBuf>,
     /// The database knows of open epochs, and no side file was there.
     pub side_absent: bool,
-    /// Epochs the side file lists and the database does not know, each with what is known of its end.
+    /// Epochs of which the side file knows more than the database, each with what is known of its end.
     pub lost: Vec<(Epoch, String)>,
     /// Rows of earlier runs that are still to be sent.
     pub held: i64,
@@ -111,12 +111,29 @@ impl Store {
                         )
                         .map_err(&fail)?;
                 }
-                // The mark stands above the last seq by nature; the database knows the last seq itself.
-                (Some(_), Known::Mark(_)) => {}
+                // The mark stands above the last seq by nature; the database knows the last seq itself, unless it ends
+                // below what surely was stored: then it is an old copy, and nobody knows where the epoch ended.
+                (Some(id), Known::Mark { mark, floor }) => {
+                    let old: Option<i64> = transaction
+                        .query_row(
+                            "UPDATE epochs SET ended = 1, last = NULL, mark = ?2, closed_at = NULL
+                             WHERE id = ?1 AND high < ?3 RETURNING high",
+                            params![id, mark.0, floor.0],
+                            |row| row.get(0),
+                        )
+                        .optional()
+                        .map_err(&fail)?;
+                    if let Some(high) = old {
+                        let words = format!(
+                            "the database is an old copy that ends at seq {high}; {floor} was stored, no seq above {mark} was given"
+                        );
+                        opened.lost.push((*epoch, words));
+                    }
+                }
                 (None, known) => {
                     let (last, mark, words) = match known {
                         Known::Last(last) => (Some(last.0), None, format!("its last seq was {last}")),
-                        Known::Mark(mark) => (None, Some(mark.0), format!("no seq above {mark} was given")),
+                        Known::Mark { mark, .. } => (None, Some(mark.0), format!("no seq above {mark} was given")),
                     };
                     transaction
                         .execute(
@@ -161,7 +178,14 @@ impl Store {
                 };
                 match (last, mark) {
                     (Some(last), _) => known.insert(epoch, Known::Last(Seq(last))),
-                    (None, mark) => known.insert(epoch, Known::Mark(Seq(mark.unwrap_or(0)))),
+                    // The floor stays: the same old copy may be put back once more.
+                    (None, mark) => {
+                        let floor = match listed.get(&epoch) {
+                            Some(Known::Mark { floor, .. }) => *floor,
+                            _ => Seq(0),
+                        };
+                        known.insert(epoch, Known::Mark { mark: Seq(mark.unwrap_or(0)), floor })
+                    }
                 };
             }
         }

@@ -189,7 +189,7 @@ pub struct EpochLine {
     pub given_up: i64,
     /// Of these still to be sent or in flight.
     pub held: i64,
-    /// `open`, `ended` (its closing waits), `closed`, or `lost` (it is not in this database).
+    /// `open`, `ended` (its closing waits), `closed`, or `lost` (it is not in this database, or not to its end).
     pub state: &'static str,
     /// Its last seq, once known.
     pub last: Option<i64>,
@@ -282,7 +282,7 @@ impl Glimpse {
                 let state = match (ended, closed) {
                     (0, _) => "open",
                     (_, Some(_)) => "closed",
-                    (_, None) if stored == 0 => "lost",
+                    (_, None) if stored == 0 || last.is_none() => "lost",
                     (_, None) => "ended",
                 };
                 Ok(EpochLine {

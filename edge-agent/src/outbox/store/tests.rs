@@ -1,5 +1,6 @@
 //! The store through its life: epochs, restarts, copies put back, damage.
 
+mod copies;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -92,8 +93,9 @@ impl Rig {
         let new: Vec<&Prepared> = rows.iter().zip(&admitted).filter_map(|(row, new)| new.then_some(*row)).collect();
         if !new.is_empty() {
             let high = self.store.high().0 + i64::try_from(new.len()).expect("few");
-            self.side.allow(self.store.epoch(), Seq(high), self.second * 1_000).expect("a mark");
+            self.side.allow(self.store.epoch(), self.store.high(), Seq(high), self.second * 1_000).expect("a mark");
             self.store.commit(&new, &[]).expect("stored");
+            self.side.confirm(self.store.epoch(), self.store.high(), self.second * 1_000).expect("a floor");
         }
         new.len()
     }
@@ -234,7 +236,7 @@ fn an_epoch_without_seqs_has_no_closing() {
 fn a_crash_between_mark_and_commit_claims_no_loss() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.side.allow(rig.store.epoch(), Seq(1), 0).expect("a mark");
+    rig.side.allow(rig.store.epoch(), Seq(0), Seq(1), 0).expect("a mark");
     drop(rig);
     let (rig, opened) = Rig::open(&place.path, 1);
     assert_eq!((rig.closings(), opened.lost), (vec![], vec![]));
