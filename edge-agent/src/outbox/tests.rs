@@ -217,3 +217,19 @@ async fn a_repeat_is_known_after_a_kill_though_its_row_made_room() {
     let again = again.expect("in time").expect("recognised");
     assert_eq!(again, Appended { stored: 0, duplicates: 1_500 });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_rows_are_told_to_whoever_waits_for_gaps() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 64 << 20);
+    outbox.append(rows([1, 2])).await.expect("stored");
+    let other = rusqlite::Connection::open(&path).expect("opens");
+    other.execute("UPDATE rows SET body = x'ff'", []).expect("spoiled");
+    let mut changed = outbox.changed();
+    changed.mark_unchanged();
+    assert_eq!(ids(&outbox).await, []);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), changed.changed()).await;
+    told.expect("in time").expect("the writer lives");
+    assert_eq!(outbox.view().books.given_up, 2);
+}

@@ -195,7 +195,10 @@ impl Worker {
                 if question(&mut self.store) {
                     return Err(self.damaged());
                 }
-                if changes {
+                let damaged = self.store.take_damaged();
+                self.metrics.damaged(damaged);
+                // What was given up on the way has become a gap, which somebody waits for.
+                if changes || 0 < damaged {
                     self.refresh()?;
                     self.bump();
                 }

@@ -115,6 +115,8 @@ pub struct Store {
     keys_max: i64,
     /// Keys forgotten before their time, not yet told.
     keys_dropped: u64,
+    /// Damaged rows given up, not yet told.
+    damaged: u64,
     now: Now,
 }
 

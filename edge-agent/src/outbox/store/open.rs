@@ -74,6 +74,7 @@ impl Store {
             memory: Memory::default(),
             keys_max: super::keys_max(config),
             keys_dropped: 0,
+            damaged: 0,
             now,
         };
         store.settle(rules, side, &mut opened)?;

@@ -1,6 +1,7 @@
 //! The store through its life: epochs, restarts, copies put back, damage.
 
 mod copies;
+mod damage;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -607,7 +608,7 @@ proptest! {
                 Deed::GiveUp(count) => {
                     let ids: Vec<_> = rig.held().into_iter().take(count).collect();
                     for (id, ..) in ids {
-                        rig.store.give_up_row(id, "dropped").expect("given up");
+                        rig.store.give_up_rows(&[id], "dropped").expect("given up");
                         model.held.pop_front();
                         model.given_up += 1;
                     }

@@ -120,12 +120,13 @@ impl Store {
         Ok(u64::try_from(ids.len()).unwrap_or(0))
     }
 
-    /// Gives up one row.
-    pub(super) fn give_up_row(&mut self, id: RowId, reason: &str) -> Result<(), StoreError> {
+    /// Gives up these rows.
+    pub(super) fn give_up_rows(&mut self, ids: &[RowId], reason: &str) -> Result<(), StoreError> {
         let wall = self.now.wall.micros();
-        let fail = fail("give up a row", &self.path);
+        let fail = fail("give up rows", &self.path);
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
         let transaction = self.connection.transaction().map_err(&fail)?;
-        give_up(&transaction, &[id.0], reason, wall).map_err(&fail)?;
+        give_up(&transaction, &ids, reason, wall).map_err(&fail)?;
         transaction.commit().map_err(&fail)
     }
 

@@ -22,6 +22,7 @@ struct Inner {
     duplicates: Counter,
     sent: Counter,
     keys_dropped: Counter,
+    damaged: Counter,
     held: Gauge,
     given_up: Gauge,
     gaps: Gauge,
@@ -41,6 +42,7 @@ impl Metrics {
             duplicates: Counter::default(),
             sent: Counter::default(),
             keys_dropped: Counter::default(),
+            damaged: Counter::default(),
             held: Gauge::default(),
             given_up: Gauge::default(),
             gaps: Gauge::default(),
@@ -60,6 +62,7 @@ impl Metrics {
         at.register("gaps_held", "Gaps without acknowledgement", inner.gaps.clone());
         at.register("closings_held", "Ended epochs without acknowledged closing", inner.closings.clone());
         at.register("bytes", "Bytes of database, write-ahead log and shared memory", inner.bytes.clone());
+        at.register("damaged", "Stored rows that could not be read and were given up", inner.damaged.clone());
         at.register(
             "keys_dropped",
             "Keys of rows that have left, forgotten before their time: no room even for them",
@@ -77,6 +80,10 @@ impl Metrics {
         self.inner.sent.inc_by(sent);
         self.inner.commit_seconds.observe(took.as_secs_f64());
         self.inner.commit_rows.observe(f64::from(u32::try_from(stored).unwrap_or(u32::MAX)));
+    }
+
+    pub(super) fn damaged(&self, count: u64) {
+        self.inner.damaged.inc_by(count);
     }
 
     pub(super) fn keys_dropped(&self, count: u64) {
