@@ -233,3 +233,21 @@ async fn damaged_rows_are_told_to_whoever_waits_for_gaps() {
     told.expect("in time").expect("the writer lives");
     assert_eq!(outbox.view().books.given_up, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_of_repeats_survive_kills_and_runs_that_store_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 64 << 20);
+    outbox.append(rows([1, 2])).await.expect("stored");
+    for duplicates in 1..=4 {
+        let outbox = if duplicates == 1 { outbox.clone() } else { open(&path, 64 << 20) };
+        outbox.append(rows([1])).await.expect("recognised");
+        assert_eq!(outbox.view().books.duplicates, duplicates);
+        if duplicates == 3 {
+            outbox.seal().await.expect("sealed");
+            outbox.close().await;
+        }
+    }
+    assert_eq!(open(&path, 64 << 20).view().books.duplicates, 4);
+}

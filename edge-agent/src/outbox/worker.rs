@@ -307,8 +307,8 @@ impl Worker {
         }
         let acked: Vec<&Acked> = self.done.iter().map(|(acked, _)| acked).collect();
         let mut closed = Vec::new();
-        if !new.is_empty() || !acked.is_empty() {
-            let committed = self.store.commit(&new, &acked)?;
+        if !admitted.is_empty() || !acked.is_empty() {
+            let committed = self.store.commit(&new, repeats, &acked)?;
             self.metrics.committed(new.len(), committed.acked, began.elapsed());
             closed = committed.closed;
         }
@@ -319,7 +319,6 @@ impl Worker {
         {
             self.recovered();
         }
-        self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
         self.metrics.duplicates(repeats);
         // Whoever is answered finds the books as they are after this commit.
         self.refresh()?;

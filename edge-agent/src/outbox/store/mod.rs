@@ -108,8 +108,6 @@ pub struct Store {
     epoch: Epoch,
     epoch_id: i64,
     high: Seq,
-    /// Duplicates seen since the last commit.
-    duplicates: u64,
     memory: Memory,
     /// Most keys that stay of rows that made room.
     keys_max: i64,

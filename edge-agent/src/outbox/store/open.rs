@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use shared::reading::{Epoch, Seq};
 
+use super::write::forget_empty;
 use super::{Act, Now, Store, StoreError};
 use crate::outbox::lock::beside;
 use crate::outbox::memory::{AGE_MAX, Memory, ROWS_MAX};
@@ -70,7 +71,6 @@ impl Store {
             epoch: Epoch::draw(),
             epoch_id: 0,
             high: Seq(0),
-            duplicates: 0,
             memory: Memory::default(),
             keys_max: super::keys_max(config),
             keys_dropped: 0,
@@ -146,9 +146,7 @@ impl Store {
                 }
             }
         }
-        transaction
-            .execute("DELETE FROM epochs WHERE high = 0 AND last IS NULL AND mark IS NULL", [])
-            .map_err(&fail)?;
+        forget_empty(&transaction).map_err(&fail)?;
         fold(&transaction).map_err(&fail)?;
         transaction
             .execute(

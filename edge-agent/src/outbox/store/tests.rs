@@ -95,7 +95,7 @@ impl Rig {
         if !new.is_empty() {
             let high = self.store.high().0 + i64::try_from(new.len()).expect("few");
             self.side.allow(self.store.epoch(), self.store.high(), Seq(high), self.second * 1_000).expect("a mark");
-            self.store.commit(&new, &[]).expect("stored");
+            self.store.commit(&new, 0, &[]).expect("stored");
             self.side.confirm(self.store.epoch(), self.store.high(), self.second * 1_000).expect("a floor");
         }
         new.len()
@@ -122,7 +122,7 @@ impl Rig {
     }
 
     fn ack(&mut self, acked: Acked) {
-        let committed = self.store.commit(&[], &[&acked]).expect("marked");
+        let committed = self.store.commit(&[], 0, &[&acked]).expect("marked");
         self.side.closed(&committed.closed).expect("taken out");
     }
 
@@ -494,7 +494,7 @@ fn a_long_refused_payload_stays_whole_for_quarantine_days() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
     let row = Prepared::new(NewRow { item: refusal(100_000), key: None, boot_time: BootTime::default() });
-    rig.store.commit(&[&row], &[]).expect("stored");
+    rig.store.commit(&[&row], 0, &[]).expect("stored");
     let page = rig.store.pending(RowId(0), 10, 10).expect("readable");
     let HeldItem::Rejected { rejected, raw_len, .. } = &page[0].item else { panic!("a refusal") };
     assert_eq!((rejected.raw.len(), *raw_len), (32 * 1024, 100_000));

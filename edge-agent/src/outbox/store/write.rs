@@ -27,11 +27,6 @@ impl Store {
         rows.iter().map(&mut new).collect()
     }
 
-    /// Counts repeats; they are written down with the next commit.
-    pub(in crate::outbox) fn count_duplicates(&mut self, count: u64) {
-        self.duplicates += count;
-    }
-
     /// Whether `bytes` more fit under `bytes-max`. Pages of deleted rows are used again before the file grows.
     pub(in crate::outbox) fn room_for(&self, bytes: u64) -> Result<(), StoreError> {
         let fail = fail("measure the database", &self.path);
@@ -46,8 +41,14 @@ impl Store {
         Err(StoreError::Full { path: self.path.clone(), bytes: self.bytes(), bytes_max: self.bytes_max })
     }
 
-    /// Stores rows and marks what the hub acknowledged, in one fsynced transaction; on an error nothing of it happened.
-    pub(in crate::outbox) fn commit(&mut self, rows: &[&Prepared], acked: &[&Acked]) -> Result<Committed, StoreError> {
+    /// Stores rows, counts repeats and marks what the hub acknowledged, in one fsynced transaction; on an error nothing of
+    /// it happened.
+    pub(in crate::outbox) fn commit(
+        &mut self,
+        rows: &[&Prepared],
+        repeats: usize,
+        acked: &[&Acked],
+    ) -> Result<Committed, StoreError> {
         const ACT: Act = "store rows";
         let wall = self.now.wall.micros();
         let (epoch_id, first) = (self.epoch_id, self.high);
@@ -70,10 +71,10 @@ impl Store {
                     }
                 }
             }
-            if !rows.is_empty() || 0 < self.duplicates {
+            if !rows.is_empty() || 0 < repeats {
                 let mut raise = transaction
                     .prepare_cached("UPDATE epochs SET high = ?2, duplicates = duplicates + ?3 WHERE id = ?1")?;
-                raise.execute(params![epoch_id, seq.0, i64::try_from(self.duplicates).unwrap_or(i64::MAX)])?;
+                raise.execute(params![epoch_id, seq.0, i64::try_from(repeats).unwrap_or(i64::MAX)])?;
             }
             let mut committed = Committed::default();
             for acked in acked {
@@ -91,7 +92,6 @@ impl Store {
         transaction.commit().map_err(fail(ACT, &self.path))?;
 
         self.high = seq;
-        self.duplicates = 0;
         for (id, row) in ids.into_iter().zip(rows) {
             self.memory.remember(id, self.now.steady_ms, row.key);
         }
@@ -100,12 +100,16 @@ impl Store {
 
     /// Ends the current epoch: no more rows. Returns its last seq.
     pub(in crate::outbox) fn seal(&mut self) -> Result<Seq, StoreError> {
-        let sql = match self.high {
-            // An epoch without seqs has no closing.
-            Seq(0) => "DELETE FROM epochs WHERE id = ?1 AND high = 0",
-            _ => "UPDATE epochs SET ended = 1, last = high WHERE id = ?1",
-        };
-        self.connection.execute(sql, [self.epoch_id]).map_err(fail("seal the epoch", &self.path))?;
+        let fail = fail("seal the epoch", &self.path);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        match self.high {
+            Seq(0) => forget_empty(&transaction),
+            _ => transaction
+                .execute("UPDATE epochs SET ended = 1, last = high WHERE id = ?1", [self.epoch_id])
+                .map(|_| ()),
+        }
+        .map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
         Ok(self.high)
     }
 
@@ -280,6 +284,15 @@ fn shrink(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
     let mut pages = statement.query([])?;
     while pages.next()?.is_some() {}
     Ok(())
+}
+
+/// Takes out epochs without seqs, which have no closing; what they counted lives on in the totals.
+pub(super) fn forget_empty(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "UPDATE totals SET duplicates = duplicates + (SELECT coalesce(sum(duplicates), 0) FROM epochs
+            WHERE high = 0 AND last IS NULL AND mark IS NULL);
+         DELETE FROM epochs WHERE high = 0 AND last IS NULL AND mark IS NULL;",
+    )
 }
 
 /// Deletes what is no longer remembered.
