@@ -251,3 +251,28 @@ async fn counts_of_repeats_survive_kills_and_runs_that_store_nothing() {
     }
     assert_eq!(open(&path, 64 << 20).view().books.duplicates, 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_cut_short_by_the_stop_is_not_acknowledged_and_its_repeat_counts_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 1 << 20);
+    // Far more than fits: what fits is stored, the rest waits.
+    let append = tokio::spawn({
+        let outbox = outbox.clone();
+        async move { outbox.append(keyed(0..1_000, 2_000)).await }
+    });
+    while outbox.view().full.is_none() {
+        tokio::task::yield_now().await;
+    }
+    outbox.seal().await.expect("sealed");
+    assert!(matches!(append.await.expect("no panic"), Err(OutboxError::Sealed)));
+    let stored = outbox.view().books.stored;
+    assert!(0 < stored && stored < 1_000, "{stored} stored");
+    outbox.close().await;
+
+    let outbox = open(&path, 64 << 20);
+    let again = outbox.append(keyed(0..1_000, 2_000)).await.expect("stored");
+    assert_eq!(again, Appended { stored: 1_000 - stored, duplicates: stored });
+    assert_eq!(outbox.view().books.stored, 1_000);
+}
