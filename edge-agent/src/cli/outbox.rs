@@ -137,6 +137,7 @@ fn ls(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
 
 fn export(config: &Config, selection: &Selection, which: Which) -> Result<ExitCode, Refusal> {
     let glimpse = Glimpse::open(&config.outbox.path)?;
+    known(&glimpse, selection)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut after = RowId(0);
     loop {
@@ -152,6 +153,19 @@ fn export(config: &Config, selection: &Selection, which: Which) -> Result<ExitCo
         tell_spent(&glimpse, selection)?;
     }
     Ok(Exit::Ok.into())
+}
+
+/// Refuses an epoch of which the outbox knows nothing: most likely a slip of the pen.
+fn known(glimpse: &Glimpse, selection: &Selection) -> Result<(), Refusal> {
+    let Some(epoch) = selection.epoch.map(|epoch| epoch.to_string()) else { return Ok(()) };
+    match glimpse.epochs()?.iter().any(|line| line.epoch == epoch) {
+        true => Ok(()),
+        false => {
+            let message =
+                format!("there is no epoch {epoch} in this outbox; `edge-agent outbox ls` lists those there are");
+            Err(Refusal::new(message, Exit::Usage))
+        }
+    }
 }
 
 /// Says of how many rows only the keys are left.
@@ -218,6 +232,7 @@ fn change(config: &Config, name: &str, request: Request) -> Result<ExitCode, Ref
         Request::Drop { selection, .. } | Request::Resend { selection } => selection.clone(),
         Request::Status => Selection::default(),
     };
+    known(&Glimpse::open(path)?, &selection)?;
     let rows = match Lock::take(path, &format!("outbox {name}"), Clock::Real.now()) {
         Ok(_lock) => alone(config, request)?,
         Err(LockError::Held { holder, .. }) => match desk::ask(path, &request) {
@@ -260,4 +275,36 @@ fn alone(config: &Config, request: Request) -> Result<u64, Refusal> {
         OutboxError::Store(error) => error.into(),
         other => Refusal::new(other, Exit::Retry),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::config::Layers;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_the_outbox_does_not_know_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = format!("[outbox]\npath = {:?}\n", dir.path().join("outbox.db"));
+        let layers = Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
+        let config: Config = shared::config::load_from(&layers, Some(("edge.toml", &text)), &[]).expect("no mistake");
+        let metrics = crate::outbox::Metrics::register(&mut shared::telemetry::Registry::default());
+        let (outbox, _) = Outbox::open(&config.outbox, "rules", metrics).expect("opens");
+        let rows = |epoch| Rows { epoch: Some(epoch), from: None, to: None };
+        let commands = |epoch| {
+            [
+                Command::Drop { rows: rows(epoch), all: false, reason: "dropped".into() },
+                Command::Resend { rows: rows(epoch), all: false },
+                Command::Export { rows: rows(epoch), all: false },
+            ]
+        };
+        for command in commands(Epoch::from_bits(0xabc)) {
+            let refusal = run(command, &config).expect_err("no such epoch");
+            assert_eq!(refusal.exit, Exit::Usage);
+            assert!(refusal.message.contains("0000000000000abc"), "{}", refusal.message);
+        }
+        let glimpse = Glimpse::open(&config.outbox.path).expect("opens");
+        assert!(known(&glimpse, &rows(outbox.epoch()).selection()).is_ok());
+    }
 }
