@@ -127,34 +127,153 @@ async fn a_payload_that_cannot_be_read_is_known_by_its_bytes() {
         sends[2].payload = torn.to_vec();
         sends[2].expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
     };
-    let keyless = (3, "a", None, torn.to_vec());
+    let whole = (3, Some("a"), None, torn.to_vec());
     check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![keyless.clone()];
+            lake.refusals = vec![whole.clone()];
         },
         &[],
     )
     .await;
-    // Sent again after a lost PUBACK it cannot be recognised: counted, not broken.
-    let report = check(
+    // Sent again after a lost PUBACK it is recognised by its number, which stands before the tear.
+    check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![keyless.clone(), (4, "a", None, torn.to_vec())];
+            lake.refusals = vec![whole.clone(), (4, Some("a"), None, torn.to_vec())];
             lake.gaps[0].2 = 4;
         },
-        &[],
+        &["twice-in-lake"],
     )
     .await;
-    assert_eq!(report.ledger.map(|books| books.keyless_repeats), Some(1));
     check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![(3, "a", None, b"other".to_vec())];
+            lake.refusals = vec![(3, Some("a"), None, b"other".to_vec())];
         },
         &["not-in-lake", "not-in-ledger"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn only_a_payload_whose_number_cannot_be_read_may_come_twice() {
+    for (payload, broken) in [
+        (r#"{"ts":1790000000000000,"n":3}"#, &["twice-in-lake"][..]),
+        (r#"{"n":3,"t":1} and more"#, &["twice-in-lake"]),
+        (r#"{"n": 3 , "t"#, &["twice-in-lake"]),
+        (r#"{"n":3"#, &[]),
+        (r#"{"n":"three","t":1"#, &[]),
+        ("half a", &[]),
+    ] {
+        let bytes = payload.as_bytes().to_vec();
+        let report = check(
+            |lake, sends| {
+                sends[2].payload = bytes.clone();
+                sends[2].expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
+                lake.refusals = vec![(3, Some("a"), None, bytes.clone()), (4, Some("a"), None, bytes.clone())];
+                lake.gaps[0].2 = 4;
+            },
+            broken,
+        )
+        .await;
+        let repeats = u64::from(broken.is_empty());
+        assert_eq!(report.ledger.map(|books| books.keyless_repeats), Some(repeats), "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_names_no_device_was_sent_by_none() {
+    let stray = |lake: &mut Lake| {
+        lake.refusals.push((4, None, None, b"{}".to_vec()));
+        lake.gaps[0].2 = 4;
+    };
+    let report = check(|lake, _| stray(lake), &["not-in-ledger"]).await;
+    assert!(report.to_string().contains("no device"), "{report}");
+}
+
+#[tokio::test]
+async fn a_number_that_bronze_lacks_or_has_twice_is_seen() {
+    let report = check(
+        |lake, _| {
+            lake.bronze[1].1 = 9;
+            lake.bronze_done = Some(9);
+        },
+        &["bronze-hole"],
+    )
+    .await;
+    let said = report.to_string();
+    assert!(said.contains("lacks number 8 of hub (created 1789000000000), partition 0"), "{said}");
+    assert!(said.contains("Bronze: 3 events in 2 partitions, NOT each number once"), "{said}");
+    check(|lake, _| lake.bronze.push((0, 8, Some("gw"))), &["bronze-repeat"]).await;
+    check(|lake, _| lake.bronze_done = Some(12), &["bronze-progress"]).await;
+}
+
+#[tokio::test]
+async fn what_the_hub_let_expire_is_no_hole_once_it_is_named() {
+    let expired = |lake: &mut Lake| {
+        lake.bronze = vec![(0, 7, Some("gw")), (0, 11, None), (0, 12, Some("gw"))];
+        lake.bronze_done = Some(12);
+    };
+    let report = check(
+        |lake, _| {
+            expired(lake);
+            lake.gaps.push(("hub-retention", 8, 11, 0));
+        },
+        &[],
+    )
+    .await;
+    assert_eq!(report.bronze.as_ref().map(|books| (books.events, books.expired)), Some((3, 4)));
+    check(|lake, _| expired(lake), &["bronze-hole"]).await;
+    // Silver has only read the row before it.
+    let unread = |lake: &mut Lake| {
+        expired(lake);
+        lake.done = (0, 0);
+    };
+    check(|lake, _| unread(lake), &[]).await;
+    check(
+        |lake, _| {
+            unread(lake);
+            lake.bronze[1].2 = Some("a device that says so");
+        },
+        &["bronze-hole"],
+    )
+    .await;
+}
+
+/// A lake that was given its time, with gold.
+async fn check_settled(change: impl FnOnce(&mut Lake), broken: &[&str], words: &[&str]) {
+    let (mut lake, sends) = sound();
+    lake.gold = Some(0);
+    change(&mut lake);
+    let report = verified(&lake, &sends, &[], None).await;
+    assert!(report.holds, "while it may still come, it is a note: {report}");
+    assert!(words.iter().all(|word| report.to_string().contains(&format!("note: {word}"))), "{report}");
+    lake.settled = true;
+    let report = verified(&lake, &sends, &[], None).await;
+    assert_eq!(report.problems.kinds(), broken, "{report}");
+    assert!(words.iter().all(|word| report.to_string().contains(&format!("  {word}"))), "{report}");
+}
+
+#[tokio::test]
+async fn once_settled_a_table_that_lags_or_lacks_breaks_the_proof() {
+    check_settled(|_| (), &[], &[]).await;
+    check_settled(
+        |lake| lake.done = (0, 0),
+        &["silver-behind"],
+        &["silver.readings has read bronze.messages up to version 0 of 1"],
+    )
+    .await;
+    check_settled(
+        |lake| lake.gold = None,
+        &["table-absent"],
+        &["gold.metric_1m does not exist", "gold.device_latest does not", "gold.gateway_health does not"],
+    )
+    .await;
+    for name in ["gold.metric_1m", "gold.device_latest", "gold.gateway_health"] {
+        let words = format!("{name} has read nothing of silver.readings, which is at version 0");
+        check_settled(|lake| lake.late = name, &["gold-behind"], &[&words]).await;
+    }
 }
 
 #[tokio::test]

@@ -21,15 +21,20 @@ use super::super::{Options, Report, verify};
 use crate::fleet::ledger::{Ledger, Start, VERSION};
 use crate::fleet::send::{Draft, Expect, Fate, payload, topic_of};
 
+/// (partition, sequence number, device; without one it says that the numbers before it expired)
+pub(super) type Message = (i64, i64, Option<&'static str>);
 /// (seq, device, metric, n, value)
 pub(super) type Reading = (i64, &'static str, &'static str, i64, f64);
 /// (seq, device, metric, raw)
-pub(super) type Refusal = (i64, &'static str, Option<&'static str>, Vec<u8>);
-/// (kind, from, to, readings of device "a")
+pub(super) type Refusal = (i64, Option<&'static str>, Option<&'static str>, Vec<u8>);
+/// (kind, from, to, readings of device "a"); `hub-retention` is of partition 0
 pub(super) type Gap = (&'static str, i64, i64, i64);
 
 #[derive(Clone)]
 pub(super) struct Lake {
+    pub(super) bronze: Vec<Message>,
+    /// Up to where bronze says it has read partition 0.
+    pub(super) bronze_done: Option<i64>,
     pub(super) readings: Vec<Reading>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) gaps: Vec<Gap>,
@@ -38,24 +43,35 @@ pub(super) struct Lake {
     pub(super) decoded_too_many: i64,
     /// What the books say.
     pub(super) gap_arrived: i64,
-    /// Added to what gold.gateway_health would say about `arrived`; `None`: no such table.
+    /// Added to what gold.gateway_health would say about `arrived`; `None`: no table of gold.
     pub(super) gold: Option<i64>,
+    /// Verify as if everything had had its time.
+    pub(super) settled: bool,
+    /// The table of gold that has read nothing.
+    pub(super) late: &'static str,
     /// Bronze versions that quarantine and readings have read.
     pub(super) done: (i64, i64),
 }
+
+/// Of the hub.
+const INCARNATION: i64 = 1_789_000_000_000;
 
 pub(super) const TIME: i64 = 1_790_000_000_000_000;
 
 /// Two readings and a refusal of device `a`, of a closed epoch; the ledger knows all.
 pub(super) fn sound() -> (Lake, Vec<Draft>) {
     let lake = Lake {
+        bronze: vec![(0, 7, Some("gw")), (0, 8, Some("gw")), (1, 3, Some("gw"))],
+        bronze_done: Some(8),
         readings: vec![(1, "a", "t", 1, 21.5), (2, "a", "t", 2, 22.5)],
-        refusals: vec![(3, "a", Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
+        refusals: vec![(3, Some("a"), Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
         gaps: vec![("closed", 1, 3, 0)],
         high: 0,
         decoded_too_many: 0,
         gap_arrived: 0,
         gold: None,
+        settled: false,
+        late: "",
         done: (4, 4),
     };
     let sends = vec![
@@ -112,10 +128,11 @@ async fn write(
     table.snapshot().expect("loaded").metadata().id().to_owned()
 }
 
-fn map_of(counts: &[i64]) -> ArrayRef {
+/// Maps of one entry each.
+fn map_of(entries: &[(&str, i64)]) -> ArrayRef {
     let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
-    for count in counts {
-        map.keys().append_value("a");
+    for (key, count) in entries {
+        map.keys().append_value(key);
         map.values().append_value(*count);
         map.append(true).expect("one entry");
     }
@@ -125,7 +142,7 @@ fn map_of(counts: &[i64]) -> ArrayRef {
 
 impl Lake {
     async fn write(&self, dir: &Path) {
-        let bronze = write(dir, "bronze/messages", vec![("partition_id", ints([Some(0)]))], vec![], vec![]).await;
+        let bronze = self.write_bronze(dir).await;
         let r = &self.readings;
         let ids: Vec<String> = r.iter().map(|(seq, ..)| format!("gw/00e1/{seq}")).collect();
         let refused: Vec<String> = self.refusals.iter().map(|(seq, ..)| format!("gw/00e1/{seq}")).collect();
@@ -172,7 +189,7 @@ impl Lake {
                 ("epoch", texts(q.iter().map(|_| Some("00e1")))),
                 ("seq", ints(q.iter().map(|row| Some(row.0)))),
                 ("high", ints(q.iter().map(|row| Some(row.0)))),
-                ("device_id", texts(q.iter().map(|row| Some(row.1)))),
+                ("device_id", texts(q.iter().map(|row| row.1))),
                 ("metric", texts(q.iter().map(|row| row.2))),
                 ("raw", Arc::new(q.iter().map(|row| Some(row.3.as_slice())).collect::<BinaryArray>())),
                 ("replayed_at", times(q.iter().map(|_| None))),
@@ -187,13 +204,16 @@ impl Lake {
             dir,
             "silver/gaps",
             vec![
-                ("gateway_id", texts(g.iter().map(|_| Some("gw")))),
-                ("epoch", texts(g.iter().map(|_| Some("00e1")))),
+                ("gateway_id", texts(g.iter().map(|gap| (gap.0 != "hub-retention").then_some("gw")))),
+                ("epoch", texts(g.iter().map(|gap| (gap.0 != "hub-retention").then_some("00e1")))),
                 ("kind", texts(g.iter().map(|gap| Some(gap.0)))),
                 ("from_seq", ints(g.iter().map(|gap| Some(gap.1)))),
                 ("to_seq", ints(g.iter().map(|gap| Some(gap.2)))),
                 ("reason", texts(g.iter().map(|_| Some("dropped")))),
-                ("readings", map_of(&g.iter().map(|gap| gap.3).collect::<Vec<_>>())),
+                ("readings", map_of(&g.iter().map(|gap| ("a", gap.3)).collect::<Vec<_>>())),
+                ("hub", texts(g.iter().map(|_| Some("hub")))),
+                ("incarnation", ints(g.iter().map(|_| Some(INCARNATION)))),
+                ("partition_id", ints(g.iter().map(|_| Some(0)))),
             ],
             vec![],
             vec![],
@@ -201,6 +221,13 @@ impl Lake {
         .await;
         let Some(off) = self.gold else { return };
         let one = |number: i64| ints([Some(number)]);
+        let read = |target: &str, sources: &[&String]| -> Vec<(String, i64)> {
+            let sources = sources.iter().filter(|_| target != self.late);
+            sources.map(|source| (format!("{target}<-{source}"), 0)).collect()
+        };
+        for (path, name) in [("gold/metric_1m", "gold.metric_1m"), ("gold/device_latest", "gold.device_latest")] {
+            write(dir, path, vec![("readings", one(1))], vec![], read(name, &[&readings])).await;
+        }
         write(
             dir,
             "gold/gateway_health",
@@ -218,9 +245,35 @@ impl Lake {
                 ("missing", one(0)),
             ],
             vec![],
-            [readings, quarantine, gaps].map(|source| (format!("gold.gateway_health<-{source}"), 0)).to_vec(),
+            read("gold.gateway_health", &[&readings, &quarantine, &gaps]),
         )
         .await;
+    }
+
+    /// The first row in a commit of its own: version 0; the rest in version 1, with the progress.
+    async fn write_bronze(&self, dir: &Path) -> String {
+        let mut id = String::new();
+        for (version, rows) in [&self.bronze[..1], &self.bronze[1..]].into_iter().enumerate() {
+            let marks: Vec<_> =
+                rows.iter().map(|row| (if row.2.is_none() { "hub-retention" } else { "x" }, 1)).collect();
+            let done = self.bronze_done.filter(|_| version == 1);
+            id = write(
+                dir,
+                "bronze/messages",
+                vec![
+                    ("hub", texts(rows.iter().map(|_| Some("hub")))),
+                    ("incarnation", ints(rows.iter().map(|_| Some(INCARNATION)))),
+                    ("partition_id", ints(rows.iter().map(|row| Some(row.0)))),
+                    ("sequence_number", ints(rows.iter().map(|row| Some(row.1)))),
+                    ("device_id", texts(rows.iter().map(|row| row.2))),
+                    ("properties", map_of(&marks)),
+                ],
+                vec![],
+                done.map(|done| (format!("bronze/hub/{INCARNATION}/0"), done)).into_iter().collect(),
+            )
+            .await;
+        }
+        id
     }
 }
 
@@ -241,7 +294,8 @@ pub(super) async fn verified(lake: &Lake, sends: &[Draft], unacked: &[Draft], he
         ledger.send(draft.clone()).expect("written");
     }
     ledger.flush().expect("written");
-    let options = Options { lake: root.display().to_string(), ledgers: vec![path], held, ..Options::default() };
+    let (root, settled) = (root.display().to_string(), lake.settled);
+    let options = Options { lake: root, ledgers: vec![path], held, settled, ..Options::default() };
     verify(&options).await.expect("a readable lake")
 }
 
