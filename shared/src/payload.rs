@@ -62,8 +62,29 @@ pub struct Measured {
 
 /// A payload that cannot be read as a whole, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unreadable(pub String);
+#[error("{why}")]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub why: String,
+    /// The payload's own time, where it stands before what is wrong.
+    pub time: Option<Timestamp>,
+    /// The device's own number, where it stands before what is wrong.
+    pub n: Option<i64>,
+}
+
+impl Unreadable {
+    fn new(why: String) -> Self {
+        Self { why, time: None, n: None }
+    }
+
+    /// The same, with what the members before the fault tell.
+    fn knowing(mut self, entries: &[(String, &RawValue)], fields: &Fields) -> Self {
+        let known = |name| once(entries, name).ok().flatten();
+        self.time = known(&fields.time).and_then(|raw| time_of(raw.get()).ok());
+        self.n = known(&fields.n).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        self
+    }
+}
 
 /// Device and, for a bare value, metric of a topic of the default mapping.
 pub fn device_of_topic(topic: &str) -> Option<(&str, Option<&str>)> {
@@ -78,11 +99,10 @@ pub fn device_of_topic(topic: &str) -> Option<(&str, Option<&str>)> {
 
 /// Reads `{"ts": …, "n": …, "<metric>": value, …}`.
 pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
-    let text = utf8(bytes)?;
-    let mut json = serde_json::Deserializer::from_str(text);
-    let entries = json.deserialize_map(Entries).map_err(|e| Unreadable(format!("payload: not a JSON object ({e})")))?;
-    json.end().map_err(|e| Unreadable(format!("payload: something follows the JSON object ({e})")))?;
-
+    let mut entries = Vec::new();
+    if let Err(unreadable) = members(bytes, &mut entries) {
+        return Err(unreadable.knowing(&entries, fields));
+    }
     let mut payload = Payload::default();
     match once(&entries, &fields.time) {
         Ok(raw) => match raw.map(|raw| time_of(raw.get())).transpose() {
@@ -98,34 +118,54 @@ pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
         },
         Err(Twice) => payload.faults.push(format!("number: `{}` stands twice in the payload", fields.n)),
     }
-    for (name, raw) in entries {
-        if name == fields.time || name == fields.n {
+    for (name, raw) in &entries {
+        if *name == fields.time || *name == fields.n {
             continue;
         }
         if METRICS_MAX <= payload.measured.len() {
-            return Err(Unreadable(format!("payload: more than {METRICS_MAX} metrics")));
+            let why = format!("payload: more than {METRICS_MAX} metrics");
+            return Err(Unreadable::new(why).knowing(&entries, fields));
         } else {
-            let value = match MetricName::fault(&name) {
+            let value = match MetricName::fault(name) {
                 Some(fault) => Err(fault),
-                None if payload.measured.iter().any(|m| m.metric == name) => {
+                None if payload.measured.iter().any(|m| m.metric == *name) => {
                     Err("name: the metric stands twice".to_owned())
                 }
                 None => value_of(raw.get()),
             };
-            payload.measured.push(Measured { metric: name, value });
+            payload.measured.push(Measured { metric: name.clone(), value });
         }
     }
     if payload.measured.is_empty() {
-        return Err(Unreadable("payload: holds no metric".to_owned()));
+        return Err(Unreadable::new("payload: holds no metric".to_owned()).knowing(&entries, fields));
     }
     Ok(payload)
 }
 
+/// Reads the members of an object into `entries`; where it cannot be read to its end, those before the fault.
+fn members<'b>(bytes: &'b [u8], entries: &mut Vec<(String, &'b RawValue)>) -> Result<(), Unreadable> {
+    let (text, fault) = match utf8(bytes) {
+        Ok(text) => (text, None),
+        Err((before, fault)) => (before, Some(fault)),
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_map(Entries(entries));
+    let torn = read.err().map(|e| Unreadable::new(format!("payload: not a JSON object ({e})")));
+    if let Some(fault) = fault.or(torn) {
+        // What stands at the very end may be half of what it was.
+        if entries.last().is_some_and(|(_, raw)| text.trim_end().ends_with(raw.get())) {
+            entries.pop();
+        }
+        return Err(fault);
+    }
+    json.end().map_err(|e| Unreadable::new(format!("payload: something follows the JSON object ({e})")))
+}
+
 /// Reads a bare value of `metric`: a number, `true`, `false`, a JSON text, or `{"v": …, "u": …}`.
 pub fn bare(metric: &str, bytes: &[u8]) -> Result<Payload, Unreadable> {
-    let text = utf8(bytes)?.trim();
+    let text = utf8(bytes).map_err(|(_, fault)| fault)?.trim();
     let raw: &RawValue =
-        serde_json::from_str(text).map_err(|e| Unreadable(format!("payload: not a bare value ({e})")))?;
+        serde_json::from_str(text).map_err(|e| Unreadable::new(format!("payload: not a bare value ({e})")))?;
     let value = match MetricName::fault(metric) {
         Some(fault) => Err(fault),
         None => value_of(raw.get()),
@@ -177,7 +217,8 @@ fn once<'j>(entries: &[(String, &'j RawValue)], name: &str) -> Result<Option<&'j
 
 fn measurement(json: &str) -> Result<(Value, Option<String>), String> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    let entries = reader.deserialize_map(Entries).map_err(|e| format!("type: {e}"))?;
+    let mut entries = Vec::new();
+    reader.deserialize_map(Entries(&mut entries)).map_err(|e| format!("type: {e}"))?;
     let value = once(&entries, "v").map_err(|Twice| "type: `v` stands twice in the object".to_owned())?;
     let unit = once(&entries, "u").map_err(|Twice| "unit: `u` stands twice in the object".to_owned())?;
     let value = value.map(|raw| scalar(raw.get())).transpose()?;
@@ -215,8 +256,12 @@ fn scalar(json: &str) -> Result<Value, String> {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Unreadable> {
-    std::str::from_utf8(bytes).map_err(|e| Unreadable(format!("payload: not UTF-8 from byte {}", e.valid_up_to())))
+/// The text; where it is none, what stands before the fault, and the fault.
+fn utf8(bytes: &[u8]) -> Result<&str, (&str, Unreadable)> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let before = std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default();
+        (before, Unreadable::new(format!("payload: not UTF-8 from byte {}", e.valid_up_to())))
+    })
 }
 
 fn clip(text: &str) -> String {
@@ -227,22 +272,21 @@ fn clip(text: &str) -> String {
     clipped
 }
 
-/// The members of an object in their order, repeats included, values unread.
-struct Entries;
+/// The members of an object in their order, repeats included, values unread; also those before a fault.
+struct Entries<'e, 'de>(&'e mut Vec<(String, &'de RawValue)>);
 
-impl<'de> Visitor<'de> for Entries {
-    type Value = Vec<(String, &'de RawValue)>;
+impl<'de> Visitor<'de> for Entries<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+            self.0.push(entry);
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -354,6 +398,27 @@ mod tests {
         assert!(object(b"{\"a\":\xff}", &Fields::default()).is_err());
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         check(&deep, expect!["a![type: neither number, boolean nor text]"]);
+    }
+
+    #[test]
+    fn what_stands_before_the_fault_is_known_of_an_unreadable_payload() {
+        let t5 = Some(Timestamp::from_micros(5));
+        for (payload, time, n) in [
+            (&b"{\"ts\":5,\"n\":12,\"a\":{\"v\":1"[..], t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12,", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12", t5, None),
+            (b"{\"ts\":5,\"n\":\"x\",", t5, None),
+            (b"{\"ts\":5,\"n\":12,\"a\":\xff}", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12\xff}", t5, None),
+            (b"{\"ts\":5,\"n\":12}", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12,\"a\":1} and more", t5, Some(12)),
+            (b"{\"a\":1,\"n\"", None, None),
+            (b"[12]", None, None),
+        ] {
+            let shown = String::from_utf8_lossy(payload);
+            let unreadable = object(payload, &Fields::default()).expect_err(&shown);
+            assert_eq!((unreadable.time, unreadable.n), (time, n), "{shown}");
+        }
     }
 
     #[test]

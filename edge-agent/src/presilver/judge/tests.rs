@@ -223,6 +223,16 @@ fn a_repeat_has_the_same_key_and_anything_else_another() {
 }
 
 #[test]
+fn a_repeat_of_an_unreadable_payload_is_known_by_the_number_before_its_fault() {
+    let key = |payload: &str| verdicts("telemetry/d", payload.as_bytes())[0].key;
+    let torn = key(r#"{"ts":1795428000000000,"n":7,"a":{"v"#);
+    assert!(torn.is_some());
+    assert_eq!(torn, key(r#"{"ts":1795428000000000,"n":7,"a":{"v"#));
+    assert!(key(r#"{"n":7}"#).is_some() && key(r#"{"n":7}"#) != torn);
+    assert_eq!(key(r#"{"a":{"v"#), None);
+}
+
+#[test]
 fn the_digest_names_rules_mappings_and_limits() {
     let digests: std::collections::HashSet<_> = [
         "",
