@@ -1,6 +1,7 @@
 //! Every SQL statement of the outbox. One connection, owned by one thread; its types do not leak.
 
 mod error;
+mod glimpse;
 mod open;
 mod read;
 #[cfg(test)]
@@ -18,8 +19,8 @@ use shared::reading::{Epoch, Seq};
 use shared::time::Timestamp;
 
 pub use error::{Act, StoreError};
+pub use glimpse::{EpochLine, Glimpse, RowLine, State, Which};
 pub use open::Opened;
-pub use read::{EpochLine, Glimpse, RowLine, State, Which};
 pub(super) use write::Linger;
 
 use super::memory::{Memory, ROWS_MAX};

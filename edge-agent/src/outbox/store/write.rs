@@ -313,7 +313,8 @@ fn prune(connection: &Connection, upto: RowId, rows_max: usize) -> rusqlite::Res
 /// Deletes some rows that have left and keeps their keys, the newest `keys_max` of them. Returns how many rows, and
 /// how many keys went.
 fn spend(connection: &Connection, keys_max: i64) -> rusqlite::Result<(usize, usize)> {
-    let mut spent: Vec<(i64, i64, i64, i64, Option<Vec<u8>>)> = Vec::new();
+    type Left = (i64, i64, i64, i64, Option<Vec<u8>>);
+    let mut spent: Vec<Left> = Vec::new();
     {
         let mut statement = connection.prepare_cached(
             "SELECT id, epoch_id, seq, stored_at, source_key FROM rows INDEXED BY rows_left

@@ -64,3 +64,50 @@ fn rows_that_made_room_are_neither_shown_nor_sent_again_and_that_is_said() {
     assert_eq!(glimpse.spent(&few).expect("readable"), 2);
     assert_eq!(rig.books(), Books { stored: 20, acked: 15, held: 5, ..Books::default() });
 }
+
+#[test]
+fn a_long_refused_payload_stays_whole_for_quarantine_days() {
+    let place = place();
+    let (mut rig, _) = Rig::open(&place.path, 0);
+    let row = Prepared::new(NewRow { item: refusal(100_000), key: None, boot_time: BootTime::default() });
+    rig.store.commit(&[&row], 0, &[]).expect("stored");
+    let page = rig.store.pending(RowId(0), 10, 10).expect("readable");
+    let HeldItem::Rejected { rejected, raw_len, .. } = &page[0].item else { panic!("a refusal") };
+    assert_eq!((rejected.raw.len(), *raw_len), (32 * 1024, 100_000));
+    let kept = |path: &Path| {
+        let rows = super::super::Glimpse::open(path)
+            .and_then(|glimpse| glimpse.rows(RowId(0), &Selection::default(), super::super::Which::All));
+        rows.expect("readable")[0].payload.as_ref().map(Vec::len)
+    };
+    assert_eq!(kept(&place.path), Some(100_000));
+    rig.tick(8 * 86_400);
+    rig.store.tidy().expect("tidied");
+    assert_eq!(kept(&place.path), None);
+}
+
+#[test]
+fn at_bytes_max_nothing_more_fits_until_rows_leave() {
+    let place = place();
+    let config = Config { bytes_max: Size::new(1 << 20), ..config(&place.path) };
+    let (mut side, found) = Side::open(&place.path, now(0).wall).expect("a side file");
+    let (store, _) = Store::open(&config, "r", &mut side, &found, now(0)).expect("opens");
+    let mut rig = Rig { store, side, second: 0 };
+    let mut rounds = 0;
+    while rig.store.room_for(20_000).is_ok() {
+        rig.many(200);
+        rounds += 1;
+        assert!(rounds < 1_000, "it never fills");
+    }
+    assert!(rig.store.bytes() <= 1 << 20, "{} bytes", rig.store.bytes());
+    let error = rig.store.room_for(20_000).expect_err("full").to_string();
+    assert!(error.contains("raise `outbox.bytes-max`"), "{error}");
+    rig.ack_rows(400);
+    assert!(rig.store.room_for(20_000).is_err(), "acknowledged rows linger");
+    assert_eq!(rig.store.prune(Linger::KeyAlone).expect("pruned"), 400);
+    rig.store.room_for(20_000).expect("there is room again");
+    rig.ack_rows(100_000);
+    while 0 < rig.store.prune(Linger::KeyAlone).expect("pruned") {}
+    rig.store.shrink().expect("shrunk");
+    rig.store.checkpoint().expect("checkpointed");
+    assert!(rig.store.bytes() < 1 << 18, "{} bytes", rig.store.bytes());
+}
