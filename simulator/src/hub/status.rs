@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::amqp::{self, AmqpHub};
 use super::devices::Registry;
+use super::events;
 use super::faults::Faults;
 use super::log::{Log, PartitionInfo};
 use super::metrics::Metrics;
-use super::mqtt::Seats;
+use super::mqtt::{Seats, Sessions};
 
 /// Where the books are kept.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(super) struct Books {
     pub(super) log: Log,
     pub(super) registry: Registry,
     pub(super) seats: Seats,
+    pub(super) sessions: Sessions,
     pub(super) amqp: AmqpHub,
     pub(super) metrics: Arc<Metrics>,
     pub(super) faults: Faults,
@@ -67,6 +69,8 @@ struct Numbered {
 #[serde(rename_all = "kebab-case")]
 struct Devices {
     registered: usize,
+    /// Devices and modules whose subscriptions outlive their connections.
+    kept_sessions: usize,
     connections: i64,
     connected: Vec<String>,
 }
@@ -85,7 +89,8 @@ impl Books {
             created_at: self.log.created_at(),
             events: Events { stored, kept: stored - given_up, bytes: infos().map(|info| info.bytes).sum() },
             devices: Devices {
-                registered: self.registry.now().devices.len(),
+                registered: self.registry.now().devices().len(),
+                kept_sessions: self.sessions.len(),
                 connections: self.metrics.connections(),
                 connected: self.seats.devices(),
             },
@@ -97,7 +102,7 @@ impl Books {
         }
     }
 
-    /// `GET /status` and `POST /faults/lose-pubacks/{count}`.
+    /// `GET /status`, `GET /events` and `POST /faults/lose-pubacks/{count}`.
     pub(super) fn router(&self) -> Router {
         let books = self.clone();
         let status = shared::http::status(move || {
@@ -113,6 +118,6 @@ impl Books {
                 Json(count)
             }
         };
-        status.route("/faults/lose-pubacks/{count}", post(lose))
+        status.route("/faults/lose-pubacks/{count}", post(lose)).merge(events::router(self.log.clone()))
     }
 }
