@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::clock::Clock;
-use shared::reading::Epoch;
+use shared::reading::{Epoch, Seq};
 use tokio::sync::{oneshot, watch};
 
 use ballast::Ballast;
@@ -189,16 +189,16 @@ impl Worker {
             while let Ok(command) = commands.try_recv() {
                 self.take(command, &mut questions, &mut last);
             }
-            self.store.tick(Now {
-                wall: self.clock.now(),
-                steady_ms: i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX),
-            });
+            self.store.tick(Now { wall: self.clock.now(), steady_ms: self.steady_ms() });
             self.write()?;
             for (question, changes) in questions {
                 if question(&mut self.store) {
                     return Err(self.damaged());
                 }
-                if changes {
+                let damaged = self.store.take_damaged();
+                self.metrics.damaged(damaged);
+                // What was given up on the way has become a gap, which somebody waits for.
+                if changes || 0 < damaged {
                     self.refresh()?;
                     self.bump();
                 }
@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// On a full disk: gives the ballast up, so that the log can be moved into the database, rows that have left be
-    /// deleted and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
+    /// deleted, but for their keys, and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
     fn relieve(&mut self) -> Result<bool, StoreError> {
         if self.relieved.is_some_and(|at| at.elapsed() < RELIEVE) {
             return Ok(false);
@@ -265,7 +265,7 @@ impl Worker {
         self.ballast.drop_it();
         let relieved = (|| {
             self.store.checkpoint()?;
-            while 0 < self.store.prune(Linger::No)? {}
+            while 0 < self.store.prune(Linger::KeyAlone)? {}
             self.store.shrink()?;
             self.store.checkpoint()
         })();
@@ -298,29 +298,27 @@ impl Worker {
             let bytes = new.iter().map(|row| row.bytes()).sum();
             make_room(&mut self.store, bytes)?;
             let high = self.store.high().0 + i64::try_from(new.len()).unwrap_or(i64::MAX);
-            let steady_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-            self.side.allow(self.store.epoch(), shared::reading::Seq(high), steady_ms).map_err(|error| {
-                StoreError::Disk {
-                    act: "raise the mark",
-                    path: PathBuf::from("the side file"),
-                    detail: error.to_string(),
-                }
+            let (epoch, stored, high) = (self.store.epoch(), self.store.high(), Seq(high));
+            self.side.allow(epoch, stored, high, self.steady_ms()).map_err(|error| StoreError::Disk {
+                act: "raise the mark",
+                path: PathBuf::from("the side file"),
+                detail: error.to_string(),
             })?;
         }
         let acked: Vec<&Acked> = self.done.iter().map(|(acked, _)| acked).collect();
         let mut closed = Vec::new();
-        if !new.is_empty() || !acked.is_empty() {
-            let committed = self.store.commit(&new, &acked)?;
+        if !admitted.is_empty() || !acked.is_empty() {
+            let committed = self.store.commit(&new, repeats, &acked)?;
             self.metrics.committed(new.len(), committed.acked, began.elapsed());
             closed = committed.closed;
         }
         shared::crash::here("outbox-stored");
         let stored = !new.is_empty();
+        self.confirm();
         if !admitted.is_empty() && admitted.len() == self.waiting.iter().map(|append| append.rows.len()).sum::<usize>()
         {
             self.recovered();
         }
-        self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
         self.metrics.duplicates(repeats);
         // Whoever is answered finds the books as they are after this commit.
         self.refresh()?;
@@ -380,7 +378,20 @@ impl Worker {
         }
     }
 
+    /// Milliseconds since the worker began.
+    fn steady_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// After a commit, and not part of it: what is stored is stored, whether the side file knows of it or not.
+    fn confirm(&mut self) {
+        if let Err(error) = self.side.confirm(self.store.epoch(), self.store.high(), self.steady_ms()) {
+            tracing::debug!(%error, "the side file cannot follow what is stored");
+        }
+    }
+
     fn upkeep(&mut self) -> Result<(), StoreError> {
+        self.confirm();
         if self.full.is_none() && self.told_full.is_some_and(|at| ROOM_AGAIN <= at.elapsed()) {
             self.told_full = None;
             tracing::info!("there is room again");
@@ -447,6 +458,14 @@ impl Worker {
         let (books, epochs) = (self.store.books()?, self.store.live_epochs()?);
         let bytes = self.store.bytes();
         self.metrics.books(&books, bytes, self.bytes_max);
+        let keys = self.store.take_keys_dropped();
+        if 0 < keys {
+            tracing::warn!(
+                keys,
+                "no room for the keys of rows that have left: after a kill their repeats would count twice"
+            );
+            self.metrics.keys_dropped(keys);
+        }
         let closings = if 0 < books.closings_held { self.store.closings_pending()?.len() } else { 0 };
         {
             let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -472,11 +491,11 @@ impl Worker {
     }
 }
 
-/// Deletes what has left, then whole payloads, until `bytes` more fit.
+/// Deletes what has left but for its keys, then whole payloads, until `bytes` more fit.
 fn make_room(store: &mut Store, bytes: u64) -> Result<(), StoreError> {
     loop {
         let Err(full) = store.room_for(bytes) else { return Ok(()) };
-        if store.prune(Linger::No)? == 0 && !store.drop_oldest_payload()? {
+        if store.prune(Linger::KeyAlone)? == 0 && !store.drop_oldest_payload()? {
             return Err(full);
         }
     }

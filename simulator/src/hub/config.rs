@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
 
+use super::faults::Rule;
+use super::limits;
+
 /// How a hub is set up; `default.toml` explains each key.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -44,8 +47,15 @@ pub struct Config {
     /// The registry's file.
     #[serde(default)]
     pub registry: Option<PathBuf>,
+    /// False leaves fsyncs of events out.
+    pub fsync: bool,
     /// Limits of the device side.
     pub mqtt: MqttLimits,
+    /// Throttles and quota.
+    pub limits: limits::Config,
+    /// Scripted misfortune.
+    #[serde(default)]
+    pub faults: Vec<Rule>,
     /// Health, metrics, status.
     pub http: Http,
 }
@@ -95,6 +105,12 @@ impl Config {
         self.data_dir.join("sessions.jsonl")
     }
 
+    /// Every address the hub listens on.
+    pub fn listens(&self) -> Vec<SocketAddr> {
+        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
+        listens.into_iter().flatten().collect()
+    }
+
     /// Adds what cannot be used as it stands.
     pub fn check(&self, mistakes: &mut Mistakes) {
         let hub = !self.name.is_empty()
@@ -117,8 +133,7 @@ impl Config {
         if self.retention_time.is_some_and(|time| time.duration().as_secs() < 1) {
             mistakes.add("retention-time", "must be at least a second, write e.g. \"7d\"");
         }
-        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
-        let listens: Vec<_> = listens.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+        let listens: Vec<_> = self.listens().into_iter().filter(|addr| addr.port() != 0).collect();
         let distinct: BTreeSet<_> = listens.iter().collect();
         mistakes.ensure(
             distinct.len() == listens.len(),
@@ -133,6 +148,10 @@ impl Config {
         // The hub's own is one of them.
         let few = self.device_cas.len() < super::mqtt::AUTHORITIES_MAX;
         mistakes.ensure(few, "device-cas", "must be at most 24 files, as the service takes 25 with the hub's own");
+        mistakes.within("limits", |mistakes| self.limits.check(mistakes));
+        for (at, rule) in self.faults.iter().enumerate() {
+            mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));
+        }
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;
             mistakes.ensure(0 < limits.connections_max, "connections-max", "must be at least 1, write e.g. 10000");

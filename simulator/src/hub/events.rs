@@ -1,6 +1,6 @@
 //! `GET /events`: what the log holds, as JSON, for tests that want to see what arrived without speaking AMQP.
 //!
-//! It is no part of what the hub imitates. It needs no token, and is reached only where `hub.http.listen` is.
+//! It is no part of what the hub imitates. It needs no token: it is there only where `hub.http.listen` is on loopback.
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;

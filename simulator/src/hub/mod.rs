@@ -23,7 +23,11 @@ pub mod log; // events on disk: the hub's memory
 
 pub mod amqp; // service side: the log -> AMQP 1.0
 
-mod faults; // misfortune on demand
+pub mod limits; // what a tier lets through
+
+mod meter; // the day's count on disk
+
+pub mod faults; // misfortune on demand
 
 mod metrics; // rates
 

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::Path;
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
 use serde::Serialize;
+use shared::clock::Clock;
 
 use super::amqp::{self, AmqpHub};
 use super::devices::Registry;
 use super::events;
-use super::faults::Faults;
+use super::faults::{self, Armed, Faults};
+use super::limits::{SharedLimits, Standing};
 use super::log::{Log, PartitionInfo};
 use super::metrics::Metrics;
 use super::mqtt::{Seats, Sessions};
@@ -27,6 +29,10 @@ pub(super) struct Books {
     pub(super) amqp: AmqpHub,
     pub(super) metrics: Arc<Metrics>,
     pub(super) faults: Faults,
+    pub(super) limits: SharedLimits,
+    pub(super) clock: Clock,
+    /// Whether nobody but this machine asks.
+    pub(super) loopback: bool,
 }
 
 #[derive(Serialize)]
@@ -42,7 +48,8 @@ pub(super) struct Status {
     /// Since the hub started.
     metered_units: u64,
     services: amqp::Status,
-    pubacks_to_lose: u64,
+    limits: Standing,
+    faults: Vec<Armed>,
     /// Why the log has stopped, if it has.
     trouble: Option<String>,
 }
@@ -96,28 +103,26 @@ impl Books {
             },
             metered_units: self.metrics.metered_units(),
             services: self.amqp.status(),
-            pubacks_to_lose: self.faults.pubacks_to_lose(),
+            limits: self.limits.lock().standing(self.clock.now()),
+            faults: self.faults.rules(),
             trouble: self.log.trouble().map(|trouble| trouble.to_string()),
             partitions,
         }
     }
 
-    /// `GET /status`, `GET /events` and `POST /faults/lose-pubacks/{count}`.
+    /// The page, `GET /status`, and, where only this machine can ask, `/events` and `/faults`.
     pub(super) fn router(&self) -> Router {
         let books = self.clone();
         let status = shared::http::status(move || {
             let books = books.clone();
             async move { books.status() }
         });
-        let faults = self.faults.clone();
-        let lose = move |Path(count): Path<u64>| {
-            let faults = faults.clone();
-            async move {
-                tracing::warn!(count, "the next PUBACKs will be lost after their events are stored");
-                faults.lose_pubacks(count);
-                Json(count)
-            }
-        };
-        status.route("/faults/lose-pubacks/{count}", post(lose)).merge(events::router(self.log.clone()))
+        let page = status.route("/", get(async || Html(include_str!("status.html"))));
+        match self.loopback {
+            true => page
+                .merge(events::router(self.log.clone()))
+                .merge(faults::router(self.faults.clone(), self.log.partition_count())),
+            false => page,
+        }
     }
 }

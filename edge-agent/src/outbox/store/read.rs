@@ -25,52 +25,83 @@ const CLOSINGS: &str = "SELECT epoch, last, mark FROM epochs AS e
     WHERE ended = 1 AND closed_at IS NULL AND high = acked + given_up
     AND NOT EXISTS (SELECT 1 FROM gaps WHERE epoch_id = e.id AND acked = 0) ORDER BY id";
 
+/// Held rows that follow one another.
+#[derive(Default)]
+struct Page {
+    rows: Vec<Row>,
+    /// Those that cannot be read, and why.
+    damaged: Vec<(RowId, String)>,
+}
+
 impl Store {
-    /// See [`crate::outbox::Outbox::pending`]. A row that cannot be decoded is given up: it would block all behind it.
+    /// See [`crate::outbox::Outbox::pending`]. Rows that cannot be decoded are given up and stepped over: they would
+    /// block all behind them.
     pub(in crate::outbox) fn pending(
         &mut self,
         after: RowId,
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, StoreError> {
-        let mut rows = Vec::new();
-        let mut damaged = Vec::new();
-        let mut bytes = 0;
-        {
-            let fail = fail("read held rows", &self.path);
-            let mut statement = self
-                .connection
-                .prepare_cached(
-                    "SELECT rows.id, epochs.epoch, rows.seq, rows.body FROM rows INDEXED BY rows_held
-                     JOIN epochs ON epochs.id = rows.epoch_id
-                     WHERE rows.state = 0 AND rows.id > ?1 ORDER BY rows.id LIMIT ?2",
-                )
-                .map_err(&fail)?;
-            let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
-            let mut found = statement.query(params![after.0, limit]).map_err(&fail)?;
-            while let Some(row) = found.next().map_err(&fail)? {
-                let id = RowId(row.get(0).map_err(&fail)?);
-                let epoch: String = row.get(1).map_err(&fail)?;
-                let seq = Seq(row.get(2).map_err(&fail)?);
-                let body = row.get_ref(3).map_err(&fail)?.as_blob().unwrap_or_default();
-                match (codec::decode(body), epoch.parse::<Epoch>()) {
-                    (Ok((item, _)), Ok(epoch)) => {
-                        if !rows.is_empty() && bytes_max < bytes + body.len() {
-                            break;
-                        }
-                        bytes += body.len();
-                        rows.push(Row { id, epoch, seq, item });
-                    }
-                    (Err(error), _) => damaged.push((id, error.to_string())),
-                    (_, Err(error)) => damaged.push((id, error.to_string())),
-                }
+        let mut after = after;
+        loop {
+            let page = self.page(after, rows_max, bytes_max)?;
+            if let (Some((first, why)), Some((last, _))) = (page.damaged.first(), page.damaged.last()) {
+                let ids: Vec<RowId> = page.damaged.iter().map(|(id, _)| *id).collect();
+                tracing::error!(
+                    rows = ids.len(),
+                    first = first.0,
+                    last = last.0,
+                    why,
+                    "stored rows cannot be read and are given up"
+                );
+                self.give_up_rows(&ids, "damaged")?;
+                self.damaged += u64::try_from(ids.len()).unwrap_or(0);
+                after = *last;
+            }
+            // Nothing but damage: what can be sent comes behind it.
+            if !page.rows.is_empty() || page.damaged.is_empty() {
+                return Ok(page.rows);
             }
         }
-        for (id, error) in damaged {
-            tracing::error!(row = id.0, error, "a stored row cannot be read and is given up");
-            self.give_up_row(id, "damaged")?;
+    }
+
+    /// How many damaged rows were given up since this was last asked.
+    pub(in crate::outbox) fn take_damaged(&mut self) -> u64 {
+        std::mem::take(&mut self.damaged)
+    }
+
+    fn page(&self, after: RowId, rows_max: usize, bytes_max: usize) -> Result<Page, StoreError> {
+        let fail = fail("read held rows", &self.path);
+        let mut page = Page::default();
+        let mut bytes = 0;
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "SELECT rows.id, epochs.epoch, rows.seq, rows.body FROM rows INDEXED BY rows_held
+                 JOIN epochs ON epochs.id = rows.epoch_id
+                 WHERE rows.state = 0 AND rows.id > ?1 ORDER BY rows.id LIMIT ?2",
+            )
+            .map_err(&fail)?;
+        let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let mut found = statement.query(params![after.0, limit]).map_err(&fail)?;
+        while let Some(row) = found.next().map_err(&fail)? {
+            let id = RowId(row.get(0).map_err(&fail)?);
+            let epoch: String = row.get(1).map_err(&fail)?;
+            let seq = Seq(row.get(2).map_err(&fail)?);
+            let body = row.get_ref(3).map_err(&fail)?.as_blob().unwrap_or_default();
+            match (codec::decode(body), epoch.parse::<Epoch>()) {
+                (Ok((item, _)), Ok(epoch)) => {
+                    if !page.rows.is_empty() && bytes_max < bytes + body.len() {
+                        break;
+                    }
+                    bytes += body.len();
+                    page.rows.push(Row { id, epoch, seq, item });
+                }
+                (Err(error), _) => page.damaged.push((id, error.to_string())),
+                (_, Err(error)) => page.damaged.push((id, error.to_string())),
+            }
         }
-        Ok(rows)
+        Ok(page)
     }
 
     /// See [`crate::outbox::Outbox::gaps_pending`].
@@ -189,7 +220,7 @@ pub struct EpochLine {
     pub given_up: i64,
     /// Of these still to be sent or in flight.
     pub held: i64,
-    /// `open`, `ended` (its closing waits), `closed`, or `lost` (it is not in this database).
+    /// `open`, `ended` (its closing waits), `closed`, or `lost` (it is not in this database, or not to its end).
     pub state: &'static str,
     /// Its last seq, once known.
     pub last: Option<i64>,
@@ -282,7 +313,7 @@ impl Glimpse {
                 let state = match (ended, closed) {
                     (0, _) => "open",
                     (_, Some(_)) => "closed",
-                    (_, None) if stored == 0 => "lost",
+                    (_, None) if stored == 0 || last.is_none() => "lost",
                     (_, None) => "ended",
                 };
                 Ok(EpochLine {
@@ -347,6 +378,24 @@ impl Glimpse {
             })
             .map_err(&fail)?;
         lines.collect::<Result<_, _>>().map_err(&fail)
+    }
+
+    /// How many rows of a selection made room and left only their keys: they can be neither shown nor sent again.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn spent(&self, selection: &Selection) -> Result<i64, StoreError> {
+        let fail = fail("count rows that made room", &self.path);
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'spent')";
+        // The database of an earlier version, which no agent of this one has opened yet.
+        if !self.connection.query_row(sql, [], |row| row.get::<_, bool>(0)).map_err(&fail)? {
+            return Ok(0);
+        }
+        let sql = "SELECT count(*) FROM spent WHERE seq BETWEEN ?2 AND ?3
+            AND (?1 IS NULL OR epoch_id = (SELECT id FROM epochs WHERE epoch = ?1))";
+        let epoch = selection.epoch.map(|epoch| epoch.to_string());
+        let bounds = params![epoch, selection.from.map_or(0, |seq| seq.0), selection.to.map_or(i64::MAX, |seq| seq.0)];
+        self.connection.query_row(sql, bounds, |row| row.get(0)).map_err(&fail)
     }
 
     /// When the oldest held row was stored.

@@ -1,5 +1,9 @@
 //! The store through its life: epochs, restarts, copies put back, damage.
 
+mod copies;
+mod damage;
+mod room;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -90,8 +94,9 @@ impl Rig {
         let new: Vec<&Prepared> = rows.iter().zip(&admitted).filter_map(|(row, new)| new.then_some(*row)).collect();
         if !new.is_empty() {
             let high = self.store.high().0 + i64::try_from(new.len()).expect("few");
-            self.side.allow(self.store.epoch(), Seq(high), self.second * 1_000).expect("a mark");
-            self.store.commit(&new, &[]).expect("stored");
+            self.side.allow(self.store.epoch(), self.store.high(), Seq(high), self.second * 1_000).expect("a mark");
+            self.store.commit(&new, 0, &[]).expect("stored");
+            self.side.confirm(self.store.epoch(), self.store.high(), self.second * 1_000).expect("a floor");
         }
         new.len()
     }
@@ -117,7 +122,7 @@ impl Rig {
     }
 
     fn ack(&mut self, acked: Acked) {
-        let committed = self.store.commit(&[], &[&acked]).expect("marked");
+        let committed = self.store.commit(&[], 0, &[&acked]).expect("marked");
         self.side.closed(&committed.closed).expect("taken out");
     }
 
@@ -232,7 +237,7 @@ fn an_epoch_without_seqs_has_no_closing() {
 fn a_crash_between_mark_and_commit_claims_no_loss() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.side.allow(rig.store.epoch(), Seq(1), 0).expect("a mark");
+    rig.side.allow(rig.store.epoch(), Seq(0), Seq(1), 0).expect("a mark");
     drop(rig);
     let (rig, opened) = Rig::open(&place.path, 1);
     assert_eq!((rig.closings(), opened.lost), (vec![], vec![]));
@@ -489,7 +494,7 @@ fn a_long_refused_payload_stays_whole_for_quarantine_days() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
     let row = Prepared::new(NewRow { item: refusal(100_000), key: None, boot_time: BootTime::default() });
-    rig.store.commit(&[&row], &[]).expect("stored");
+    rig.store.commit(&[&row], 0, &[]).expect("stored");
     let page = rig.store.pending(RowId(0), 10, 10).expect("readable");
     let HeldItem::Rejected { rejected, raw_len, .. } = &page[0].item else { panic!("a refusal") };
     assert_eq!((rejected.raw.len(), *raw_len), (32 * 1024, 100_000));
@@ -522,10 +527,10 @@ fn at_bytes_max_nothing_more_fits_until_rows_leave() {
     assert!(error.contains("raise `outbox.bytes-max`"), "{error}");
     rig.ack_rows(400);
     assert!(rig.store.room_for(20_000).is_err(), "acknowledged rows linger");
-    assert_eq!(rig.store.prune(Linger::No).expect("pruned"), 400);
+    assert_eq!(rig.store.prune(Linger::KeyAlone).expect("pruned"), 400);
     rig.store.room_for(20_000).expect("there is room again");
     rig.ack_rows(100_000);
-    while 0 < rig.store.prune(Linger::No).expect("pruned") {}
+    while 0 < rig.store.prune(Linger::KeyAlone).expect("pruned") {}
     rig.store.shrink().expect("shrunk");
     rig.store.checkpoint().expect("checkpointed");
     assert!(rig.store.bytes() < 1 << 18, "{} bytes", rig.store.bytes());
@@ -603,7 +608,7 @@ proptest! {
                 Deed::GiveUp(count) => {
                     let ids: Vec<_> = rig.held().into_iter().take(count).collect();
                     for (id, ..) in ids {
-                        rig.store.give_up_row(id, "dropped").expect("given up");
+                        rig.store.give_up_rows(&[id], "dropped").expect("given up");
                         model.held.pop_front();
                         model.given_up += 1;
                     }

@@ -24,6 +24,7 @@ use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
 use super::telemetry::{self, Said, Violation};
+use crate::hub::faults::Action;
 use crate::hub::log::{AppendError, Appended, Appending, NewEvent};
 
 /// A device that does not take our few bytes for this long is gone.
@@ -95,7 +96,15 @@ impl End {
 /// A publish on its way to disk.
 struct Stored {
     packet_id: Option<u16>,
+    loses_puback: bool,
     appending: Option<Appending>,
+}
+
+/// What is owed to the device for a publish that is stored.
+struct Puback {
+    /// None for QoS 0.
+    packet_id: Option<u16>,
+    lost: bool,
 }
 
 /// A device that was let in.
@@ -291,23 +300,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let appending = match telemetry::said(guest, &publish)? {
             Said::Event { event, metered_units } => {
                 self.door.metrics.took(event.body.len() as u64, metered_units);
+                let _ = self.door.tier.lock().send(self.door.clock.now(), metered_units);
                 Some(self.door.log.submit(*event).await)
             }
             Said::Unasked => None,
         };
-        self.stored.push_back(Stored { packet_id: publish.packet_id, appending });
+        let loses_puback = self.door.faults.message(&guest.device_id).contains(&Action::LosePuback);
+        self.stored.push_back(Stored { packet_id: publish.packet_id, loses_puback, appending });
         Ok(())
     }
 
     /// Acknowledges what is stored by now, in one write.
-    async fn acknowledge(&mut self, first: Option<u16>) -> Result<(), End> {
+    async fn acknowledge(&mut self, first: Puback) -> Result<(), End> {
         let mut acts = vec![];
         let mut next = Some(first);
         let mut lost = false;
-        while let Some(packet_id) = next {
-            if let Some(packet_id) = packet_id {
+        while let Some(puback) = next {
+            if let Some(packet_id) = puback.packet_id {
                 crash::here("hub-stored");
-                if self.door.faults.loses_puback() {
+                if puback.lost {
                     lost = true;
                     break;
                 }
@@ -376,21 +387,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 impl Stored {
     /// `Some` once it is stored; holds the id to acknowledge, if there is one.
-    fn already(&mut self) -> Result<Option<Option<u16>>, AppendError> {
+    fn already(&mut self) -> Result<Option<Puback>, AppendError> {
         match &mut self.appending {
-            None => Ok(Some(self.packet_id)),
-            Some(appending) => Ok(appending.already()?.map(|_| self.packet_id)),
+            None => Ok(Some(self.puback())),
+            Some(appending) => Ok(appending.already()?.map(|_| self.puback())),
         }
+    }
+
+    fn puback(&self) -> Puback {
+        Puback { packet_id: self.packet_id, lost: self.loses_puback }
     }
 }
 
 /// Waits for the first publish on its way to be stored; for ever if there is none. May be dropped and called again.
-async fn first_stored(stored: &mut VecDeque<Stored>) -> Result<Option<u16>, AppendError> {
+async fn first_stored(stored: &mut VecDeque<Stored>) -> Result<Puback, AppendError> {
     let Some(first) = stored.front_mut() else { return pending().await };
     if let Some(appending) = &mut first.appending {
         let _: Appended = appending.wait().await?;
     }
-    Ok(stored.pop_front().and_then(|first| first.packet_id))
+    let first = stored.pop_front().expect("it is still the first");
+    Ok(first.puback())
 }
 
 /// Reads what has come; the end of the stream is [`End::Vanished`]. May be dropped and called again.

@@ -36,6 +36,7 @@ pub(super) use self::sessions::Sessions;
 use super::config::MqttLimits;
 use super::devices::Registry;
 use super::faults::Faults;
+use super::limits::SharedLimits;
 use super::log::Log;
 use super::metrics::Metrics;
 
@@ -52,6 +53,8 @@ pub(super) struct Door {
     pub(super) limits: MqttLimits,
     pub(super) seats: Seats,
     pub(super) faults: Faults,
+    /// What the tier lets through.
+    pub(super) tier: SharedLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }

@@ -22,7 +22,10 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::Config;
 use crate::hub::ca;
+use crate::hub::faults::{Fault, Rule};
+use crate::hub::limits::{self, Limits};
 use crate::hub::log::{Options, StoredEvent};
 
 const HOST: &str = "hub.azure-devices.net";
@@ -41,11 +44,12 @@ impl Stand {
     async fn open(limits: MqttLimits) -> Self {
         shared::tls::install_provider();
         let dir = tempfile::tempdir().expect("a directory");
-        let options = Options { partitions: 4, retention_time: None, retention_bytes: None, clock: Clock::Real };
+        let options = Options::new(4, Clock::Real);
         let log = Log::open(&dir.path().join("log"), &options).expect("a log");
         let registry = Registry::prepare(dir.path().join("devices.toml"), &["d-1".to_owned(), "d-2".to_owned()]);
         let hosts = ca::server_names(HOST, &[], &[]);
         let server = ca::server(dir.path(), &hosts, Clock::Real.now()).expect("a certificate");
+        let tier = Config::load(None).expect("the default").hub.limits;
         let door = Arc::new(Door {
             hosts,
             registry: registry.expect("a registry"),
@@ -56,6 +60,7 @@ impl Stand {
             limits,
             seats: Seats::default(),
             faults: Faults::default(),
+            tier: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
             metrics: Metrics::new(&mut Metered::default()),
             stop: CancellationToken::new(),
         });
@@ -283,7 +288,7 @@ async fn a_second_connection_of_a_device_drops_the_first() {
 #[tokio::test]
 async fn a_lost_puback_leaves_the_event_stored_and_the_connection_dead() {
     let stand = Stand::open(limits()).await;
-    stand.door.faults.lose_pubacks(1);
+    stand.door.faults.add(Rule { times: Some(1), ..Rule::new(Fault::LosePuback) });
     let (client, mut device) = stand.good("d-1");
     connected(&mut device).await.expect("admitted");
     client.publish(events("d-1"), QoS::AtLeastOnce, false, "once").await.expect("queued");
