@@ -1,4 +1,4 @@
-//! `simulator hub`, `simulator hub run`, `simulator hub connection-strings`.
+//! `simulator hub`, `simulator hub run`, `simulator hub connection-strings`, `simulator hub register`.
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::connect::Connect;
+use super::devices::{self, Means, Thumbprint};
 use super::run::{self, HubError};
 
 /// Arguments of `simulator hub`.
@@ -20,7 +21,7 @@ pub struct Args {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Serve until told to stop (the default)
     Run,
@@ -30,6 +31,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Register a device or module, or give it other means of proof; a hub that runs knows it at once
+    Register(Register),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Register {
+    /// The device's id
+    device: String,
+    /// Register this module of the device; the device too, if it is not yet
+    #[arg(long)]
+    module: Option<String>,
+    /// What it proves itself by. A certificate is issued for x509-ca, and for x509-thumbprint without --thumbprint
+    #[arg(long, value_enum, default_value_t = Means::Sas)]
+    auth: Means,
+    /// Of a certificate it has: SHA-1 or SHA-256, hexadecimal
+    #[arg(long)]
+    thumbprint: Option<String>,
+    /// How long a certificate issued now is valid
+    #[arg(long, default_value_t = 365)]
+    days: u32,
 }
 
 /// Runs the command, for one hub or several.
@@ -37,6 +58,7 @@ pub fn main(program: &str, args: Args, configs: Vec<Config>) -> ExitCode {
     let done = apart(&configs).and_then(|()| match args.command.unwrap_or(Command::Run) {
         Command::Run => serve(configs),
         Command::ConnectionStrings { json } => connection_strings(&configs, json),
+        Command::Register(asked) => register(&configs, &asked),
     });
     match done {
         Ok(()) => Exit::Ok.into(),
@@ -70,6 +92,55 @@ fn serve(configs: Vec<Config>) -> Result<(), Failed> {
         }
         done
     })
+}
+
+fn register(configs: &[Config], asked: &Register) -> Result<(), Failed> {
+    let refuse = |text: String| -> Failed { (text.into(), Exit::Usage) };
+    for id in [Some(&asked.device), asked.module.as_ref()].into_iter().flatten() {
+        if let Some(fault) = devices::id_fault(id) {
+            return Err(refuse(format!("`{}` cannot be an id: it {fault}", id.escape_debug())));
+        }
+    }
+    let given =
+        match asked.thumbprint.as_deref() {
+            Some(_) if asked.auth != Means::X509Thumbprint => {
+                return Err(refuse("--thumbprint needs --auth x509-thumbprint".to_owned()));
+            }
+            Some(text) => Some(Thumbprint::parse(text).ok_or_else(|| {
+                refuse("--thumbprint must be 40 (SHA-1) or 64 (SHA-256) hexadecimal digits".to_owned())
+            })?),
+            None => None,
+        };
+    let failed = |error: HubError| -> Failed {
+        let exit = error.exit();
+        (error.into(), exit)
+    };
+    let [config] = configs else { return Err(refuse("`register` takes one --config: one hub".to_owned())) };
+    let (device, module) = (asked.device.as_str(), asked.module.as_deref());
+    let by_authority = asked.auth == Means::X509Ca;
+    let issued = match asked.auth != Means::Sas && given.is_none() {
+        true => {
+            let (directory, now) = (config.identity_dir(), shared::clock::Clock::Real.now());
+            let issued = super::ca::issue_device(&directory, device, module, by_authority, asked.days, now);
+            Some(issued.map_err(|error| failed(error.into()))?)
+        }
+        false => None,
+    };
+    let thumbprint = given.or(issued.as_ref().map(|issued| issued.thumbprint.clone())).filter(|_| !by_authority);
+    devices::register(&config.registry_file(), device, module, asked.auth, thumbprint.as_ref())
+        .map_err(|error| failed(error.into()))?;
+    let mut out = io::stdout().lock();
+    let printed = match &issued {
+        None => writeln!(out, "registered; `simulator hub connection-strings` prints what it needs"),
+        Some(issued) => writeln!(
+            out,
+            "registered; its certificate is {}, its key {}, SHA-256 {}",
+            issued.certificate_file.display(),
+            issued.key_file.display(),
+            issued.thumbprint
+        ),
+    };
+    printed.and_then(|()| out.flush()).map_err(|error| (error.into(), Exit::Retry))
 }
 
 /// Hubs of one process must not share what each of them needs for itself.

@@ -39,6 +39,8 @@ pub struct Config {
     pub retention_size: Option<Size>,
     /// Devices registered at start.
     pub devices: Vec<String>,
+    /// Files with authorities that may sign devices' certificates, beside the hub's own.
+    pub device_cas: Vec<PathBuf>,
     /// Keys and certificates, if not in the data directory.
     #[serde(default)]
     pub identity_dir: Option<PathBuf>,
@@ -70,6 +72,8 @@ pub struct MqttLimits {
     pub packet_timeout: Span,
     /// Publishes of one connection on their way to disk.
     pub unacknowledged_max: usize,
+    /// So long after its end a token still lets a device in.
+    pub clock_skew: Span,
 }
 
 /// The table `[hub.http]`.
@@ -94,6 +98,11 @@ impl Config {
     /// The registry's file.
     pub fn registry_file(&self) -> PathBuf {
         self.registry.clone().unwrap_or_else(|| self.identity_dir().join("devices.toml"))
+    }
+
+    /// Where the device side keeps what outlives a connection.
+    pub fn sessions_file(&self) -> PathBuf {
+        self.data_dir.join("sessions.jsonl")
     }
 
     /// Every address the hub listens on.
@@ -136,6 +145,9 @@ impl Config {
                 mistakes.add(format!("devices[{at}]"), fault);
             }
         }
+        // The hub's own is one of them.
+        let few = self.device_cas.len() < super::mqtt::AUTHORITIES_MAX;
+        mistakes.ensure(few, "device-cas", "must be at most 24 files, as the service takes 25 with the hub's own");
         mistakes.within("limits", |mistakes| self.limits.check(mistakes));
         for (at, rule) in self.faults.iter().enumerate() {
             mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::amqp::{self, AmqpHub};
 use super::ca::{self, CaError};
 use super::config::Config;
-use super::devices::{Identities, Registry, RegistryError};
+use super::devices::{Identities, Registry, RegistryError, Right};
 use super::faults::{self, Faults};
 use super::log::{AppendError, Log, OpenError, Options};
 use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
-use super::mqtt::{self, Door, Seats};
+use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
 
 const GRACE: Duration = Duration::from_secs(15);
@@ -66,7 +66,7 @@ impl HubError {
     pub fn exit(&self) -> Exit {
         match self {
             HubError::Registry(RegistryError::Malformed { .. })
-            | HubError::Ca(CaError::Malformed { .. } | CaError::Issue { .. })
+            | HubError::Ca(CaError::Malformed { .. } | CaError::Issue { .. } | CaError::NoAuthority { .. })
             | HubError::Open(OpenError::NotALog { .. } | OpenError::Partitions { .. }) => Exit::Usage,
             _ => Exit::Retry,
         }
@@ -100,6 +100,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
     let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::server(&identity, &names, clock.now())?;
+    let mut cas = config.device_cas.clone();
+    cas.push(ca::device_ca_file(&identity));
+    let authorities = Authorities::read(&cas)?;
     // Ports first: a hub that cannot serve makes no log.
     let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
     let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
@@ -108,6 +111,8 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         None => None,
     };
     let log = Log::open(&config.log_dir(), &options(config, &clock, &faults))?;
+    let path = config.sessions_file();
+    let sessions = Sessions::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
@@ -124,6 +129,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         log: log.clone(),
         registry: registry.clone(),
         seats: seats.clone(),
+        sessions: sessions.clone(),
         amqp: amqp.clone(),
         metrics: Arc::clone(&metrics),
         faults: faults.clone(),
@@ -138,6 +144,8 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let door = Door {
         hosts: names,
         registry,
+        authorities,
+        sessions,
         log: log.clone(),
         clock,
         limits: config.mqtt.clone(),
@@ -159,7 +167,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         let stop = stop.clone();
         async move { Ok(meter.keep(limits, stop).await?) }
     });
-    let tls = Arc::clone(&server.tls);
+    let tls = Arc::clone(&server.device_tls);
     tasks.spawn("mqtt", async move {
         mqtt::serve(mqtt_listener, tls, Arc::new(door)).await;
         Ok(())
@@ -242,7 +250,7 @@ fn policies(identities: &Identities) -> Vec<amqp::Policy> {
     let both = |policy: &super::devices::Policy| {
         [&policy.primary_key, &policy.secondary_key].map(|key| amqp::Policy::new(&policy.name, key.reveal()))
     };
-    identities.policies.iter().flat_map(both).collect()
+    identities.policies.iter().filter(|policy| policy.may(Right::ServiceConnect)).flat_map(both).collect()
 }
 
 async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, HubError> {

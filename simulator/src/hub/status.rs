@@ -10,11 +10,12 @@ use shared::clock::Clock;
 
 use super::amqp::{self, AmqpHub};
 use super::devices::Registry;
+use super::events;
 use super::faults::{self, Armed, Faults};
 use super::limits::{SharedLimits, Standing};
 use super::log::{Log, PartitionInfo};
 use super::metrics::Metrics;
-use super::mqtt::Seats;
+use super::mqtt::{Seats, Sessions};
 
 /// Where the books are kept.
 #[derive(Clone)]
@@ -24,6 +25,7 @@ pub(super) struct Books {
     pub(super) log: Log,
     pub(super) registry: Registry,
     pub(super) seats: Seats,
+    pub(super) sessions: Sessions,
     pub(super) amqp: AmqpHub,
     pub(super) metrics: Arc<Metrics>,
     pub(super) faults: Faults,
@@ -74,6 +76,8 @@ struct Numbered {
 #[serde(rename_all = "kebab-case")]
 struct Devices {
     registered: usize,
+    /// Devices and modules whose subscriptions outlive their connections.
+    kept_sessions: usize,
     connections: i64,
     connected: Vec<String>,
 }
@@ -92,7 +96,8 @@ impl Books {
             created_at: self.log.created_at(),
             events: Events { stored, kept: stored - given_up, bytes: infos().map(|info| info.bytes).sum() },
             devices: Devices {
-                registered: self.registry.now().devices.len(),
+                registered: self.registry.now().devices().len(),
+                kept_sessions: self.sessions.len(),
                 connections: self.metrics.connections(),
                 connected: self.seats.devices(),
             },
@@ -105,7 +110,7 @@ impl Books {
         }
     }
 
-    /// The page, `GET /status`, and, where only this machine can ask, `/faults`.
+    /// The page, `GET /status`, and, where only this machine can ask, `/events` and `/faults`.
     pub(super) fn router(&self) -> Router {
         let books = self.clone();
         let status = shared::http::status(move || {
@@ -114,7 +119,9 @@ impl Books {
         });
         let page = status.route("/", get(async || Html(include_str!("status.html"))));
         match self.loopback {
-            true => page.merge(faults::router(self.faults.clone(), self.log.partition_count())),
+            true => page
+                .merge(events::router(self.log.clone()))
+                .merge(faults::router(self.faults.clone(), self.log.partition_count())),
             false => page,
         }
     }

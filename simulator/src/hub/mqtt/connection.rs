@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Door;
-use super::auth::{self, Denied, Guest};
+use super::auth::{self, Denied, Guest, Rules};
+use super::certificates::Chain;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
+use super::sessions::Filter;
 use super::telemetry::{self, Said, Violation};
 use crate::hub::faults::Action;
 use crate::hub::log::{AppendError, Appended, Appending, NewEvent};
@@ -61,6 +64,8 @@ pub(super) enum End {
     PubackLost,
     #[error("{0}")]
     NotStored(#[from] AppendError),
+    #[error("its subscriptions cannot be kept: {0}")]
+    NotKept(io::Error),
     #[error("the hub stops")]
     Stopping,
     #[error("reading or writing: {0}")]
@@ -83,6 +88,7 @@ impl End {
             End::TakenOver => Some("taken-over"),
             End::PubackLost => Some("puback-lost"),
             End::NotStored(_) => Some("not-stored"),
+            End::NotKept(_) => Some("not-kept"),
         }
     }
 }
@@ -114,7 +120,7 @@ pub(super) struct Connection<S> {
     inbox: BytesMut,
     outgoing: Vec<u8>,
     stored: VecDeque<Stored>,
-    filters: Vec<String>,
+    filters: Vec<Filter>,
     quiet: Duration,
     quiet_at: Instant,
     partial_since: Option<Instant>,
@@ -146,12 +152,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves the connection to its end; CONNECT must have come by `patience`.
-    pub(super) async fn serve(mut self, patience: Instant) -> End {
+    /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`.
+    pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> End {
         let stop = self.door.stop.clone();
         let greeted = tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            greeted = tokio::time::timeout_at(patience, self.greet()) => greeted,
+            greeted = tokio::time::timeout_at(patience, self.greet(chain)) => greeted,
         };
         let admitted = match greeted {
             Ok(Ok(admitted)) => admitted,
@@ -171,25 +177,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         end
     }
 
-    async fn greet(&mut self) -> Result<Admitted, End> {
+    async fn greet(&mut self, chain: Chain) -> Result<Admitted, End> {
         loop {
             while !self.inbox.is_empty() {
                 if let Came::Hello(hello) = self.feed().await? {
-                    return self.welcome(&hello).await;
+                    return self.welcome(&hello, &chain).await;
                 }
             }
             read_some(&mut self.stream, &mut self.inbox).await?;
         }
     }
 
-    async fn welcome(&mut self, hello: &Hello) -> Result<Admitted, End> {
+    async fn welcome(&mut self, hello: &Hello, chain: &Chain) -> Result<Admitted, End> {
         let mut acts = vec![];
-        match self.judge(hello) {
+        match self.judge(hello, chain) {
             Ok((guest, will)) => {
-                let seat = self.door.seats.take(&guest.device_id);
-                self.session.accept(&mut acts);
+                let client_id = guest.client_id();
+                let seat = self.door.seats.take(&client_id);
+                let kept = self.door.sessions.begin(&client_id, hello.clean).map_err(End::NotKept)?;
+                self.session.accept(kept.is_some(), &mut acts);
+                self.filters = kept.unwrap_or_default();
                 self.perform(acts).await?;
-                tracing::debug!(device = guest.device_id, "connected");
+                tracing::debug!(client_id, "connected");
                 Ok(Admitted { guest, seat, will })
             }
             Err(denied) => {
@@ -203,9 +212,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn judge(&self, hello: &Hello) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
+    fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
         let door = &self.door;
-        let guest = auth::admit(hello, &door.hosts, &door.registry.now(), door.clock.now())?;
+        let rules = Rules {
+            hosts: &door.hosts,
+            known: &door.registry.now(),
+            authorities: &door.authorities,
+            clock_skew: door.limits.clock_skew.duration(),
+            now: door.clock.now(),
+        };
+        let guest = auth::admit(hello, chain, &rules)?;
         let Some(will) = &hello.will else { return Ok((guest, None)) };
         match telemetry::said(&guest, will) {
             Ok(Said::Event { mut event, .. }) => {
@@ -228,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
                 () = admitted.seat.leave.cancelled() => return Ok(End::TakenOver),
-                () = door.clock.sleep_until(Some(admitted.guest.expires)) => return Ok(End::Expired),
+                () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox), if !blocked => read?,
                 stored = first_stored(&mut self.stored) => self.acknowledge(stored?).await?,
                 () = sleep_until_some(partial) => return Err(End::Slow),
@@ -250,23 +266,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(guest, publish).await?,
-                Came::Subscribe(packet_id, filters) => {
-                    telemetry::subscribe(guest, &mut self.filters, filters.iter().map(|(filter, _)| filter.as_str()))?;
-                    let code = |(_, qos): &(String, Qos)| match qos {
-                        Qos::AtMostOnce => SubackReturnCode::SuccessMaximumQos0,
-                        Qos::AtLeastOnce | Qos::ExactlyOnce => SubackReturnCode::SuccessMaximumQos1,
-                    };
-                    let mut acts = vec![];
-                    self.session.subscribed(packet_id, filters.iter().map(code).collect(), &mut acts);
-                    self.perform(acts).await?;
+                Came::Subscribe(packet_id, filters) => self.subscribe(guest, packet_id, filters).await?,
+                Came::Unsubscribe(filters) => {
+                    self.filters.retain(|(held, _)| !filters.contains(held));
+                    self.keep(guest)?;
                 }
-                Came::Unsubscribe(filters) => self.filters.retain(|held| !filters.contains(held)),
             }
         }
         if self.inbox.is_empty() && 4 * READ_BYTES < self.inbox.capacity() {
             self.inbox = BytesMut::new(); // a large packet came once; its memory need not stay
         }
         Ok(())
+    }
+
+    async fn subscribe(&mut self, guest: &Guest, packet_id: u16, filters: Vec<(String, Qos)>) -> Result<(), End> {
+        let filters: Vec<Filter> = filters.into_iter().map(|(filter, qos)| (filter, qos as u8)).collect();
+        self.filters = telemetry::subscribe(guest, mem::take(&mut self.filters), &filters)?;
+        self.keep(guest)?;
+        let code = |(_, qos): &Filter| match qos {
+            0 => SubackReturnCode::SuccessMaximumQos0,
+            _ => SubackReturnCode::SuccessMaximumQos1,
+        };
+        let mut acts = vec![];
+        self.session.subscribed(packet_id, filters.iter().map(code).collect(), &mut acts);
+        self.perform(acts).await.map(|_| ())
+    }
+
+    fn keep(&self, guest: &Guest) -> Result<(), End> {
+        self.door.sessions.keep(&guest.client_id(), &self.filters).map_err(End::NotKept)
     }
 
     async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {

@@ -10,9 +10,13 @@ mod connection; // one socket
 
 mod session; // bytes <-> packets
 
-mod auth; // user name and token against the registry
+mod auth; // user name, token and certificate against the registry
 
-mod seats; // one connection per device
+mod certificates; // X.509
+
+mod seats; // one connection per device or module
+
+mod sessions; // what outlives a connection
 
 mod telemetry; // topics, properties, sizes
 
@@ -24,8 +28,10 @@ use std::sync::Arc;
 use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
 pub(super) use self::listener::serve;
 pub(crate) use self::seats::Seats;
+pub(super) use self::sessions::Sessions;
 
 use super::config::MqttLimits;
 use super::devices::Registry;
@@ -39,6 +45,9 @@ pub(super) struct Door {
     /// Every name this hub goes by.
     pub(super) hosts: Vec<String>,
     pub(super) registry: Registry,
+    /// Whose signature on a device's certificate counts.
+    pub(super) authorities: Authorities,
+    pub(super) sessions: Sessions,
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) limits: MqttLimits,
