@@ -161,39 +161,6 @@ fn the_demo_ends_with_the_proof() {
     }
 }
 
-#[test]
-fn a_demo_whose_folder_is_deleted_names_what_is_gone() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let demo = dir.path().join("demo");
-    let child = Command::new(env!("CARGO_BIN_EXE_tests"))
-        .args([
-            "demo",
-            "--",
-            "--seconds",
-            "300",
-            "--devices",
-            "2",
-            "--rate",
-            "20",
-            "--dir",
-            &demo.display().to_string(),
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the demo starts");
-    // The devices' ledger is made when they start: after the agent.
-    let sends = wait::until(Duration::from_secs(120), || demo.join("ledger.jsonl").exists().then_some(()));
-    assert!(sends.is_some(), "the devices send");
-    let agent = demo.join("edge");
-    std::fs::remove_dir_all(&agent).expect("the agent's folder is there");
-    let output = child.wait_with_output().expect("the demo ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().last().unwrap_or_default();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(last.starts_with(&format!("demo: {} is gone", agent.display())), "{said}");
-}
-
 /// The seqs of `epoch` that wait in the outbox of a stopped agent.
 fn held_seqs(outbox: &Path, epoch: &str) -> Vec<i64> {
     let database = rusqlite::Connection::open(outbox).expect("the outbox opens");

@@ -79,8 +79,10 @@ pub(super) fn run(args: &Args) -> Result<bool, DemoError> {
     let layout = Layout::create(directory.path())?;
     let mut stack = Stack::prepare(layout, Launcher::current()?, &wishes)?;
     let proof = play(&mut stack, args, &wishes, &mut progress, &interrupt);
-    if proof.is_err() {
-        stack.stop_all();
+    match &proof {
+        // Programs that lost their files cannot drain: they are killed when the stack is dropped.
+        Ok(_) | Err(DemoError::Gone(_)) => {}
+        Err(_) => stack.stop_all(),
     }
     proof
 }
