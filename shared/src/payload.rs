@@ -79,13 +79,9 @@ impl Unreadable {
 
     /// The same, with what the members before the fault tell.
     fn knowing(mut self, entries: &[(String, &RawValue)], fields: &Fields) -> Self {
-        for (name, raw) in entries {
-            if *name == fields.time {
-                self.time = time_of(raw.get()).ok();
-            } else if *name == fields.n {
-                self.n = serde_json::from_str(raw.get()).ok();
-            }
-        }
+        let known = |name| once(entries, name).ok().flatten();
+        self.time = known(&fields.time).and_then(|raw| time_of(raw.get()).ok());
+        self.n = known(&fields.n).and_then(|raw| serde_json::from_str(raw.get()).ok());
         self
     }
 }
@@ -108,20 +104,25 @@ pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
         return Err(unreadable.knowing(&entries, fields));
     }
     let mut payload = Payload::default();
+    match once(&entries, &fields.time) {
+        Ok(raw) => match raw.map(|raw| time_of(raw.get())).transpose() {
+            Ok(time) => payload.time = time,
+            Err(fault) => payload.faults.push(fault),
+        },
+        Err(Twice) => payload.faults.push(format!("time: `{}` stands twice in the payload", fields.time)),
+    }
+    match once(&entries, &fields.n) {
+        Ok(raw) => match raw.map(|raw| serde_json::from_str::<i64>(raw.get()).map_err(|_| raw)).transpose() {
+            Ok(n) => payload.n = n,
+            Err(raw) => payload.faults.push(format!("number: `{}` is no whole number: {}", fields.n, clip(raw.get()))),
+        },
+        Err(Twice) => payload.faults.push(format!("number: `{}` stands twice in the payload", fields.n)),
+    }
     for (name, raw) in &entries {
-        if *name == fields.time {
-            match time_of(raw.get()) {
-                Ok(time) => payload.time = Some(time),
-                Err(fault) => payload.faults.push(fault),
-            }
-        } else if *name == fields.n {
-            match serde_json::from_str::<i64>(raw.get()) {
-                Ok(n) => payload.n = Some(n),
-                Err(_) => {
-                    payload.faults.push(format!("number: `{}` is no whole number: {}", fields.n, clip(raw.get())))
-                }
-            }
-        } else if METRICS_MAX <= payload.measured.len() {
+        if *name == fields.time || *name == fields.n {
+            continue;
+        }
+        if METRICS_MAX <= payload.measured.len() {
             let why = format!("payload: more than {METRICS_MAX} metrics");
             return Err(Unreadable::new(why).knowing(&entries, fields));
         } else {
@@ -202,21 +203,31 @@ pub fn time_of(json: &str) -> Result<Timestamp, String> {
     }
 }
 
+/// A member of an object stands there more than once: which one is meant, nobody can tell.
+struct Twice;
+
+/// The member called `name`, if there is one.
+fn once<'j>(entries: &[(String, &'j RawValue)], name: &str) -> Result<Option<&'j RawValue>, Twice> {
+    let mut found = entries.iter().filter(|(member, _)| member == name).map(|(_, raw)| *raw);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(Twice),
+        (first, None) => Ok(first),
+    }
+}
+
 fn measurement(json: &str) -> Result<(Value, Option<String>), String> {
     let mut reader = serde_json::Deserializer::from_str(json);
     let mut entries = Vec::new();
     reader.deserialize_map(Entries(&mut entries)).map_err(|e| format!("type: {e}"))?;
-    let (mut value, mut unit) = (None, None);
-    for (name, raw) in entries {
-        match name.as_str() {
-            "v" => value = Some(scalar(raw.get())?),
-            "u" => {
-                unit =
-                    serde_json::from_str::<Option<String>>(raw.get()).map_err(|_| "unit: `u` is no text".to_owned())?
-            }
-            _ => {}
+    let value = once(&entries, "v").map_err(|Twice| "type: `v` stands twice in the object".to_owned())?;
+    let unit = once(&entries, "u").map_err(|Twice| "unit: `u` stands twice in the object".to_owned())?;
+    let value = value.map(|raw| scalar(raw.get())).transpose()?;
+    let unit = match unit {
+        Some(raw) => {
+            serde_json::from_str::<Option<String>>(raw.get()).map_err(|_| "unit: `u` is no text".to_owned())?
         }
-    }
+        None => None,
+    };
     if let Some(unit) = &unit
         && (64 < unit.len() || unit.chars().any(char::is_control))
     {
@@ -339,6 +350,23 @@ mod tests {
         check(
             r#"{"ts":9223372036854775807,"a":1}"#,
             expect!["fault[time: outside the years 1 to 9999: 9223372036854775807] a=1"],
+        );
+    }
+
+    #[test]
+    fn a_time_or_number_that_stands_twice_is_believed_in_neither_place() {
+        check(
+            r#"{"n":1,"n":2,"ts":1790000000000000,"a":1}"#,
+            expect!["t=2026-09-21T14:13:20Z fault[number: `n` stands twice in the payload] a=1"],
+        );
+        check(
+            r#"{"ts":1790000000000000,"a":1,"n":7,"ts":1790000000000000,"b":2,"ts":3}"#,
+            expect!["n=7 fault[time: `ts` stands twice in the payload] a=1 b=2"],
+        );
+        check(r#"{"n":"x","n":2,"a":1}"#, expect!["fault[number: `n` stands twice in the payload] a=1"]);
+        check(
+            r#"{"a":{"v":1,"v":2},"b":{"v":1,"u":"m","u":"s"}}"#,
+            expect![["a![type: `v` stands twice in the object] b![unit: `u` stands twice in the object]"]],
         );
     }
 

@@ -134,6 +134,7 @@ pub async fn verify(options: &Options) -> Result<Report, VerifyError> {
     let refused = silver.quarantine(&mut epochs, &mut direct, &mut expected, &mut problems).await?;
     let mut streams = Streams::default();
     let given_up = silver.gaps(&mut epochs, &mut streams, &mut problems, &mut notes).await?;
+    silver.highs(&mut epochs).await?;
     let proof = epochs.prove(&mut problems);
     let books = books::balance(&silver.readings, (rows, refused), &proof, &mut problems).await?;
     let gold = books::gold(&lake, &silver, &proof, &mut problems).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deltalake::arrow::datatypes::{DataType, TimeUnit};
 use futures::StreamExt as _;
+use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
 use super::expected::{Expected, QuarantineRow, ReadingRow};
@@ -74,6 +75,17 @@ impl Silver {
         let side = [(self.quarantine.as_ref(), "silver.quarantine"), (self.gaps.as_ref(), "silver.gaps")];
         let side = side.into_iter().filter_map(|(table, name)| Some((table?, name)));
         std::iter::once((&self.readings, "silver.readings")).chain(side).collect()
+    }
+
+    /// Reads the highs that no row has, which commits of silver.readings keep: gateway -> epoch -> seq.
+    pub(super) async fn highs(&self, epochs: &mut Epochs) -> Result<(), VerifyError> {
+        let kept = self.readings.newest_info("highs").await?;
+        for (gateway, of) in kept.as_ref().and_then(Json::as_object).into_iter().flatten() {
+            for (epoch, high) in of.as_object().into_iter().flatten() {
+                epochs.high(gateway, epoch, high.as_i64().unwrap_or(0));
+            }
+        }
+        Ok(())
     }
 
     /// Reads silver.readings; gives its number of rows.

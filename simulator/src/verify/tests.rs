@@ -302,6 +302,9 @@ async fn what_is_outstanding_must_be_held() {
     assert_eq!((report.outstanding, report.missing), (4, 0));
     let report = verified(&lake, &sends, &[], Some(3)).await;
     assert_eq!(report.problems.kinds(), ["held-differs"]);
+    // Named by an Envelope of which nothing was new.
+    lake.named = 9;
+    assert_eq!(verified(&lake, &sends, &[], Some(6)).await.outstanding, 6);
 }
 
 #[tokio::test]

@@ -259,3 +259,15 @@ proptest::proptest! {
         assert!(!verdicts("telemetry/press-1", text.as_bytes()).is_empty());
     }
 }
+
+#[test]
+fn a_number_that_stands_twice_speaks_against_every_value() {
+    let twice = verdicts("telemetry/d", br#"{"n":1,"ts":"2026-11-23T10:00:00Z","a":1,"b":2,"n":2}"#);
+    assert_eq!(twice.len(), 2);
+    for verdict in &twice {
+        let HeldItem::Rejected { rejected, .. } = &verdict.item else { panic!("{verdict:?}") };
+        assert_eq!(rejected.reasons, ["number: `n` stands twice in the payload"]);
+        assert_eq!(rejected.source_seq, None);
+        assert!(verdict.key.is_some(), "its time is there");
+    }
+}

@@ -39,6 +39,8 @@ pub(super) struct Lake {
     pub(super) refusals: Vec<Refusal>,
     pub(super) gaps: Vec<Gap>,
     pub(super) high: i64,
+    /// The high that stands in no row.
+    pub(super) named: i64,
     /// Added to what would balance the books.
     pub(super) decoded_too_many: i64,
     /// What the books say.
@@ -67,6 +69,7 @@ pub(super) fn sound() -> (Lake, Vec<Draft>) {
         refusals: vec![(3, Some("a"), Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
         gaps: vec![("closed", 1, 3, 0)],
         high: 0,
+        named: 0,
         decoded_too_many: 0,
         gap_arrived: 0,
         gold: None,
@@ -150,7 +153,7 @@ impl Lake {
         let decoded = (r.len() + refused.len()) as i64 + duplicates + self.decoded_too_many;
         let gap_arrived = self.gap_arrived;
         let totals = json!({"events": 2, "decoded": decoded, "duplicates": duplicates, "gap_arrived": gap_arrived});
-        let metadata = vec![("totals", totals)];
+        let metadata = vec![("totals", totals), ("highs", json!({"gw": {"00e1": self.named}}))];
         let readings = write(
             dir,
             "silver/readings",
