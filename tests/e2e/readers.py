@@ -1,6 +1,6 @@
 """Reads the lake with PyPI `deltalake` and with DuckDB's Delta reader; prints what each saw as JSON.
 
-usage: readers.py LAKE tables            protocol, time types and row counts of every table, by both readers
+usage: readers.py LAKE tables            protocol, columns and row counts of every table, by both readers
        readers.py LAKE daily             daily means and counts of silver.readings, by DuckDB
        readers.py - csv FILE TIME NULL   daily means and counts of a recording's columns, by DuckDB
 """
@@ -23,6 +23,17 @@ def connect():
     return con
 
 
+def delta_type(kind):
+    """A type of the Delta log in one word: long, map<string,long>, array<string>."""
+    if isinstance(kind, str):
+        return kind
+    if kind["type"] == "map":
+        return f"map<{delta_type(kind['keyType'])},{delta_type(kind['valueType'])}>"
+    if kind["type"] == "array":
+        return f"array<{delta_type(kind['elementType'])}>"
+    return json.dumps(kind)
+
+
 def tables(lake):
     from deltalake import DeltaTable
 
@@ -32,12 +43,14 @@ def tables(lake):
         path = log.parent
         table = DeltaTable(str(path))
         protocol = table.protocol()
-        types = {field.name: str(field.type) for field in table.schema().fields}
+        columns = [[field.name, delta_type(json.loads(field.type.to_json()))] for field in table.schema().fields]
+        described = con.execute(f"DESCRIBE SELECT * FROM delta_scan('{path}')").fetchall()
         seen[str(path.relative_to(lake))] = {
             "reader": protocol.min_reader_version,
             "writer": protocol.min_writer_version,
-            "types": types,
-            "rows": table.to_pyarrow_table().num_rows if hasattr(table, "to_pyarrow_table") else None,
+            "columns": columns,
+            "duckdb_columns": [[name, kind] for name, kind, *_ in described],
+            "rows": table.to_pyarrow_table().num_rows,
             "duckdb_rows": con.execute(f"SELECT count(*) FROM delta_scan('{path}')").fetchone()[0],
         }
     return seen

@@ -48,8 +48,14 @@ impl Scenario {
 
     /// Starts the fleet: ten devices, 100 readings a second for eight seconds, with every fault.
     pub(crate) fn start_devices(&mut self) {
+        self.start_devices_for(8);
+    }
+
+    /// Starts the same fleet for so many seconds.
+    pub(crate) fn start_devices_for(&mut self, seconds: u64) {
+        let seconds = seconds.to_string();
         self.stack
-            .spawn(Part::Devices, &["--devices", "10", "--rate", "100", "--seconds", "8"], &[])
+            .spawn(Part::Devices, &["--devices", "10", "--rate", "100", "--seconds", &seconds], &[])
             .expect("devices start");
     }
 
@@ -140,6 +146,11 @@ impl Scenario {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         format!("--- {}\n{}", part.as_str(), lines[lines.len().saturating_sub(25)..].join("\n"))
+    }
+
+    /// All that a part has printed.
+    pub(crate) fn log(&self, part: Part) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.stack.log(part)).unwrap_or_default()).into_owned()
     }
 
     /// What everybody says of themselves, for a failing test.

@@ -149,6 +149,12 @@ impl Layout {
         &self.dir
     }
 
+    /// What every running copy needs and this one no longer has: somebody deleted it.
+    pub fn gone(&self) -> Option<PathBuf> {
+        let needed = [self.dir.clone(), self.config_dir(), self.logs(), self.hub(), self.edge(), self.outbox()];
+        needed.into_iter().find(|path| !path.exists())
+    }
+
     /// The lake: `bronze`, `silver`, `gold`.
     pub fn lake(&self) -> PathBuf {
         self.dir.join("lake")
@@ -245,6 +251,20 @@ mod tests {
         let mut base: Table = "a = 1\n[t]\nx = 1\ny = 2\n".parse().expect("toml");
         merge(&mut base, &"[t]\ny = 3\nz = 4\n".parse().expect("toml"));
         assert_eq!(base, "a = 1\n[t]\nx = 1\ny = 3\nz = 4\n".parse().expect("toml"));
+    }
+
+    #[test]
+    fn what_is_gone_is_named_the_outermost_first() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let layout = Layout::create(temp.path().join("copy")).expect("folders");
+        fs::write(layout.outbox(), "").expect("writes");
+        assert_eq!(layout.gone(), None);
+        fs::remove_file(layout.outbox()).expect("removes");
+        assert_eq!(layout.gone(), Some(layout.outbox()));
+        fs::remove_dir_all(layout.edge()).expect("removes");
+        assert_eq!(layout.gone(), Some(layout.edge()));
+        fs::remove_dir_all(layout.dir()).expect("removes");
+        assert_eq!(layout.gone(), Some(layout.dir().to_owned()));
     }
 
     #[test]

@@ -114,11 +114,16 @@ fn told(done: &Outcome) {
     }
     let example =
         |first: &Option<String>| first.as_ref().map(|first| format!("; the first: {first}")).unwrap_or_default();
+    if let Some(place) = &cells.unclosed_quote {
+        let lines = cells.lines_swallowed;
+        progress::say(&format!("{lines} lines were left out: the quote at {place} is never closed and swallows them"));
+    }
     for (count, text) in [
         (cells.rows_without_time, format!("rows without a time were left out{}", example(&cells.first_without_time))),
         (cells.rows_without_value, "rows without a value were left out".to_owned()),
         (cells.cells_empty, "empty cells were not sent".to_owned()),
         (cells.cells_bad, format!("cells that are no number were not sent{}", example(&cells.first_bad))),
+        (cells.cells_surplus, format!("cells behind the last column were not sent{}", example(&cells.first_surplus))),
         (cells.missing_values, "values that stand for \"no value\" were sent, to be refused".to_owned()),
         (done.left_out.len() as u64, format!("columns without a number were left out: {}", done.left_out.join(", "))),
     ] {

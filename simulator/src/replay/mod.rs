@@ -11,6 +11,8 @@ pub mod when; // a time, as recordings write it
 
 pub mod table; // which column is what
 
+pub mod quotes; // one that is never closed
+
 pub mod cli; // `simulator replay`
 
 use std::collections::BTreeMap;
@@ -165,6 +167,16 @@ pub struct Cells {
     /// The first of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_bad: Option<String>,
+    /// Cells that hold something and stand behind the header's last column; not sent.
+    pub cells_surplus: u64,
+    /// The first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_surplus: Option<String>,
+    /// Lines left out: swallowed by a quote that is never closed.
+    pub lines_swallowed: u64,
+    /// Where that quote stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unclosed_quote: Option<String>,
     /// Values sent that stand for "no value".
     pub missing_values: u64,
 }
@@ -212,24 +224,15 @@ pub async fn run(
     let shift = if config.shift_to_now { shift(Clock::Real.now(), &table, config.speed) } else { 0 };
     let start = Start { version: VERSION, kind: "replay".into(), source, shift };
     let (ledger, recovered) = Ledger::open(config.ledger.as_deref(), start).map_err(FleetError::from)?;
-    let cells = Arc::new(Mutex::new(Cells::default()));
+    let cells = Arc::new(Mutex::new(Cells {
+        lines_swallowed: table.unclosed.map_or(0, |quote| quote.lines),
+        unclosed_quote: table.unclosed.map(|quote| format!("{}:{}", file.display(), quote.line)),
+        ..Cells::default()
+    }));
     let rows_before = recovered.n_last.get(&config.device).copied().unwrap_or(0);
     let left_out = table.left_out.clone();
-    let mut rows = table::reader(open(file)?, table.delimiter);
-    // The header was read by the survey; what the reader says of it is known.
-    let _ = rows.headers();
-    let replay = Replay {
-        shift: recovered.start.map_or(shift, |start| start.shift),
-        skip: rows_before,
-        topic: topic_of(&config.device),
-        config: config.clone(),
-        table,
-        rows,
-        row: 0,
-        began: None,
-        ready: None,
-        cells: Arc::clone(&cells),
-    };
+    let shift = recovered.start.map_or(shift, |start| start.shift);
+    let replay = Replay::open(config, file, table, shift, rows_before, Arc::clone(&cells))?;
     let wire = Wire { broker: Arc::new(broker), ledger: Arc::new(ledger), counters, window: config.window, stop };
     let mut tasks = JoinSet::new();
     let task = wire.clone();
@@ -239,6 +242,13 @@ pub async fn run(
     let progress = finish(tasks, &wire, None, config.drain.duration()).await?;
     let cells = cells.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Outcome { progress, cells, rows_before, left_out })
+}
+
+/// A cell as a message shows it: one that an open quote made may be the rest of the file.
+fn clip(cell: &str) -> String {
+    let line = cell.lines().next().unwrap_or_default();
+    let short: String = line.chars().take(60).collect();
+    if short.len() < cell.len() { format!("{short}…") } else { short }
 }
 
 /// How far to move a recording that starts to be sent at `now`. Sent at its own speed or faster, its last row carries
@@ -256,6 +266,7 @@ fn shift(now: Timestamp, table: &Table, speed: Speed) -> i64 {
 /// The rows of a recording as a device's sends.
 struct Replay {
     config: Config,
+    file: PathBuf,
     table: Table,
     rows: csv::Reader<BufReader<File>>,
     row: i64,
@@ -270,6 +281,21 @@ struct Replay {
 }
 
 impl Replay {
+    fn open(
+        config: &Config,
+        file: &Path,
+        table: Table,
+        shift: i64,
+        skip: i64,
+        cells: Arc<Mutex<Cells>>,
+    ) -> Result<Self, ReplayError> {
+        let mut rows = table::reader(open(file)?, table.delimiter);
+        // The header was read by the survey; what the reader says of it is known.
+        let _ = rows.headers();
+        let (topic, config, file) = (topic_of(&config.device), config.clone(), file.to_owned());
+        Ok(Self { config, file, table, rows, row: 0, skip, shift, topic, began: None, ready: None, cells })
+    }
+
     /// The next row that has a time and a value; `None` at the end.
     fn read(&mut self) -> Option<(Timestamp, Draft)> {
         let mut record = csv::StringRecord::new();
@@ -289,10 +315,17 @@ impl Replay {
                 continue;
             }
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = || format!("{}:{line}", self.file.display());
+            for (place, cell) in record.iter().enumerate().skip(self.table.width) {
+                if !cell.trim().is_empty() {
+                    cells.cells_surplus += 1;
+                    cells.first_surplus.get_or_insert_with(|| format!("{}, cell {}: `{cell}`", at(), place + 1));
+                }
+            }
             let time_cells = table::time_cells(&record, &self.table.time);
             let Some(time) = when::parse(&time_cells) else {
                 cells.rows_without_time += 1;
-                cells.first_without_time.get_or_insert_with(|| format!("line {line}: `{}`", time_cells.join(" ")));
+                cells.first_without_time.get_or_insert_with(|| format!("{}: `{}`", at(), time_cells.join(" ")));
                 continue;
             };
             let mut values = Vec::with_capacity(self.table.columns.len());
@@ -303,7 +336,7 @@ impl Replay {
                     Some(Ok(value)) => value,
                     Some(Err(())) => {
                         cells.cells_bad += 1;
-                        cells.first_bad.get_or_insert_with(|| format!("line {line}, {}: `{cell}`", column.name));
+                        cells.first_bad.get_or_insert_with(|| format!("{}, {}: `{}`", at(), column.name, clip(cell)));
                         continue;
                     }
                     None => {
@@ -375,7 +408,17 @@ mod tests {
 
     fn table(first: i64, latest: i64) -> Table {
         let (first, latest) = (Timestamp::from_micros(first), Timestamp::from_micros(latest));
-        Table { delimiter: b',', time: vec![0], columns: vec![], left_out: vec![], rows: 2, first, latest }
+        Table {
+            delimiter: b',',
+            time: vec![0],
+            columns: vec![],
+            width: 1,
+            unclosed: None,
+            left_out: vec![],
+            rows: 2,
+            first,
+            latest,
+        }
     }
 
     #[test]
@@ -390,6 +433,37 @@ mod tests {
             let shift = shift(now, &table(200, 1_000), speed);
             assert_eq!((200 + shift, 1_000 + shift), (first, last), "{speed:?}");
         }
+    }
+
+    #[test]
+    fn what_a_row_has_too_much_of_is_counted_and_named_by_file_and_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("odd.csv");
+        let text = "ts,a,b\n1,1,2\n2,3,4,\n3,5,6,7, 8\n4,9,\"10\n5,11,12\n6,13,14\n";
+        std::fs::write(&file, text).expect("written");
+        let config = Config {
+            device: "d".into(),
+            time: vec![],
+            values: vec![],
+            units: BTreeMap::new(),
+            speed: Speed::Max,
+            shift_to_now: false,
+            missing_values: vec![],
+            fate: Fate::Reading,
+            ledger: None,
+            window: 1,
+            drain: "1s".parse().expect("a span"),
+        };
+        let table = survey(&config, &file).expect("a recording");
+        let unclosed = table.unclosed.map(|quote| (quote.line, quote.lines));
+        assert_eq!(unclosed, Some((5, 2)), "lines 6 and 7 are swallowed");
+        let cells = Arc::new(Mutex::new(Cells::default()));
+        let mut replay = Replay::open(&config, &file, table, 0, 0, Arc::clone(&cells)).expect("opens");
+        while replay.read().is_some() {}
+        let cells = cells.lock().expect("whole").clone();
+        assert_eq!((cells.rows_sent, cells.cells_bad, cells.cells_surplus), (4, 1, 2), "{cells:?}");
+        assert_eq!(cells.first_surplus, Some(format!("{}:4, cell 4: `7`", file.display())));
+        assert_eq!(cells.first_bad, Some(format!("{}:5, b: `10…`", file.display())));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use shared::reading::MetricName;
 use shared::time::Timestamp;
 
+use super::quotes::{Quotes, Unclosed};
 use super::when;
 
 /// What the caller says about the columns; what is empty is found out.
@@ -47,6 +48,10 @@ pub struct Table {
     pub time: Vec<usize>,
     /// The values sent.
     pub columns: Vec<Column>,
+    /// How many columns the header names.
+    pub width: usize,
+    /// A quote that swallows the rest of the recording.
+    pub unclosed: Option<Unclosed>,
     /// Columns that are not sent, because they hold no number.
     pub left_out: Vec<String>,
     /// Rows with a time.
@@ -63,6 +68,15 @@ pub enum TableError {
     /// The CSV reader failed.
     #[error("read the recording: {0}")]
     Csv(String),
+    /// There is nothing in it.
+    #[error("find a header line; the recording is empty")]
+    Empty,
+    /// There is nothing behind its header.
+    #[error("find a row; the recording holds nothing but its header, `{columns}`")]
+    NothingButHeader {
+        /// The header.
+        columns: String,
+    },
     /// A column that was asked for is not there.
     #[error("find the column `{name}`; the recording has: {columns}")]
     NoColumn {
@@ -121,8 +135,11 @@ pub fn survey(mut input: impl BufRead, wanted: &Wanted) -> Result<Table, TableEr
     let mut header = Vec::new();
     input.read_until(b'\n', &mut header).map_err(|e| failed(&e))?;
     let delimiter = delimiter(&String::from_utf8_lossy(&header));
-    let mut rows = reader(header.as_slice().chain(input), delimiter);
+    let mut rows = reader(Quotes::new(header.as_slice().chain(input), delimiter), delimiter);
     let headers: Vec<String> = rows.headers().map_err(|e| failed(&e))?.iter().map(clean).collect();
+    if headers.iter().all(String::is_empty) {
+        return Err(TableError::Empty);
+    }
     let find = |name: &String| {
         let columns = || headers.join(", ");
         headers
@@ -160,8 +177,12 @@ pub fn survey(mut input: impl BufRead, wanted: &Wanted) -> Result<Table, TableEr
     }
     let names = |at: &[usize]| at.iter().map(|at| headers[*at].as_str()).collect::<Vec<_>>().join(",");
     let Some((first, latest)) = found else {
-        return Err(TableError::NoRows { columns: names(&time), cell: first_cell.unwrap_or_default() });
+        return Err(match first_cell {
+            Some(cell) => TableError::NoRows { columns: names(&time), cell },
+            None => TableError::NothingButHeader { columns: headers.join(",") },
+        });
     };
+    let unclosed = rows.get_ref().unclosed();
     let (mut columns, mut left_out) = (Vec::new(), Vec::new());
     for at in candidates {
         let name = headers[at].clone();
@@ -185,7 +206,7 @@ pub fn survey(mut input: impl BufRead, wanted: &Wanted) -> Result<Table, TableEr
     if columns.is_empty() {
         return Err(TableError::NoValues);
     }
-    Ok(Table { delimiter, time, columns, left_out, rows: count, first, latest })
+    Ok(Table { delimiter, time, columns, width: headers.len(), unclosed, left_out, rows: count, first, latest })
 }
 
 /// A header without what editors put around it: a byte order mark, blanks.
@@ -270,6 +291,10 @@ mod tests {
         check("ts,b\n1,2\n", &[], &["c"], Err(TableError::NoColumn { name: "c".into(), columns: "ts, b".into() }));
         check("ts,b\nnever,2\n", &[], &[], Err(TableError::NoRows { columns: "ts".into(), cell: "never".into() }));
         check("ts,b\n1,x\n", &[], &[], Err(TableError::NoValues));
+        for empty in ["", "\n\n", "\u{feff}"] {
+            check(empty, &[], &[], Err(TableError::Empty));
+        }
+        check("ts,b\n", &[], &[], Err(TableError::NothingButHeader { columns: "ts,b".into() }));
     }
 
     #[test]

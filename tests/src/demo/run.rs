@@ -41,6 +41,10 @@ pub(super) enum DemoError {
     NotStopped(&'static str),
     #[error("verify the lake: {0}")]
     Verify(String),
+    #[error(
+        "{0} is gone: it was deleted while the demo ran, which cannot prove anything without it; start the demo again"
+    )]
+    Gone(std::path::PathBuf),
     #[error("interrupted: everything was stopped, nothing was proved")]
     Interrupted,
 }
@@ -49,7 +53,7 @@ impl DemoError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             DemoError::Directory(DirectoryError::Busy { .. }) => Exit::Retry,
-            DemoError::Interrupted => Exit::No,
+            DemoError::Interrupted | DemoError::Gone(_) => Exit::No,
             DemoError::Directory(_) | DemoError::Wishes(_) | DemoError::NoRecording(_) => Exit::Usage,
             DemoError::Ended { status, .. } if status.code() == Some(64) => Exit::Usage,
             DemoError::Stack(StackError::NotReady { ended, .. }) if ended.contains("64") => Exit::Usage,
@@ -75,8 +79,10 @@ pub(super) fn run(args: &Args) -> Result<bool, DemoError> {
     let layout = Layout::create(directory.path())?;
     let mut stack = Stack::prepare(layout, Launcher::current()?, &wishes)?;
     let proof = play(&mut stack, args, &wishes, &mut progress, &interrupt);
-    if proof.is_err() {
-        stack.stop_all();
+    match &proof {
+        // Programs that lost their files cannot drain: they are killed when the stack is dropped.
+        Ok(_) | Err(DemoError::Gone(_)) => {}
+        Err(_) => stack.stop_all(),
     }
     proof
 }
@@ -148,6 +154,7 @@ fn watch_devices(
     let began = Instant::now();
     loop {
         interrupt.check()?;
+        whole(stack)?;
         progress.show(stack, began.elapsed(), limit);
         for part in [Part::Hub, Part::Ingester, Part::Agent] {
             if let Some(status) = stack.ended(part) {
@@ -175,6 +182,7 @@ fn settle(
     let began = Instant::now();
     while !condition(stack) {
         interrupt.check()?;
+        whole(stack)?;
         progress.show(stack, began.elapsed(), None);
         for part in [Part::Hub, Part::Ingester, Part::Agent] {
             if let Some(status) = stack.ended(part) {
@@ -189,15 +197,23 @@ fn settle(
     Ok(())
 }
 
+/// What is missing in the demo's folder explains more than what its programs then say.
+fn whole(stack: &Stack) -> Result<(), DemoError> {
+    stack.layout.gone().map_or(Ok(()), |path| Err(DemoError::Gone(path)))
+}
+
 fn stop(stack: &mut Stack, part: Part) -> Result<(), DemoError> {
     match stack.stop(part) {
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(ended(stack, part, status)),
-        None => Err(DemoError::NotStopped(part.as_str())),
+        None => whole(stack).and(Err(DemoError::NotStopped(part.as_str()))),
     }
 }
 
 fn ended(stack: &Stack, part: Part, status: std::process::ExitStatus) -> DemoError {
+    if let Err(gone) = whole(stack) {
+        return gone;
+    }
     DemoError::Ended { part: part.as_str(), status, last_lines: stack.last_lines(part, 20) }
 }
 
