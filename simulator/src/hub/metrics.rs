@@ -14,6 +14,7 @@ pub(super) struct Metrics {
     events: Counter,
     bytes: Counter,
     metered_units: Counter,
+    dropped: Family<Closed, Counter>,
     closed: Family<Closed, Counter>,
     connections: Gauge,
 }
@@ -34,6 +35,7 @@ impl Metrics {
         hub.register("events", "Device-to-cloud messages taken", metrics.events.clone());
         hub.register("body_bytes", "Their bodies", metrics.bytes.clone());
         hub.register("metered_units", "Blocks of 4 KB they would be billed for", metrics.metered_units.clone());
+        hub.register("dropped", "Messages that were neither stored nor acknowledged", metrics.dropped.clone());
         hub.register("closed", "Device connections ended by the hub", metrics.closed.clone());
         hub.register("connections", "Device connections open", metrics.connections.clone());
         Arc::new(metrics)
@@ -43,6 +45,10 @@ impl Metrics {
         self.events.inc();
         self.bytes.inc_by(body_bytes);
         self.metered_units.inc_by(metered_units);
+    }
+
+    pub(super) fn dropped(&self, reason: &'static str) {
+        self.dropped.get_or_create(&Closed { reason }).inc();
     }
 
     pub(super) fn closed(&self, reason: &'static str) {

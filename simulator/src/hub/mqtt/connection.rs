@@ -1,9 +1,8 @@
-//! One connection: a socket, a [`Session`], and what is on its way to disk.
+//! One connection: a socket, a [`Session`], and the publishes that are under way.
 //!
 //! Publishes are handed to the log in the order they came and acknowledged in that order, each after the fsync that
-//! stored it.
+//! stored it; what the tier's limits and the script of faults say about each comes first.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::mem;
@@ -12,100 +11,35 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use mqtt_protocol_core::mqtt::packet::Qos;
-use mqtt_protocol_core::mqtt::result_code::SubackReturnCode;
+use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 use shared::crash;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Door;
 use super::auth::{self, Denied, Guest, Rules};
 use super::certificates::Chain;
+use super::end::End;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
-use super::telemetry::{self, Said, Violation};
+use super::telemetry::{self, Said};
+use super::underway::{Luck, Puback, Taken, Underway};
 use crate::hub::faults::Action;
-use crate::hub::log::{AppendError, Appended, Appending, NewEvent};
+use crate::hub::limits::Verdict;
+use crate::hub::log::NewEvent;
 
 /// A device that does not take our few bytes for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// At a stop, this long is waited for what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The service hangs up after this much silence, whatever the device asked for.
+/// The service hangs up after this much silence, whatever the device asked for: 29.45 minutes, the idle timeout of its
+/// load balancer. Source: Azure IoT Hub, "Communicate with an IoT hub using the MQTT protocol".
 const QUIET_MAX: Duration = Duration::from_secs(1767);
-const READ_BYTES: usize = 8 * 1024;
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("the device left")]
-    Left,
-    #[error("the device closed the connection without DISCONNECT")]
-    Vanished,
-    #[error("{0}")]
-    Fault(#[from] Fault),
-    #[error("{0}")]
-    Denied(#[from] Denied),
-    #[error("{0}")]
-    Violation(#[from] Violation),
-    #[error("no TLS or no CONNECT within `hub.mqtt.connect-timeout`")]
-    ConnectTimeout,
-    #[error("TLS: {0}")]
-    Tls(io::Error),
-    #[error("silence for 1.5 times the device's keep-alive")]
-    Quiet,
-    #[error("a packet did not end within `hub.mqtt.packet-timeout`")]
-    Slow,
-    #[error("its token expired")]
-    Expired,
-    #[error("another connection came with the same device id")]
-    TakenOver,
-    #[error("a PUBACK was to be lost")]
-    PubackLost,
-    #[error("{0}")]
-    NotStored(#[from] AppendError),
-    #[error("its subscriptions cannot be kept: {0}")]
-    NotKept(io::Error),
-    #[error("the hub stops")]
-    Stopping,
-    #[error("reading or writing: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl End {
-    /// As it stands in metrics; `None` where the device ended the connection.
-    pub(super) const fn as_str(&self) -> Option<&'static str> {
-        match self {
-            End::Left | End::Vanished | End::Io(_) | End::Stopping => None,
-            End::Fault(fault) => Some(fault.as_str()),
-            End::Denied(denied) => Some(denied.as_str()),
-            End::Violation(violation) => Some(violation.as_str()),
-            End::ConnectTimeout => Some("connect-timeout"),
-            End::Tls(_) => Some("tls"),
-            End::Quiet => Some("keep-alive"),
-            End::Slow => Some("slow"),
-            End::Expired => Some("token-ended"),
-            End::TakenOver => Some("taken-over"),
-            End::PubackLost => Some("puback-lost"),
-            End::NotStored(_) => Some("not-stored"),
-            End::NotKept(_) => Some("not-kept"),
-        }
-    }
-}
-
-/// A publish on its way to disk.
-struct Stored {
-    packet_id: Option<u16>,
-    loses_puback: bool,
-    appending: Option<Appending>,
-}
-
-/// What is owed to the device for a publish that is stored.
-struct Puback {
-    /// None for QoS 0.
-    packet_id: Option<u16>,
-    lost: bool,
-}
+/// What a connection with little to say reads into; thousands of them wait.
+const READ_BYTES_MIN: usize = 512;
+/// What a busy one reads into.
+const READ_BYTES_MAX: usize = 16 * 1024;
 
 /// A device that was let in.
 struct Admitted {
@@ -118,8 +52,11 @@ pub(super) struct Connection<S> {
     session: Session,
     stream: S,
     inbox: BytesMut,
+    read_bytes: usize,
     outgoing: Vec<u8>,
-    stored: VecDeque<Stored>,
+    underway: Underway,
+    /// Once a limit is exceeded: when the connection ends, and why. Until then publishes are not heard.
+    doom: Option<(Instant, &'static str)>,
     filters: Vec<Filter>,
     quiet: Duration,
     quiet_at: Instant,
@@ -142,8 +79,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             session: Session::new(telemetry::PACKET_BYTES_MAX),
             stream,
             inbox: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
             outgoing: vec![],
-            stored: VecDeque::new(),
+            underway: Underway::default(),
+            doom: None,
             filters: vec![],
             quiet: QUIET_MAX,
             quiet_at: Instant::now() + QUIET_MAX,
@@ -155,61 +94,98 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`.
     pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> End {
         let stop = self.door.stop.clone();
-        let greeted = tokio::select! {
+        let hello = tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            greeted = tokio::time::timeout_at(patience, self.greet(chain)) => greeted,
+            greeted = tokio::time::timeout_at(patience, self.greet()) => match greeted {
+                Ok(Ok(hello)) => hello,
+                Ok(Err(end)) => return end,
+                Err(_) => return End::ConnectTimeout,
+            },
         };
-        let admitted = match greeted {
-            Ok(Ok(admitted)) => admitted,
-            Ok(Err(end)) => return end,
-            Err(_) => return End::ConnectTimeout,
+        let admitted = tokio::select! {
+            () = stop.cancelled() => return End::Stopping,
+            admitted = self.welcome(&hello, &chain) => match admitted {
+                Ok(admitted) => admitted,
+                Err(end) => return end,
+            },
         };
+        drop((hello, chain));
         let end = self.run(&admitted).await.unwrap_or_else(|end| end);
-        if matches!(end, End::Stopping) {
-            // A failure here leaves publishes unacknowledged: their devices send them again.
-            let _ = timeout(DRAIN, self.drain()).await;
+        match &end {
+            End::Stopping => {
+                // A failure here leaves publishes unacknowledged: their devices send them again.
+                let _ = timeout(DRAIN, self.drain()).await;
+            }
+            End::BlackHole(length) => {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = sleep(*length) => {}
+                }
+            }
+            _ => {}
         }
         if let Some(will) = admitted.will.filter(|_| !matches!(end, End::Left | End::Stopping)) {
             // The device is gone; nobody is left to be told.
             let _ = self.door.log.append(*will).await;
         }
-        let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
+        if !matches!(end, End::BlackHole(_)) {
+            let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
+        }
         end
     }
 
-    async fn greet(&mut self, chain: Chain) -> Result<Admitted, End> {
+    async fn greet(&mut self) -> Result<Box<Hello>, End> {
         loop {
             while !self.inbox.is_empty() {
                 if let Came::Hello(hello) = self.feed().await? {
-                    return self.welcome(&hello, &chain).await;
+                    return Ok(hello);
                 }
             }
-            read_some(&mut self.stream, &mut self.inbox).await?;
+            read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes).await?;
         }
     }
 
     async fn welcome(&mut self, hello: &Hello, chain: &Chain) -> Result<Admitted, End> {
         let mut acts = vec![];
-        match self.judge(hello, chain) {
-            Ok((guest, will)) => {
-                let client_id = guest.client_id();
-                let seat = self.door.seats.take(&client_id);
-                let kept = self.door.sessions.begin(&client_id, hello.clean).map_err(End::NotKept)?;
-                self.session.accept(kept.is_some(), &mut acts);
-                self.filters = kept.unwrap_or_default();
-                self.perform(acts).await?;
-                tracing::debug!(client_id, "connected");
-                Ok(Admitted { guest, seat, will })
-            }
+        let (guest, will) = match self.judge(hello, chain) {
+            Ok(admitted) => admitted,
             Err(denied) => {
                 let client_id: String = hello.client_id.chars().take(128).collect();
                 tracing::info!(client_id = %client_id.escape_debug(), %denied, "refused a device");
-                self.session.refuse(denied.code(), &mut acts);
-                self.perform(acts).await?;
-                let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
-                Err(denied.into())
+                return Err(self.refuse(denied.code(), denied.into()).await);
+            }
+        };
+        if self.door.faults.connect(&guest.device_id) {
+            return Err(self.refuse(ConnectReturnCode::ServerUnavailable, End::Scripted("refused")).await);
+        }
+        let verdict = self.door.tier.lock().connect(self.door.clock.now());
+        match verdict {
+            Verdict::Now => {}
+            Verdict::Later(wait) => sleep(wait).await,
+            Verdict::Never { reason, after } => {
+                sleep(after).await;
+                return Err(End::Limited(reason));
             }
         }
+        let client_id = guest.client_id();
+        let seat = self.door.seats.take(&client_id);
+        let kept = self.door.sessions.begin(&client_id, hello.clean).map_err(End::NotKept)?;
+        self.session.accept(kept.is_some(), &mut acts);
+        self.filters = kept.unwrap_or_default();
+        self.perform(acts).await?;
+        tracing::debug!(client_id, "connected");
+        Ok(Admitted { guest, seat, will })
+    }
+
+    /// Tells the device no; gives what to end with.
+    async fn refuse(&mut self, code: ConnectReturnCode, end: End) -> End {
+        let mut acts = vec![];
+        self.session.refuse(code, &mut acts);
+        if let Err(end) = self.perform(acts).await {
+            return end;
+        }
+        let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
+        end
     }
 
     fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
@@ -236,27 +212,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let door = Arc::clone(&self.door);
         loop {
             self.digest(&admitted.guest).await?;
-            let blocked = door.limits.unacknowledged_max <= self.stored.len();
+            let blocked = self.is_full();
             // While we do not read, the device cannot be heard: its silence is ours.
             let partial =
                 self.partial_since.filter(|_| !blocked).map(|since| since + door.limits.packet_timeout.duration());
             let quiet = Some(self.quiet_at).filter(|_| !blocked);
+            let due = self.underway.due();
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
                 () = admitted.seat.leave.cancelled() => return Ok(End::TakenOver),
                 () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
-                read = read_some(&mut self.stream, &mut self.inbox), if !blocked => read?,
-                stored = first_stored(&mut self.stored) => self.acknowledge(stored?).await?,
+                read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
+                puback = self.underway.first() => self.acknowledge(puback?).await?,
+                () = sleep_until_some(due) => self.underway.submit_due(&door.log).await,
+                () = sleep_until_some(self.doom.map(|(at, _)| at)) => {
+                    return Err(End::Limited(self.doom.map_or("", |(_, why)| why)));
+                }
                 () = sleep_until_some(partial) => return Err(End::Slow),
                 () = sleep_until_some(quiet) => return Err(End::Quiet),
             }
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.door.limits.unacknowledged_max <= self.underway.len()
+    }
+
     /// Takes packets out of the inbox until it is empty or too many publishes are on their way. Then the rest stays
     /// where it is, and TCP makes the device wait.
     async fn digest(&mut self, guest: &Guest) -> Result<(), End> {
-        while !self.inbox.is_empty() && self.stored.len() < self.door.limits.unacknowledged_max {
+        while !self.inbox.is_empty() && !self.is_full() {
             let came = self.feed().await?;
             self.partial_since = match (self.session.mid_packet(), self.partial_since) {
                 (false, _) => None,
@@ -273,8 +258,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
-        if self.inbox.is_empty() && 4 * READ_BYTES < self.inbox.capacity() {
-            self.inbox = BytesMut::new(); // a large packet came once; its memory need not stay
+        if self.inbox.is_empty() && READ_BYTES_MAX < self.inbox.capacity().max(self.outgoing.capacity()) {
+            // A large packet came once; its memory need not stay.
+            (self.inbox, self.outgoing) = (BytesMut::new(), vec![]);
         }
         Ok(())
     }
@@ -297,16 +283,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
-        let appending = match telemetry::said(guest, &publish)? {
-            Said::Event { event, metered_units } => {
-                self.door.metrics.took(event.body.len() as u64, metered_units);
-                let _ = self.door.tier.lock().send(self.door.clock.now(), metered_units);
-                Some(self.door.log.submit(*event).await)
-            }
-            Said::Unasked => None,
+        let door = Arc::clone(&self.door);
+        let said = telemetry::said(guest, &publish)?;
+        if self.doom.is_some() {
+            door.metrics.dropped("limits");
+            return Ok(());
+        }
+        let packet_id = publish.packet_id;
+        let Said::Event { event, bytes } = said else {
+            let taken = Taken { packet_id, event: None, luck: Luck::default() };
+            self.underway.take(taken, Duration::ZERO, &door.log).await;
+            return Ok(());
         };
-        let loses_puback = self.door.faults.message(&guest.device_id).contains(&Action::LosePuback);
-        self.stored.push_back(Stored { packet_id: publish.packet_id, loses_puback, appending });
+        let now = door.clock.now();
+        let Some(luck) = luck(&door.faults.message(&guest.device_id), |length| {
+            door.tier.lock().throttle_until(now.plus(length));
+        })?
+        else {
+            door.metrics.dropped("fault");
+            return Ok(());
+        };
+        let (units, verdict) = {
+            let mut tier = door.tier.lock();
+            let units = tier.metered_units(bytes);
+            (units, tier.send(now, units))
+        };
+        let wait = match verdict {
+            Verdict::Now => Duration::ZERO,
+            Verdict::Later(wait) => wait,
+            Verdict::Never { reason, after } => {
+                door.metrics.dropped("limits");
+                self.doom = Some((Instant::now() + after, reason));
+                return Ok(());
+            }
+        };
+        door.metrics.took(event.body.len() as u64, units);
+        self.underway.take(Taken { packet_id, event: Some(event), luck }, wait, &door.log).await;
         Ok(())
     }
 
@@ -324,22 +336,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 self.session.acknowledge(packet_id, &mut acts);
             }
-            next = match self.stored.front_mut() {
-                Some(stored) => stored.already()?,
-                None => None,
-            };
-            if next.is_some() {
-                self.stored.pop_front();
-            }
+            next = self.underway.already()?;
         }
         self.perform(acts).await?;
         if lost { Err(End::PubackLost) } else { Ok(()) }
     }
 
     async fn drain(&mut self) -> Result<(), End> {
-        while !self.stored.is_empty() {
-            let stored = first_stored(&mut self.stored).await?;
-            self.acknowledge(stored).await?;
+        while self.underway.is_storing() {
+            let puback = self.underway.first().await?;
+            self.acknowledge(puback).await?;
         }
         Ok(())
     }
@@ -385,37 +391,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-impl Stored {
-    /// `Some` once it is stored; holds the id to acknowledge, if there is one.
-    fn already(&mut self) -> Result<Option<Puback>, AppendError> {
-        match &mut self.appending {
-            None => Ok(Some(self.puback())),
-            Some(appending) => Ok(appending.already()?.map(|_| self.puback())),
+/// What the script says of a publish: `None` if it is lost, or why the connection ends.
+fn luck(actions: &[Action], mut throttle: impl FnMut(Duration)) -> Result<Option<Luck>, End> {
+    let (mut luck, mut lost) = (Luck::default(), false);
+    for action in actions {
+        match action {
+            Action::Drop => lost = true,
+            Action::Delay(length) => luck.delay += *length,
+            Action::Duplicate => luck.twice = true,
+            Action::BlackHole(length) => return Err(End::BlackHole(*length)),
+            Action::Disconnect => return Err(End::Scripted("disconnect")),
+            Action::LosePuback => luck.loses_puback = true,
+            Action::ExpireToken => return Err(End::Expired),
+            Action::Throttle(length) => throttle(*length),
         }
     }
-
-    fn puback(&self) -> Puback {
-        Puback { packet_id: self.packet_id, lost: self.loses_puback }
-    }
+    Ok(Some(luck).filter(|_| !lost))
 }
 
-/// Waits for the first publish on its way to be stored; for ever if there is none. May be dropped and called again.
-async fn first_stored(stored: &mut VecDeque<Stored>) -> Result<Puback, AppendError> {
-    let Some(first) = stored.front_mut() else { return pending().await };
-    if let Some(appending) = &mut first.appending {
-        let _: Appended = appending.wait().await?;
+/// Reads what has come, into as much room as was needed lately; the end of the stream is [`End::Vanished`]. May be
+/// dropped and called again.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut BytesMut, room: &mut usize) -> Result<(), End> {
+    if inbox.is_empty() && *room < inbox.capacity() {
+        *inbox = BytesMut::new();
     }
-    let first = stored.pop_front().expect("it is still the first");
-    Ok(first.puback())
-}
-
-/// Reads what has come; the end of the stream is [`End::Vanished`]. May be dropped and called again.
-async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut BytesMut) -> Result<(), End> {
-    inbox.reserve(READ_BYTES);
-    match stream.read_buf(inbox).await? {
-        0 => Err(End::Vanished),
-        _ => Ok(()),
-    }
+    inbox.reserve(*room);
+    let read = stream.read_buf(inbox).await?;
+    *room = match read {
+        0 => return Err(End::Vanished),
+        read if read < READ_BYTES_MIN => READ_BYTES_MIN,
+        read => (2 * read).clamp(*room, READ_BYTES_MAX),
+    };
+    Ok(())
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::Door;
-use super::connection::{Connection, End};
+use super::connection::Connection;
+use super::end::End;
 
 /// After a failed accept (no file descriptors, most likely), so that the log is not flooded.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

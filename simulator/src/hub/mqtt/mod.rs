@@ -8,6 +8,10 @@ mod listener; // who gets in at all
 
 mod connection; // one socket
 
+mod end; // why it ended
+
+mod underway; // publishes that are not acknowledged yet
+
 mod session; // bytes <-> packets
 
 mod auth; // user name, token and certificate against the registry

@@ -11,8 +11,6 @@ use crate::hub::log::{NewEvent, SystemProperties};
 pub(super) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A packet may be larger by its topic, whose names and percent signs do not count.
 pub(super) const PACKET_BYTES_MAX: u32 = 256 * 1024 + 64 * 1024 + 16;
-/// The service meters messages in blocks of this size.
-const METERED_BYTES: usize = 4 * 1024;
 const MESSAGE_ID_MAX: usize = 128;
 
 /// Filters of one connection at once.
@@ -50,7 +48,11 @@ impl Violation {
 #[derive(Debug)]
 pub(super) enum Said {
     /// A message for the log.
-    Event { event: Box<NewEvent>, metered_units: u64 },
+    Event {
+        event: Box<NewEvent>,
+        /// Body and properties, as the service counts.
+        bytes: usize,
+    },
     /// Something about twins or methods: nobody asked for it.
     Unasked,
 }
@@ -98,7 +100,7 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
         properties,
         body: publish.payload.clone(),
     };
-    Ok(Said::Event { event: Box::new(event), metered_units: bytes.div_ceil(METERED_BYTES).max(1) as u64 })
+    Ok(Said::Event { event: Box::new(event), bytes })
 }
 
 fn field<'a>(system: &'a mut SystemProperties, name: &str) -> Option<&'a mut Option<String>> {
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn properties_land_where_they_belong() {
         let topic = "devices/d/messages/events/%24.mid=a%3A1-2&%24.ct=application%2Fzstd&enc=zstd";
-        let Ok(Said::Event { event, metered_units: 1 }) = publish(topic, 4_000, true) else { panic!("an event") };
+        let Ok(Said::Event { event, .. }) = publish(topic, 4_000, true) else { panic!("an event") };
         assert_eq!(event.system.message_id.as_deref(), Some("a:1-2"));
         assert_eq!(event.system.content_type.as_deref(), Some("application/zstd"));
         let pairs: Vec<_> = event.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -190,22 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn size_and_meter_count_the_body_and_properties() {
-        for (topic, bytes, units) in [
-            ("devices/d/messages/events/", 0, Ok(1)),
-            ("devices/d/messages/events/", 4_096, Ok(1)),
-            ("devices/d/messages/events/a=b", 4_096, Ok(2)),
-            ("devices/d/messages/events/%24.ct=b", 4_095, Ok(1)),
-            ("devices/d/messages/events/", 262_144, Ok(64)),
+    fn size_counts_the_body_and_properties() {
+        for (topic, bytes, counted) in [
+            ("devices/d/messages/events/", 0, Ok(0)),
+            ("devices/d/messages/events/a=b", 4_096, Ok(4_098)),
+            ("devices/d/messages/events/%24.ct=b", 4_095, Ok(4_096)),
+            ("devices/d/messages/events/", 262_144, Ok(262_144)),
             ("devices/d/messages/events/", 262_145, Err(262_145)),
             ("devices/d/messages/events/aa=b", 262_142, Err(262_145)),
         ] {
             let found = match publish(topic, bytes, false) {
-                Ok(Said::Event { metered_units, .. }) => Ok(metered_units),
+                Ok(Said::Event { bytes, .. }) => Ok(bytes),
                 Err(Violation::TooLarge { bytes }) => Err(bytes),
                 other => panic!("{other:?}"),
             };
-            assert_eq!(found, units, "{topic} {bytes}");
+            assert_eq!(found, counted, "{topic} {bytes}");
         }
     }
 

@@ -33,7 +33,14 @@ const HOST: &str = "hub.azure-devices.net";
 const PATIENCE: Duration = Duration::from_secs(20);
 const FAR: i64 = 32_503_680_000;
 
+mod faults;
+mod hostile;
+mod sessions;
+mod tiers;
+mod x509;
+
 struct Stand {
+    metered: Metered,
     dir: tempfile::TempDir,
     addr: SocketAddr,
     door: Arc<Door>,
@@ -42,6 +49,10 @@ struct Stand {
 
 impl Stand {
     async fn open(limits: MqttLimits) -> Self {
+        Self::open_with(limits, Config::load(None).expect("the default").hub.limits).await
+    }
+
+    async fn open_with(limits: MqttLimits, tier: limits::Config) -> Self {
         shared::tls::install_provider();
         let dir = tempfile::tempdir().expect("a directory");
         let options = Options::new(4, Clock::Real);
@@ -49,7 +60,7 @@ impl Stand {
         let registry = Registry::prepare(dir.path().join("devices.toml"), &["d-1".to_owned(), "d-2".to_owned()]);
         let hosts = ca::server_names(HOST, &[], &[]);
         let server = ca::server(dir.path(), &hosts, Clock::Real.now()).expect("a certificate");
-        let tier = Config::load(None).expect("the default").hub.limits;
+        let mut metered = Metered::default();
         let door = Arc::new(Door {
             hosts,
             registry: registry.expect("a registry"),
@@ -61,18 +72,26 @@ impl Stand {
             seats: Seats::default(),
             faults: Faults::default(),
             tier: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
-            metrics: Metrics::new(&mut Metered::default()),
+            metrics: Metrics::new(&mut metered),
             stop: CancellationToken::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
         let served = tokio::spawn(serve(listener, server.device_tls, Arc::clone(&door)));
-        Self { dir, addr, door, served }
+        Self { metered, dir, addr, door, served }
     }
 
     async fn close(self) {
         self.door.stop.cancel();
         timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
+    }
+
+    /// What a counter says, by its name and reason.
+    fn count(&self, counter: &str, reason: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metered).expect("text");
+        let line = format!("hub_{counter}_total{{reason=\"{reason}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().expect("a number"))
     }
 
     fn token(&self, device: &str, expiry_s: i64) -> String {
@@ -89,13 +108,17 @@ impl Stand {
     }
 
     fn device(&self, device: &str, token: String) -> (AsyncClient, EventLoop) {
+        AsyncClient::new(self.options(device, token), 64)
+    }
+
+    fn options(&self, device: &str, token: String) -> MqttOptions {
         let mut options = MqttOptions::new(device, "127.0.0.1", self.addr.port());
         options.set_credentials(format!("{HOST}/{device}/?api-version=2021-04-12"), token);
         options.set_max_packet_size(1 << 20, 1 << 20);
         options.set_clean_session(true);
         let tls = rustls::ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-        AsyncClient::new(options, 64)
+        options
     }
 
     fn good(&self, device: &str) -> (AsyncClient, EventLoop) {
@@ -108,6 +131,15 @@ impl Stand {
         events.into_iter().filter(|event| event.device_id == device).collect()
     }
 
+    /// The bytes of a CONNECT.
+    fn connect(&self, device: &str, keep_alive_s: u8) -> Vec<u8> {
+        let (user, token) = (format!("{HOST}/{device}/"), self.token(device, FAR));
+        packet(
+            0x10,
+            [&text("MQTT")[..], &[4, 0xc2, 0, keep_alive_s], &text(device), &text(&user), &text(&token)].concat(),
+        )
+    }
+
     async fn raw(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
         let config = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
             .with_root_certificates(self.roots())
@@ -116,6 +148,21 @@ impl Stand {
         let name = ServerName::try_from("localhost").expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, socket).await.expect("TLS 1.2")
     }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).expect("short").to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+fn packet(kind: u8, body: Vec<u8>) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("short");
+    let length = [u8::try_from(length % 128).expect("7 bits") | 0x80, u8::try_from(length / 128).expect("7 bits")];
+    [&[kind], &length[..], &body].concat()
+}
+
+/// The bytes of a PUBLISH at QoS 1.
+fn publish(device: &str, id: u8) -> Vec<u8> {
+    packet(0x32, [&text(&events(device))[..], &[0, id], b"x"].concat())
 }
 
 fn limits() -> MqttLimits {
@@ -384,18 +431,10 @@ async fn connections_above_the_limit_are_closed_and_room_comes_back() {
 
 #[tokio::test]
 async fn what_was_taken_is_acknowledged_before_the_hub_stops() {
-    let text = |text: &str| [&u16::try_from(text.len()).expect("short").to_be_bytes()[..], text.as_bytes()].concat();
-    let packet = |kind: u8, body: Vec<u8>| {
-        let length = u16::try_from(body.len()).expect("short");
-        let length = [u8::try_from(length % 128).expect("7 bits") | 0x80, u8::try_from(length / 128).expect("7 bits")];
-        [&[kind], &length[..], &body].concat()
-    };
     let stand = Stand::open(limits()).await;
-    let (user, token) = (format!("{HOST}/d-1/"), stand.token("d-1", FAR));
-    let connect = [&text("MQTT")[..], &[4, 0xc2, 0, 60], &text("d-1"), &text(&user), &text(&token)].concat();
-    let mut sent = packet(0x10, connect);
+    let mut sent = stand.connect("d-1", 60);
     for id in 1..=5 {
-        sent.extend(packet(0x32, [&text(&events("d-1"))[..], &[0, id], b"x"].concat()));
+        sent.extend(publish("d-1", id));
     }
     let mut socket = stand.raw().await;
     socket.write_all(&sent).await.expect("written");

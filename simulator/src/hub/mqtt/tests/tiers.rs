@@ -1,0 +1,73 @@
+//! What a tier's limits do to a connection.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::hub::limits::{Config as Tier, Profile};
+
+pub(super) fn none() -> Tier {
+    Config::load(None).expect("the default").hub.limits
+}
+
+fn s1(burst_ms: u64, backlog_ms: u64) -> Tier {
+    let span = |millis| Span::new(Duration::from_millis(millis));
+    Tier { profile: Profile::S1, burst: span(burst_ms), backlog: span(backlog_ms), patience: span(200), ..none() }
+}
+
+/// Publishes so many at once and gives how many were acknowledged before the connection ended or all were.
+async fn publish_at_once(stand: &Stand, count: usize) -> (usize, bool, Duration) {
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    let sender = tokio::spawn(async move {
+        for _ in 0..count {
+            client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+        }
+        client
+    });
+    let before = Instant::now();
+    let mut acknowledged = 0;
+    let mut ended = false;
+    while acknowledged < count && !ended {
+        match timeout(PATIENCE, device.poll()).await.expect("in time") {
+            Ok(Event::Incoming(Packet::PubAck(_))) => acknowledged += 1,
+            Ok(_) => {}
+            Err(_) => ended = true,
+        }
+    }
+    drop(device);
+    sender.abort();
+    (acknowledged, ended, before.elapsed())
+}
+
+#[tokio::test]
+async fn above_the_rate_pubacks_come_late() {
+    // 100 a second, 20 of them at once.
+    let stand = Stand::open_with(limits(), s1(200, 10_000)).await;
+    let (acknowledged, ended, took) = publish_at_once(&stand, 60).await;
+    assert_eq!((acknowledged, ended), (60, false));
+    assert!(Duration::from_millis(300) < took, "{took:?}");
+    assert_eq!(stand.stored("d-1").await.len(), 60);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn beyond_the_backlog_pubacks_stop_and_the_connection_ends() {
+    let stand = Stand::open_with(MqttLimits { unacknowledged_max: 1_000, ..limits() }, s1(200, 200)).await;
+    let (acknowledged, ended, _) = publish_at_once(&stand, 100).await;
+    assert!(ended && (30..90).contains(&acknowledged), "{acknowledged}");
+    assert_eq!(stand.stored("d-1").await.len(), acknowledged, "what is refused is not stored");
+    assert_eq!(stand.count("closed", "throttled"), 1);
+    assert!(1 <= stand.count("dropped", "limits"));
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn above_the_daily_quota_nothing_is_acknowledged() {
+    let stand = Stand::open_with(limits(), Tier { profile: Profile::Free, ..s1(60_000, 60_000) }).await;
+    let now = stand.door.clock.now();
+    let _ = stand.door.tier.lock().send(now, 7_999);
+    let (acknowledged, ended, _) = publish_at_once(&stand, 3).await;
+    assert_eq!((acknowledged, ended), (1, true));
+    assert_eq!(stand.count("closed", "quota"), 1);
+    stand.close().await;
+}
