@@ -129,6 +129,13 @@ impl Tokens {
         self.changed.send_replace(());
     }
 
+    /// Ends all tokens; `false` if there were none.
+    pub(super) fn end(&self) -> bool {
+        let had = !std::mem::take(&mut *self.lock()).is_empty();
+        self.changed.send_replace(());
+        had
+    }
+
     /// Until when links to `wanted` are allowed, in Unix seconds; `None` if they are not.
     pub(super) fn until(&self, wanted: &str, now_s: i64) -> Option<i64> {
         self.latest(now_s, |grant| covers(&grant.path, wanted))

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Limits, serve};
+use super::super::{Limits, Wrapping, serve};
 use super::kit::{KEY, POLICY, TestHub, within};
 
 const PARTITION: &str = "myhub/ConsumerGroups/$Default/Partitions/0";
@@ -183,7 +183,7 @@ async fn over_tls_the_same_hub_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     let (tls, stop) = (Arc::new(config.expect("they belong together")), CancellationToken::new());
-    let serving = tokio::spawn(serve(listener, Some(tls), hub.hub.clone(), stop.clone()));
+    let serving = tokio::spawn(serve(listener, Wrapping::Tls(tls), hub.hub.clone(), stop.clone()));
 
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
