@@ -12,8 +12,32 @@ pub enum Clock {
     /// The machine's.
     #[default]
     Real,
+    /// The machine's, off by what a [`Skew`] says.
+    Skewed(Skew),
     /// A test's.
     Virtual(VirtualClock),
+}
+
+/// How far a clock is off the machine's; all clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Skew {
+    micros: watch::Sender<i64>,
+}
+
+impl Skew {
+    /// Sets the clock so many microseconds ahead of the machine's, or behind it.
+    pub fn set(&self, micros: i64) {
+        self.micros.send_replace(micros);
+    }
+
+    /// Microseconds ahead of the machine's clock.
+    pub fn micros(&self) -> i64 {
+        *self.micros.borrow()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(real_now().micros().saturating_add(self.micros()))
+    }
 }
 
 /// A clock that stands still until it is moved; all clones move together.
@@ -44,6 +68,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::Real => real_now(),
+            Clock::Skewed(skew) => skew.now(),
             Clock::Virtual(clock) => *clock.now.borrow(),
         }
     }
@@ -60,6 +85,20 @@ impl Clock {
                 }
                 tokio::time::sleep(left.min(Duration::from_secs(60))).await;
             },
+            Clock::Skewed(skew) => {
+                let mut changed = skew.micros.subscribe();
+                loop {
+                    let left = at.since(skew.now());
+                    if left.is_zero() {
+                        return;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(left.min(Duration::from_secs(60))) => {}
+                        // The sender lives in `self`, so waiting cannot fail.
+                        _ = changed.changed() => {}
+                    }
+                }
+            }
             Clock::Virtual(clock) => {
                 let mut now = clock.now.subscribe();
                 // The sender lives in `self`, so waiting cannot fail.
@@ -95,6 +134,22 @@ mod tests {
         hands.advance(Duration::from_millis(4));
         hands.advance(Duration::from_millis(6));
         assert_eq!(sleeper.await.expect("no panic"), Timestamp::from_millis(10));
+    }
+
+    #[tokio::test]
+    async fn a_skewed_clock_wakes_a_sleeper_when_it_is_set_past_his_hour() {
+        let skew = Skew::default();
+        let clock = Clock::Skewed(skew.clone());
+        let at = clock.now().plus(Duration::from_secs(3600));
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep_until(Some(at)).await }
+        });
+        skew.set(7_200_000_000);
+        sleeper.await.expect("no panic");
+        assert!(at <= clock.now());
+        skew.set(-7_200_000_000);
+        assert!(clock.now() < Clock::Real.now());
     }
 
     #[tokio::test]

@@ -62,8 +62,29 @@ pub struct Measured {
 
 /// A payload that cannot be read as a whole, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unreadable(pub String);
+#[error("{why}")]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub why: String,
+    /// The payload's own time, where it stands before what is wrong.
+    pub time: Option<Timestamp>,
+    /// The device's own number, where it stands before what is wrong.
+    pub n: Option<i64>,
+}
+
+impl Unreadable {
+    fn new(why: String) -> Self {
+        Self { why, time: None, n: None }
+    }
+
+    /// The same, with what the members before the fault tell.
+    fn knowing(mut self, entries: &[(String, &RawValue)], fields: &Fields) -> Self {
+        let known = |name| once(entries, name).ok().flatten();
+        self.time = known(&fields.time).and_then(|raw| time_of(raw.get()).ok());
+        self.n = known(&fields.n).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        self
+    }
+}
 
 /// Device and, for a bare value, metric of a topic of the default mapping.
 pub fn device_of_topic(topic: &str) -> Option<(&str, Option<&str>)> {
@@ -78,49 +99,73 @@ pub fn device_of_topic(topic: &str) -> Option<(&str, Option<&str>)> {
 
 /// Reads `{"ts": …, "n": …, "<metric>": value, …}`.
 pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
-    let text = utf8(bytes)?;
-    let mut json = serde_json::Deserializer::from_str(text);
-    let entries = json.deserialize_map(Entries).map_err(|e| Unreadable(format!("payload: not a JSON object ({e})")))?;
-    json.end().map_err(|e| Unreadable(format!("payload: something follows the JSON object ({e})")))?;
-
+    let mut entries = Vec::new();
+    if let Err(unreadable) = members(bytes, &mut entries) {
+        return Err(unreadable.knowing(&entries, fields));
+    }
     let mut payload = Payload::default();
-    for (name, raw) in entries {
-        if name == fields.time {
-            match time_of(raw.get()) {
-                Ok(time) => payload.time = Some(time),
-                Err(fault) => payload.faults.push(fault),
-            }
-        } else if name == fields.n {
-            match serde_json::from_str::<i64>(raw.get()) {
-                Ok(n) => payload.n = Some(n),
-                Err(_) => {
-                    payload.faults.push(format!("number: `{}` is no whole number: {}", fields.n, clip(raw.get())))
-                }
-            }
-        } else if METRICS_MAX <= payload.measured.len() {
-            return Err(Unreadable(format!("payload: more than {METRICS_MAX} metrics")));
+    match once(&entries, &fields.time) {
+        Ok(raw) => match raw.map(|raw| time_of(raw.get())).transpose() {
+            Ok(time) => payload.time = time,
+            Err(fault) => payload.faults.push(fault),
+        },
+        Err(Twice) => payload.faults.push(format!("time: `{}` stands twice in the payload", fields.time)),
+    }
+    match once(&entries, &fields.n) {
+        Ok(raw) => match raw.map(|raw| serde_json::from_str::<i64>(raw.get()).map_err(|_| raw)).transpose() {
+            Ok(n) => payload.n = n,
+            Err(raw) => payload.faults.push(format!("number: `{}` is no whole number: {}", fields.n, clip(raw.get()))),
+        },
+        Err(Twice) => payload.faults.push(format!("number: `{}` stands twice in the payload", fields.n)),
+    }
+    for (name, raw) in &entries {
+        if *name == fields.time || *name == fields.n {
+            continue;
+        }
+        if METRICS_MAX <= payload.measured.len() {
+            let why = format!("payload: more than {METRICS_MAX} metrics");
+            return Err(Unreadable::new(why).knowing(&entries, fields));
         } else {
-            let value = match MetricName::fault(&name) {
+            let value = match MetricName::fault(name) {
                 Some(fault) => Err(fault),
-                None if payload.measured.iter().any(|m| m.metric == name) => {
+                None if payload.measured.iter().any(|m| m.metric == *name) => {
                     Err("name: the metric stands twice".to_owned())
                 }
                 None => value_of(raw.get()),
             };
-            payload.measured.push(Measured { metric: name, value });
+            payload.measured.push(Measured { metric: name.clone(), value });
         }
     }
     if payload.measured.is_empty() {
-        return Err(Unreadable("payload: holds no metric".to_owned()));
+        return Err(Unreadable::new("payload: holds no metric".to_owned()).knowing(&entries, fields));
     }
     Ok(payload)
 }
 
+/// Reads the members of an object into `entries`; where it cannot be read to its end, those before the fault.
+fn members<'b>(bytes: &'b [u8], entries: &mut Vec<(String, &'b RawValue)>) -> Result<(), Unreadable> {
+    let (text, fault) = match utf8(bytes) {
+        Ok(text) => (text, None),
+        Err((before, fault)) => (before, Some(fault)),
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_map(Entries(entries));
+    let torn = read.err().map(|e| Unreadable::new(format!("payload: not a JSON object ({e})")));
+    if let Some(fault) = fault.or(torn) {
+        // What stands at the very end may be half of what it was.
+        if entries.last().is_some_and(|(_, raw)| text.trim_end().ends_with(raw.get())) {
+            entries.pop();
+        }
+        return Err(fault);
+    }
+    json.end().map_err(|e| Unreadable::new(format!("payload: something follows the JSON object ({e})")))
+}
+
 /// Reads a bare value of `metric`: a number, `true`, `false`, a JSON text, or `{"v": …, "u": …}`.
 pub fn bare(metric: &str, bytes: &[u8]) -> Result<Payload, Unreadable> {
-    let text = utf8(bytes)?.trim();
+    let text = utf8(bytes).map_err(|(_, fault)| fault)?.trim();
     let raw: &RawValue =
-        serde_json::from_str(text).map_err(|e| Unreadable(format!("payload: not a bare value ({e})")))?;
+        serde_json::from_str(text).map_err(|e| Unreadable::new(format!("payload: not a bare value ({e})")))?;
     let value = match MetricName::fault(metric) {
         Some(fault) => Err(fault),
         None => value_of(raw.get()),
@@ -158,20 +203,31 @@ pub fn time_of(json: &str) -> Result<Timestamp, String> {
     }
 }
 
+/// A member of an object stands there more than once: which one is meant, nobody can tell.
+struct Twice;
+
+/// The member called `name`, if there is one.
+fn once<'j>(entries: &[(String, &'j RawValue)], name: &str) -> Result<Option<&'j RawValue>, Twice> {
+    let mut found = entries.iter().filter(|(member, _)| member == name).map(|(_, raw)| *raw);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(Twice),
+        (first, None) => Ok(first),
+    }
+}
+
 fn measurement(json: &str) -> Result<(Value, Option<String>), String> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    let entries = reader.deserialize_map(Entries).map_err(|e| format!("type: {e}"))?;
-    let (mut value, mut unit) = (None, None);
-    for (name, raw) in entries {
-        match name.as_str() {
-            "v" => value = Some(scalar(raw.get())?),
-            "u" => {
-                unit =
-                    serde_json::from_str::<Option<String>>(raw.get()).map_err(|_| "unit: `u` is no text".to_owned())?
-            }
-            _ => {}
+    let mut entries = Vec::new();
+    reader.deserialize_map(Entries(&mut entries)).map_err(|e| format!("type: {e}"))?;
+    let value = once(&entries, "v").map_err(|Twice| "type: `v` stands twice in the object".to_owned())?;
+    let unit = once(&entries, "u").map_err(|Twice| "unit: `u` stands twice in the object".to_owned())?;
+    let value = value.map(|raw| scalar(raw.get())).transpose()?;
+    let unit = match unit {
+        Some(raw) => {
+            serde_json::from_str::<Option<String>>(raw.get()).map_err(|_| "unit: `u` is no text".to_owned())?
         }
-    }
+        None => None,
+    };
     if let Some(unit) = &unit
         && (64 < unit.len() || unit.chars().any(char::is_control))
     {
@@ -200,8 +256,12 @@ fn scalar(json: &str) -> Result<Value, String> {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Unreadable> {
-    std::str::from_utf8(bytes).map_err(|e| Unreadable(format!("payload: not UTF-8 from byte {}", e.valid_up_to())))
+/// The text; where it is none, what stands before the fault, and the fault.
+fn utf8(bytes: &[u8]) -> Result<&str, (&str, Unreadable)> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let before = std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default();
+        (before, Unreadable::new(format!("payload: not UTF-8 from byte {}", e.valid_up_to())))
+    })
 }
 
 fn clip(text: &str) -> String {
@@ -212,22 +272,21 @@ fn clip(text: &str) -> String {
     clipped
 }
 
-/// The members of an object in their order, repeats included, values unread.
-struct Entries;
+/// The members of an object in their order, repeats included, values unread; also those before a fault.
+struct Entries<'e, 'de>(&'e mut Vec<(String, &'de RawValue)>);
 
-impl<'de> Visitor<'de> for Entries {
-    type Value = Vec<(String, &'de RawValue)>;
+impl<'de> Visitor<'de> for Entries<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+            self.0.push(entry);
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -295,6 +354,23 @@ mod tests {
     }
 
     #[test]
+    fn a_time_or_number_that_stands_twice_is_believed_in_neither_place() {
+        check(
+            r#"{"n":1,"n":2,"ts":1790000000000000,"a":1}"#,
+            expect!["t=2026-09-21T14:13:20Z fault[number: `n` stands twice in the payload] a=1"],
+        );
+        check(
+            r#"{"ts":1790000000000000,"a":1,"n":7,"ts":1790000000000000,"b":2,"ts":3}"#,
+            expect!["n=7 fault[time: `ts` stands twice in the payload] a=1 b=2"],
+        );
+        check(r#"{"n":"x","n":2,"a":1}"#, expect!["fault[number: `n` stands twice in the payload] a=1"]);
+        check(
+            r#"{"a":{"v":1,"v":2},"b":{"v":1,"u":"m","u":"s"}}"#,
+            expect![["a![type: `v` stands twice in the object] b![unit: `u` stands twice in the object]"]],
+        );
+    }
+
+    #[test]
     fn a_number_is_read_as_the_nearest_double() {
         for text in ["92.27798059999999", "74.93588199999998", "0.1", "-0", "1e-7", "123456789012345678901", "5e-324"] {
             let wanted: f64 = text.parse().expect("a double");
@@ -322,6 +398,27 @@ mod tests {
         assert!(object(b"{\"a\":\xff}", &Fields::default()).is_err());
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         check(&deep, expect!["a![type: neither number, boolean nor text]"]);
+    }
+
+    #[test]
+    fn what_stands_before_the_fault_is_known_of_an_unreadable_payload() {
+        let t5 = Some(Timestamp::from_micros(5));
+        for (payload, time, n) in [
+            (&b"{\"ts\":5,\"n\":12,\"a\":{\"v\":1"[..], t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12,", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12", t5, None),
+            (b"{\"ts\":5,\"n\":\"x\",", t5, None),
+            (b"{\"ts\":5,\"n\":12,\"a\":\xff}", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12\xff}", t5, None),
+            (b"{\"ts\":5,\"n\":12}", t5, Some(12)),
+            (b"{\"ts\":5,\"n\":12,\"a\":1} and more", t5, Some(12)),
+            (b"{\"a\":1,\"n\"", None, None),
+            (b"[12]", None, None),
+        ] {
+            let shown = String::from_utf8_lossy(payload);
+            let unreadable = object(payload, &Fields::default()).expect_err(&shown);
+            assert_eq!((unreadable.time, unreadable.n), (time, n), "{shown}");
+        }
     }
 
     #[test]

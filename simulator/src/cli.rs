@@ -17,9 +17,9 @@ const PROGRAM: &str = "simulator";
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version)]
 struct Args {
-    /// Settings (TOML); what it leaves out stays as in the embedded default
+    /// Settings (TOML); what it leaves out stays as in the embedded default. `hub` takes several: a hub for each
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Vec<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,10 +43,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let config = match Config::load(args.config.as_deref()) {
-        Ok(config) => config,
-        Err(mistakes) => return shared::cli::fail(PROGRAM, &mistakes, Exit::Usage),
-    };
+    let mut configs = vec![];
+    for file in args.config.iter().map(Some).chain(args.config.is_empty().then_some(None)) {
+        match Config::load(file.map(PathBuf::as_path)) {
+            Ok(config) => configs.push(config),
+            Err(mistakes) => return shared::cli::fail(PROGRAM, &mistakes, Exit::Usage),
+        }
+    }
+    if 1 < configs.len() && !matches!(args.command, Command::Hub(_)) {
+        let mistake = std::io::Error::other("--config: only `hub` takes several");
+        return shared::cli::fail(PROGRAM, &mistake, Exit::Usage);
+    }
+    let config = configs[0].clone();
     if let Err(mistake) = shared::telemetry::init(&config.log) {
         return shared::cli::fail(PROGRAM, &std::io::Error::other(mistake), Exit::Usage);
     }
@@ -54,7 +62,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Devices(args) => fleet::cli::main(PROGRAM, args, config.broker, config.devices),
         Command::Replay(args) => replay::cli::main(PROGRAM, args, config.broker, config.replay),
         Command::Verify(args) => verify::cli::main(PROGRAM, args, config.verify),
-        Command::Hub(args) => hub::cli::main(PROGRAM, args, config.hub),
+        Command::Hub(args) => hub::cli::main(PROGRAM, args, configs.into_iter().map(|config| config.hub).collect()),
     }
 }
 

@@ -126,7 +126,8 @@ fn an_open_epoch_owes_exactly_what_the_outbox_holds() {
     assert_eq!(health[0]["outstanding"].as_u64(), u64::try_from(owed).ok(), "{health:?}, held {held:?}");
     // Without the ledger, which rightly misses what the outbox still holds.
     let lake = scenario.stack.layout.lake().display().to_string();
-    let output = scenario.stack.run(Name::Simulator, &["verify", "--lake", &lake, "--held", &owed.to_string()]);
+    let output =
+        scenario.stack.run(Name::Simulator, &["verify", "--settled", "--lake", &lake, "--held", &owed.to_string()]);
     let output = output.expect("verify starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     scenario.start(Part::Agent);

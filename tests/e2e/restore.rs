@@ -99,7 +99,7 @@ fn rows_dropped_whose_puback_was_lost_are_counted_as_arrived() {
     assert!(arrived.is_some_and(|n| 1 <= n), "{:?}", scenario.rows("SELECT * FROM gold.gateway_health"));
     // The ledger knows of readings that were given up on purpose; the proof over the gateway's books still holds.
     let lake = scenario.stack.layout.lake().display().to_string();
-    let output = scenario.stack.run(Name::Simulator, &["verify", "--lake", &lake]).expect("verify starts");
+    let output = scenario.stack.run(Name::Simulator, &["verify", "--settled", "--lake", &lake]).expect("verify starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 

@@ -119,12 +119,12 @@ impl Scenario {
         assert!(holds, "{said}\n{}", self.books());
     }
 
-    /// What `simulator verify` says, with the ledger if there is one.
+    /// What `simulator verify` says of a lake that has caught up, with the ledger if there is one.
     pub(crate) fn verify(&self, args: &[&str]) -> (bool, String) {
         let lake = self.stack.layout.lake().display().to_string();
         let ledger = self.stack.layout.ledger();
         let ledger_text = ledger.display().to_string();
-        let mut whole = vec!["verify", "--lake", &lake];
+        let mut whole = vec!["verify", "--settled", "--lake", &lake];
         if ledger.exists() {
             whole.extend(["--ledger", &ledger_text]);
         }

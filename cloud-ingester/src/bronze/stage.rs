@@ -39,6 +39,7 @@ pub struct Metrics {
     received: Counter,
     sent: Counter,
     duplicates: Counter,
+    given_up: Counter,
     failed: Counter,
     held: Gauge,
     lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -53,6 +54,7 @@ impl Metrics {
             received: Counter::default(),
             sent: Counter::default(),
             duplicates: Counter::default(),
+            given_up: Counter::default(),
             failed: Counter::default(),
             held: Gauge::default(),
             lag_seconds: Gauge::default(),
@@ -61,6 +63,11 @@ impl Metrics {
         registry.register("received", "Events from the hub", metrics.received.clone());
         registry.register("sent", "Events committed", metrics.sent.clone());
         registry.register("duplicates", "Events that were there already", metrics.duplicates.clone());
+        registry.register(
+            "given_up",
+            "Numbers the hub did not hold any more when they were to be read; rows of silver.gaps name them",
+            metrics.given_up.clone(),
+        );
         registry.register("failed", "Commits that failed and were tried again", metrics.failed.clone());
         registry.register("held", "Events waiting for a commit", metrics.held.clone());
         registry.register("lag_seconds", "Age of the newest Event when it was committed", metrics.lag_seconds.clone());
@@ -123,9 +130,11 @@ impl Stage {
             let committed = self.patiently("read the progress", || self.lake.txn(Table::BronzeMessages, &app)).await;
             cutter.learn(&event.stream, committed);
         }
-        if cutter.push(self.clock.now(), rows::unpack(event)) == Pushed::Repeat {
-            self.metrics.duplicates.inc();
-        }
+        let given_up = event.given_up().unwrap_or(0);
+        match cutter.push(self.clock.now(), rows::unpack(event)) {
+            Pushed::Repeat => self.metrics.duplicates.inc(),
+            Pushed::Taken => self.metrics.given_up.inc_by(given_up),
+        };
     }
 
     async fn commit(&self, mut cut: Cut) -> Result<(), LakeError> {

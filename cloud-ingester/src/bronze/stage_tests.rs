@@ -73,6 +73,7 @@ async fn a_gap_of_the_hubs_retention_is_a_row_of_the_commit_that_moves_over_it()
     let lake = lake(&directory).await;
     ingest(&lake, (0..3).map(|number| event(0, number)).collect()).await;
     let gap = Event::retention_gap(stream(0), 3, 8, Timestamp::from_millis(1_790_000_000_000));
+    assert_eq!((gap.given_up(), event(0, 9).given_up()), (Some(6), None));
     ingest(&lake, vec![gap, event(0, 9)]).await;
     assert_eq!(numbers(&lake).await, "0,5,5,0,9\n");
     let limits = crate::lake::session::Limits { memory_bytes: 64 << 20 };

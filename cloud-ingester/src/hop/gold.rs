@@ -8,9 +8,10 @@ use super::changes::{News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::Hops;
-use super::silver::refresh_app;
+use super::silver::{highs, refresh_app};
 use crate::gold::{Mode, Model, Rewrite, Scope, health, latest, windowed};
 use crate::lake::{Add, Kind, LakeError, Table, TableCommit, Txn, View};
+use crate::silver::EpochKey;
 
 /// What a gold hop did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Hops {
             rewrite => rewrite?,
         };
         let sources = vec![Source::new(model.target, &source, expected, from, to, &model.digest)];
-        self.commit_gold(model.target, rewrite, sources, &scope).await.map(Some)
+        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
     }
 
     /// Brings gold.gateway_health up to what silver holds; `None` if it is.
@@ -105,6 +106,10 @@ impl Hops {
                 News::Some { from, to, changes } => {
                     moved = true;
                     (done.plan.from, done.plan.to) = (from, to);
+                    for (gateway, epochs) in changes.iter().flat_map(highs) {
+                        let key = |epoch| EpochKey { gateway: gateway.clone(), epoch };
+                        changed.extend(epochs.into_keys().map(key));
+                    }
                     let adds: Vec<Add> = changes.into_iter().flat_map(|change| change.adds).collect();
                     match health::epochs_of(&source, &adds).await {
                         Err(LakeError::FileGone { .. }) => refresh = refresh.or(Some(Why::FileGone)),
@@ -132,16 +137,18 @@ impl Hops {
         };
         let memory = self.memory.insert(memory);
         let rewrite = health::recompute(&self.lake, &memory.seen, changed, &scope).await?;
-        self.commit_gold(table, rewrite, sources, &scope).await.map(Some)
+        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
     }
 
+    /// `planned`: the target as the plan found it.
     async fn commit_gold(
         &self,
-        table: Table,
+        planned: &View,
         rewrite: Rewrite,
         sources: Vec<Source>,
         scope: &Scope,
     ) -> Result<GoldReport, HopError> {
+        let table = planned.table();
         let full = matches!(scope, Scope::All);
         let mut plans = vec![];
         let mut txns = vec![];
@@ -155,7 +162,7 @@ impl Hops {
         }
         if full {
             let app = refresh_app(table);
-            let expected = self.lake.txn(table, &app).await?;
+            let expected = planned.txn(&app).await?;
             txns.push(Txn { app, expected, version: expected.unwrap_or(0) + 1 });
         }
         let plan = match plans.len() {

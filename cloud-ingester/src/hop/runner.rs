@@ -54,7 +54,7 @@ pub struct Hops {
     /// Until when each model rests.
     resting: Vec<Option<Instant>>,
     #[cfg(test)]
-    pub(super) end_before_readings: bool,
+    pub(super) end_before: Option<Table>,
 }
 
 /// What one round of hops did.
@@ -91,7 +91,7 @@ impl Hops {
             lease,
             settings,
             #[cfg(test)]
-            end_before_readings: false,
+            end_before: None,
         };
         hops.keep_rules().await?;
         let bronze = hops.lake.view(Table::BronzeMessages).await?.id();
@@ -120,10 +120,7 @@ impl Hops {
     /// # Errors
     /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
-        // No memory: the last hop failed midway. Its side tables may be ahead, and only its own plan may finish it.
-        if self.memory.is_none() {
-            self.finish_half_done().await?;
-        }
+        self.finish_what_failed().await?;
         let mut report = Report { silver: self.silver().await?, gold: vec![] };
         self.resting.resize(self.models.len(), None);
         for at in 0..self.models.len() {
@@ -139,6 +136,15 @@ impl Hops {
         }
         report.gold.extend(self.health(None).await?);
         Ok(report)
+    }
+
+    /// No memory: the last hop failed midway. Its side tables may be ahead, only its own plan may finish it, and until then
+    /// what was seen can't be learned from the tables.
+    async fn finish_what_failed(&mut self) -> Result<(), HopError> {
+        match self.memory {
+            Some(_) => Ok(()),
+            None => self.finish_half_done().await,
+        }
     }
 
     /// Rounds until nothing is new, or `stop` is cancelled. `each` is told what every round did.
@@ -165,13 +171,18 @@ impl Hops {
         let mut report = Report::default();
         match target {
             Table::BronzeMessages => return Err(HopError::NoTarget(target.full_name().to_owned())),
+            // Reads everything again, whatever was left half done.
             Table::SilverReadings | Table::SilverQuarantine | Table::SilverGaps => {
                 report.silver = Some(self.refresh_silver(Why::Asked).await?);
             }
-            Table::GoldGatewayHealth => report.gold.extend(self.health(Some(Why::Asked)).await?),
+            Table::GoldGatewayHealth => {
+                self.finish_what_failed().await?;
+                report.gold.extend(self.health(Some(Why::Asked)).await?);
+            }
             Table::GoldMetric1m | Table::GoldDeviceLatest => {
                 let model = self.models.iter().find(|model| model.target == target).cloned();
                 let model = model.ok_or_else(|| HopError::NoTarget(target.full_name().to_owned()))?;
+                self.finish_what_failed().await?;
                 report.gold.extend(self.model(&model, Some(Why::Asked)).await?);
             }
         }

@@ -14,7 +14,7 @@ use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
 use crate::silver::batches::BRONZE_COLUMNS;
-use crate::silver::{Made, Rules, Seen, Totals, rebuild, work};
+use crate::silver::{Highs, Made, Rules, Seen, Totals, rebuild, work};
 
 /// The tables this hop writes, in the order in which they are committed.
 pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
@@ -34,6 +34,14 @@ pub struct SilverReport {
     pub moved: Totals,
     /// Everything was done anew.
     pub refreshed: bool,
+}
+
+/// Where a readings commit keeps the highs that stand in no row.
+const HIGHS: &str = "highs";
+
+/// The highs a commit of silver.readings keeps.
+pub(super) fn highs(change: &Change) -> Highs {
+    change.info.get(HIGHS).and_then(|kept| serde_json::from_value(kept.clone()).ok()).unwrap_or_default()
 }
 
 /// The app id whose version counts the refreshes of a table.
@@ -71,19 +79,42 @@ impl Out {
     }
 }
 
+/// Versions of bronze to be worked off.
+pub(super) struct NewRange {
+    /// The first.
+    pub(super) from: i64,
+    /// The last.
+    pub(super) to: i64,
+    /// What each added.
+    pub(super) changes: Vec<Change>,
+    /// By which it is judged.
+    pub(super) rules: Arc<Rules>,
+    /// Where each of [`TARGETS`] stood when the range was chosen: whoever moved one since makes its commit fail.
+    pub(super) stood: [Option<i64>; 3],
+}
+
+/// The progress of each of [`TARGETS`].
+async fn stands(targets: &[View; 3], app: impl Fn(Table) -> String) -> Result<[Option<i64>; 3], LakeError> {
+    let mut stands = [None; 3];
+    for (stand, view) in stands.iter_mut().zip(targets) {
+        *stand = view.txn(&app(view.table())).await?;
+    }
+    Ok(stands)
+}
+
 impl Hops {
     /// Reads what is new in bronze, up to the limit of one commit.
     pub(super) async fn silver(&mut self) -> Result<Option<SilverReport>, HopError> {
         let bronze = self.lake.view(Table::BronzeMessages).await?;
-        let target = self.lake.view(Table::SilverReadings).await?;
-        let app = Table::SilverReadings.app_id(&bronze.id());
-        let done = target.txn(&app).await?;
-        match news(&bronze, &target, done, self.settings.chunk_bytes).await? {
+        let targets = self.targets().await?;
+        let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
+        let [_, _, readings] = &targets;
+        match news(&bronze, readings, stood[2], self.settings.chunk_bytes).await? {
             News::Nothing => Ok(None),
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
-                let rules = self.rules.clone();
-                match self.range(&bronze, from, to, changes, rules).await {
+                let range = NewRange { from, to, changes, rules: Arc::clone(&self.rules), stood };
+                match self.range(&bronze, range).await {
                     Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
                     done => done.map(Some),
                 }
@@ -91,25 +122,20 @@ impl Hops {
         }
     }
 
-    async fn range(
-        &mut self,
-        bronze: &View,
-        from: i64,
-        to: i64,
-        changes: Vec<Change>,
-        rules: Arc<Rules>,
-    ) -> Result<SilverReport, HopError> {
+    /// The three tables as they are now.
+    async fn targets(&self) -> Result<[View; 3], LakeError> {
+        let [quarantine, gaps, readings] = TARGETS;
+        Ok([self.lake.view(quarantine).await?, self.lake.view(gaps).await?, self.lake.view(readings).await?])
+    }
+
+    pub(super) async fn range(&mut self, bronze: &View, range: NewRange) -> Result<SilverReport, HopError> {
+        let NewRange { from, to, changes, rules, stood } = range;
         // Taken, so that a hop that fails midway leaves nothing half counted: the next one asks the tables.
         let Memory { mut seen, mut totals } = match self.memory.take() {
             Some(memory) => memory,
             None => self.remember(&HashSet::new()).await?,
         };
         let before = totals;
-        // Read before the work: whoever moves them meanwhile makes these commits fail.
-        let mut done = [None; 3];
-        for (done, table) in done.iter_mut().zip(TARGETS) {
-            *done = self.lake.txn(table, &table.app_id(&bronze.id())).await?;
-        }
         let mut out = Out::default();
         let versions = changes.len() as u64;
         for change in changes {
@@ -136,24 +162,22 @@ impl Hops {
         for (at, table) in TARGETS.into_iter().enumerate() {
             let files = out.files(at).await?;
             let app = table.app_id(&bronze.id());
-            let expected = done[at];
+            let expected = stood[at];
             let main = table == Table::SilverReadings;
             let ahead = expected.is_some_and(|done| to <= done);
             if (files.is_empty() && !main) || ahead {
                 continue;
             }
-            if main {
-                #[cfg(test)]
-                if self.end_before_readings {
-                    return Err(HopError::Ended);
-                }
+            #[cfg(test)]
+            if self.end_before == Some(table) {
+                return Err(HopError::Ended);
             }
             let commit = TableCommit {
                 table,
                 kind: Kind::Files { adds: files, removes: Removes::Nothing },
                 batches: vec![],
                 txns: vec![Txn { app, expected, version: to }],
-                metadata: metadata(&plan, main.then_some(&totals)),
+                metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
             self.lake.commit(commit, Some(&self.lease)).await?;
             if !main {
@@ -167,6 +191,9 @@ impl Hops {
     /// Does everything anew by the rules of now: readers see the old rows until each table's commit.
     pub(super) async fn refresh_silver(&mut self, why: Why) -> Result<SilverReport, HopError> {
         let bronze = self.lake.view(Table::BronzeMessages).await?;
+        let targets = self.targets().await?;
+        let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
+        let refreshes = stands(&targets, refresh_app).await?;
         tracing::info!(target = "silver", version = bronze.version(), %why, "full refresh begins");
         self.memory = None;
         self.keep_rules().await?;
@@ -188,32 +215,25 @@ impl Hops {
             full: true,
         };
         // All three count the same refresh, so that a side table that is ahead is known by it.
-        let mut counts = vec![];
-        for table in TARGETS {
-            counts.push(self.lake.txn(table, &refresh_app(table)).await?.unwrap_or(0));
-        }
-        let count = counts.into_iter().max().unwrap_or(0) + 1;
+        let count = refreshes.iter().flatten().max().map_or(1, |count| count + 1);
         let rows = out.rows;
         for (at, table) in TARGETS.into_iter().enumerate() {
             let main = table == Table::SilverReadings;
             #[cfg(test)]
-            if main && self.end_before_readings {
+            if self.end_before == Some(table) {
                 return Err(HopError::Ended);
             }
             let adds = out.files(at).await?;
             let app = table.app_id(&bronze.id());
-            let expected = self.lake.txn(table, &app).await?;
-            let refresh = refresh_app(table);
-            let refreshed = self.lake.txn(table, &refresh).await?;
             let commit = TableCommit {
                 table,
                 kind: Kind::Files { adds, removes: Removes::All },
                 batches: vec![],
                 txns: vec![
-                    Txn { app, expected, version: plan.to },
-                    Txn { app: refresh, expected: refreshed, version: count },
+                    Txn { app, expected: stood[at], version: plan.to },
+                    Txn { app: refresh_app(table), expected: refreshes[at], version: count },
                 ],
-                metadata: metadata(&plan, main.then_some(&totals)),
+                metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
             self.lake.commit(commit, Some(&self.lease)).await?;
             if !main {
@@ -229,23 +249,23 @@ impl Hops {
     /// its fences.
     pub(super) async fn finish_half_done(&mut self) -> Result<(), HopError> {
         let bronze = self.lake.view(Table::BronzeMessages).await?;
-        let main = Table::SilverReadings;
-        let done = self.lake.txn(main, &main.app_id(&bronze.id())).await?.filter(|done| 0 <= *done);
-        let refreshed = self.lake.txn(main, &refresh_app(main)).await?;
+        let targets = self.targets().await?;
+        let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
+        let refreshes = stands(&targets, refresh_app).await?;
+        let done = stood[2].filter(|done| 0 <= *done);
         let mut half: Option<Plan> = None;
         let mut without = HashSet::new();
-        for side in [Table::SilverQuarantine, Table::SilverGaps] {
-            if self.lake.txn(side, &refresh_app(side)).await? != refreshed {
+        for (at, view) in targets.iter().enumerate().take(2) {
+            if refreshes[at] != refreshes[2] {
                 // The refresh is wanted as it would be now: it reads everything again.
                 self.refresh_silver(Why::Asked).await?;
                 return Ok(());
             }
-            let view = self.lake.view(side).await?;
-            let ahead = view.txn(&side.app_id(&bronze.id())).await?.filter(|to| done.is_none_or(|done| done < *to));
+            let ahead = stood[at].filter(|to| done.is_none_or(|done| done < *to));
             let Some(to) = ahead.filter(|to| 0 <= *to) else {
                 continue;
             };
-            match last_plan(&view, to).await? {
+            match last_plan(view, to).await? {
                 Some((plan, files)) => {
                     without.extend(files);
                     half = Some(plan);
@@ -277,7 +297,8 @@ impl Hops {
             }
         }
         self.memory = Some(self.remember(&without).await?);
-        self.range(&bronze, plan.from, plan.to, changes, rules).await?;
+        let range = NewRange { from: plan.from, to: plan.to, changes, rules, stood };
+        self.range(&bronze, range).await?;
         // What was counted so far left the side tables' own rows out: ask the tables.
         self.memory = None;
         Ok(())
@@ -288,7 +309,7 @@ impl Hops {
         let readings = self.lake.view(Table::SilverReadings).await?;
         let quarantine = self.lake.view(Table::SilverQuarantine).await?;
         let gaps = self.lake.view(Table::SilverGaps).await?;
-        let seen = rebuild(&readings, &quarantine, &gaps, without).await?;
+        let mut seen = rebuild(&readings, &quarantine, &gaps, without).await?;
         let mut totals = None;
         // Fences and upkeep may stand after the last commit of a hop.
         for version in (0..=readings.version()).rev() {
@@ -296,6 +317,9 @@ impl Hops {
                 Ok(change) => {
                     if let Some(found) = change.info.get("totals") {
                         totals = serde_json::from_value(found.clone()).ok();
+                        for (gateway, epochs) in highs(&change) {
+                            epochs.iter().for_each(|(epoch, high)| seen.name_high(&gateway, epoch, *high));
+                        }
                         break;
                     }
                 }
@@ -390,11 +414,12 @@ async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, Vec<String>)>, 
     Ok(None)
 }
 
-fn metadata(plan: &Plan, totals: Option<&Totals>) -> Vec<(String, Value)> {
+fn metadata(plan: &Plan, books: Option<(&Totals, &Seen)>) -> Vec<(String, Value)> {
     let plan = serde_json::to_value(plan).expect("a plan is plain data");
     let mut metadata = vec![("plan".to_owned(), plan)];
-    if let Some(totals) = totals {
+    if let Some((totals, seen)) = books {
         metadata.push(("totals".to_owned(), serde_json::to_value(totals).expect("totals are plain data")));
+        metadata.push((HIGHS.to_owned(), serde_json::to_value(seen.highs()).expect("highs are plain data")));
     }
     metadata
 }

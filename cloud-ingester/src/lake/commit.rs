@@ -2,18 +2,20 @@
 //!
 //! - The guard reads `txn` from the very snapshot the commit is built on. Delta itself accepts the same version twice
 //!   and even a lower one; what it refuses is a commit whose app id somebody else used since the snapshot.
+//! - A hop's commit is made on the version it was built on or not at all: Delta never moves it onto another one, since
+//!   only we check the lease again before the next try.
 //! - Files of a failed commit are never deleted: it may have landed. That is vacuum's job.
 //! - Checkpoints and log cleanup never run inside a commit: a hook that fails would make it look failed.
 
 use std::collections::HashSet;
 
 use arrow::record_batch::RecordBatch;
-use datafusion::logical_expr::Expr;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::state::DeltaTableState;
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 use serde_json::Value;
@@ -41,10 +43,6 @@ pub struct Txn {
 pub enum Kind {
     /// Rows are added. Without rows the commit holds only its progress.
     Append,
-    /// Rows that fulfil the typed expression are replaced. Every new row must fulfil it.
-    ReplaceWhere(Box<Expr>),
-    /// All rows are replaced; the table's id stays.
-    ReplaceAll,
     /// Files that [`Lake::writer`] wrote are added, others removed; `batches` is empty.
     Files {
         /// What to add.
@@ -176,27 +174,35 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
     Ok(adds.into_iter().map(Action::Add).collect())
 }
 
+/// What becomes of a commit when somebody else committed since its snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overtaken {
+    /// It fails. For those who hold the lease: nobody else should have committed, so the lease is checked again first.
+    Fails,
+    /// Delta moves it onto the newer version, unless that one used an app id of ours. For appends of several writers.
+    MovesOn,
+}
+
 /// One try; the new state of the handle.
 pub(super) async fn build(
     table: &DeltaTable,
     commit: &TableCommit,
     files: &[Action],
-) -> Result<Option<deltalake::table::state::DeltaTableState>, DeltaTableError> {
+    overtaken: Overtaken,
+) -> Result<DeltaTableState, DeltaTableError> {
     let txns = commit.txns.iter().map(|txn| Transaction::new(&txn.app, txn.version));
     let properties = CommitProperties::default()
         .with_application_transactions(txns.collect())
         .with_metadata(commit.metadata.clone())
-        .with_max_retries(3)
+        .with_max_retries(match overtaken {
+            Overtaken::Fails => 0,
+            Overtaken::MovesOn => 3,
+        })
         .with_create_checkpoint(false)
         .with_cleanup_expired_logs(Some(false));
     let snapshot = table.snapshot()?;
     let (mode, actions) = match &commit.kind {
         Kind::Append => (SaveMode::Append, files.to_vec()),
-        Kind::ReplaceAll => {
-            let files_now = snapshot.log_data();
-            let removes = files_now.iter().map(|file| Action::Remove(file.remove_action(true)));
-            (SaveMode::Overwrite, removes.chain(files.iter().cloned()).collect())
-        }
         Kind::Files { adds, removes } => {
             let gone = |path: &str| match removes {
                 Removes::Nothing => false,
@@ -218,22 +224,6 @@ pub(super) async fn build(
             let mode = if removed.is_empty() { SaveMode::Append } else { SaveMode::Overwrite };
             (mode, removed.into_iter().chain(added).collect())
         }
-        Kind::ReplaceWhere(predicate) => {
-            let batches = if commit.batches.is_empty() {
-                vec![RecordBatch::new_empty(commit.table.schema())]
-            } else {
-                commit.batches.clone()
-            };
-            let written = table
-                .clone()
-                .write(batches)
-                .with_save_mode(SaveMode::Overwrite)
-                .with_replace_where(predicate.as_ref().clone())
-                .with_writer_properties(writer_properties())
-                .with_commit_properties(properties)
-                .await?;
-            return Ok(written.state);
-        }
     };
     let partition_by = commit.table.partition_columns();
     let operation = DeltaOperation::Write {
@@ -246,5 +236,5 @@ pub(super) async fn build(
         .with_actions(actions)
         .build(Some(snapshot.snapshot()), table.log_store(), operation)
         .await?;
-    Ok(Some(landed.snapshot()))
+    Ok(landed.snapshot())
 }

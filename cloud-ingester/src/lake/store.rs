@@ -17,7 +17,7 @@ use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path, TableProperty};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::commit::{Fit, Kind, Landed, TableCommit, Txn, build, delta, fit, txn_of, version, write_files};
+use super::commit::{Fit, Kind, Landed, Overtaken, TableCommit, Txn, build, delta, fit, txn_of, version, write_files};
 use super::door::Door;
 use super::error::LakeError;
 use super::files::FileWriter;
@@ -148,10 +148,11 @@ impl Lake {
     pub async fn commit(&self, commit: TableCommit, lease: Option<&Lease>) -> Result<Landed, LakeError> {
         debug_assert!(!commit.txns.is_empty(), "progress tells whether it landed");
         let table = commit.table;
+        let overtaken = if lease.is_some() { Overtaken::Fails } else { Overtaken::MovesOn };
         let mut files: Option<Vec<Action>> = None;
         let mut tried = 0;
         loop {
-            if files.is_none() && !matches!(commit.kind, Kind::ReplaceWhere(_)) {
+            if files.is_none() {
                 // Encoding takes the longest: not under the lock, or readers of the table wait for it.
                 let view = self.loaded(table).await?;
                 files = Some(write_files(&view, &commit).await?);
@@ -167,9 +168,9 @@ impl Lake {
             if let Some(lease) = lease {
                 lease.check().await?;
             }
-            match build(&handle.delta, &commit, files.as_deref().unwrap_or_default()).await {
+            match build(&handle.delta, &commit, files.as_deref().unwrap_or_default(), overtaken).await {
                 Ok(state) => {
-                    handle.delta.state = state;
+                    handle.delta.state = Some(state);
                     let version = version(&handle.delta);
                     match table.layer() {
                         Layer::Bronze => shared::crash::here("bronze-committed"),
@@ -217,9 +218,9 @@ impl Lake {
                 txns: vec![Txn { app: app.to_owned(), expected: None, version: current }],
                 metadata: vec![("fence".to_owned(), Value::Bool(true))],
             };
-            match build(&handle.delta, &fence, &[]).await {
+            match build(&handle.delta, &fence, &[], Overtaken::Fails).await {
                 Ok(state) => {
-                    handle.delta.state = state;
+                    handle.delta.state = Some(state);
                     let version = version(&handle.delta);
                     handle.upkeep(table, version).await;
                     return Ok(());

@@ -7,7 +7,7 @@ use super::*;
 use crate::bronze::cutter::tests::event;
 use crate::bronze::rows;
 use crate::lake::door::Fault;
-use crate::lake::{Holder, Location};
+use crate::lake::{Holder, Location, Removes};
 
 const TABLE: Table = Table::BronzeMessages;
 const APP: &str = "bronze/h/7/0";
@@ -159,29 +159,41 @@ async fn a_new_holder_fences_a_hop_that_slept() {
     assert_eq!(kit.txn().await, Some(4));
     // On the snapshot of before the fence Delta itself refuses; only then the table is loaded again.
     let handle = other.loaded(TABLE).await.expect("loaded");
-    let slept = build(&handle, &commit(Some(4), 9), &[]).await;
+    let slept = build(&handle, &commit(Some(4), 9), &[], Overtaken::MovesOn).await;
     assert!(slept.is_err());
     kit.lake.fence(TABLE, "silver<-nothing yet", &lease).await.expect("fenced");
     assert_eq!(other.txn(TABLE, "silver<-nothing yet").await.expect("progress"), Some(-1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_replaced_by_predicate_and_as_a_whole_with_their_progress() {
-    use datafusion::prelude::{col, lit};
+async fn a_hops_commit_is_never_moved_onto_a_version_it_was_not_built_on() {
+    let kit = Kit::new().await;
+    let other = kit.other();
+    let handle = other.loaded(TABLE).await.expect("loaded");
+    // Of another app id, so that Delta sees no conflict.
+    let mut foreign = commit(None, 4);
+    foreign.txns[0].app = "bronze/h/7/1".to_owned();
+    kit.lake.commit(foreign, None).await.expect("new");
+    assert!(build(&handle, &commit(None, 9), &[], Overtaken::Fails).await.is_err());
+    let lease = Lease::acquire(&other, &Holder::this("test", None)).await.expect("free");
+    assert_eq!(other.commit(commit(None, 9), Some(&lease)).await.expect("on what there is now"), Landed::Now(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_rows_are_replaced_with_their_progress_and_the_table_keeps_its_id() {
     let kit = Kit::new().await;
     kit.lake.commit(commit(None, 9), None).await.expect("new");
-    let mut part = commit(Some(9), 10);
-    part.batches = vec![batch(5..=5)];
-    part.kind = Kind::ReplaceWhere(Box::new(col("sequence_number").gt_eq(lit(4_i64))));
-    assert_eq!(kit.lake.commit(part, None).await.expect("replaced"), Landed::Now(2));
-    assert_eq!((kit.rows().await, kit.txn().await), (5, Some(10)));
-    let mut all = commit(Some(10), 11);
-    all.kind = Kind::ReplaceAll;
     let id = kit.lake.view(TABLE).await.expect("a table").id();
-    kit.lake.commit(all, None).await.expect("replaced");
+    let mut writer = kit.lake.writer(TABLE).await.expect("a writer");
+    writer.write(batch(10..=10)).await.expect("written");
+    let adds = writer.finish().await.expect("files");
+    let mut all = commit(Some(9), 10);
+    all.batches = vec![];
+    all.kind = Kind::Files { adds, removes: Removes::All };
+    assert_eq!(kit.lake.commit(all, None).await.expect("replaced"), Landed::Now(2));
     let view = kit.other().view(TABLE).await.expect("a table");
-    assert_eq!((view.rows(), view.id()), (1, id));
-    assert!(view.change(3).await.expect("the log").removes);
+    assert_eq!((view.rows(), view.id(), kit.txn().await), (1, id, Some(10)));
+    assert!(view.change(2).await.expect("the log").removes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,19 @@ pub struct Decoded<'a> {
     pub rows: Vec<Row<'a>>,
     /// Gaps and closings.
     pub gaps: Vec<GapRow>,
+    /// How far its gateway says it is; none of what is no Envelope.
+    pub high: Option<High>,
+}
+
+/// The highest seq given in an epoch, as an Envelope names it: with or without rows of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct High {
+    /// The gateway's device id at the hub.
+    pub gateway: Arc<str>,
+    /// Epoch, 16 hex digits.
+    pub epoch: Arc<str>,
+    /// The seq; 0 if none was given yet.
+    pub seq: i64,
 }
 
 /// Takes an Event apart.
@@ -60,7 +73,7 @@ pub fn decode<'a>(event: &Event<'a>) -> Decoded<'a> {
     }
     match read(event) {
         Ok(decoded) => decoded,
-        Err(reason) => Decoded { rows: vec![Row::Refused(refused_whole(event, reason))], gaps: vec![] },
+        Err(reason) => Decoded { rows: vec![Row::Refused(refused_whole(event, reason))], ..Decoded::default() },
     }
 }
 
@@ -173,7 +186,8 @@ fn envelope_rows<'a>(
         rest: members.into_iter().map(|(name, raw)| (name, json_of(raw))).collect(),
     };
 
-    let mut decoded = Decoded::default();
+    let named = High { gateway: Arc::clone(&sender.gateway), epoch: Arc::clone(&sender.epoch), seq: high };
+    let mut decoded = Decoded { high: Some(named), ..Decoded::default() };
     let mut index = 0..i32::MAX;
     let mut next = || index.next().expect("a body of 8 MiB holds fewer elements");
     for raw in readings {
@@ -377,7 +391,7 @@ fn direct_rows<'a>(event: &Event<'a>, device: &str) -> Result<Decoded<'a>, Strin
             }
         })
         .collect();
-    Ok(Decoded { rows, gaps: vec![] })
+    Ok(Decoded { rows, ..Decoded::default() })
 }
 
 fn refused_whole(event: &Event<'_>, reason: String) -> RefusedRow {
@@ -411,14 +425,15 @@ fn hub_retention<'a>(event: &Event<'a>) -> Decoded<'a> {
                 from: lost.from,
                 to: lost.to,
                 kind: GapKind::HubRetention,
-                reason: Some("expired in the hub before it was read".to_owned()),
+                reason: Some("not in the hub any more when it was to be read".to_owned()),
                 readings: BTreeMap::new(),
                 origin: event.origin.clone(),
             }],
+            ..Decoded::default()
         },
         Err(error) => Decoded {
             rows: vec![Row::Refused(refused_whole(event, format!("undecodable: hub-retention: {error}")))],
-            gaps: vec![],
+            ..Decoded::default()
         },
     }
 }

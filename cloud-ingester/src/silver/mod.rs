@@ -26,5 +26,5 @@ mod rebuild; // what came before, out of the tables
 
 pub use judge::{Rules, RulesError};
 pub use rebuild::rebuild;
-pub use seen::{EpochKey, Seen};
+pub use seen::{EpochKey, Highs, Seen};
 pub use work::{Made, Totals, work};

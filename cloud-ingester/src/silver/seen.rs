@@ -1,7 +1,7 @@
 //! What is known per gateway and epoch: which seqs arrived, were quarantined or given up. It decides what is a
 //! duplicate, and is the source of `gold.gateway_health`. It is rebuilt from the tables at start: no second truth.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shared::time::Timestamp;
 
@@ -34,6 +34,8 @@ pub struct EpochBooks {
     given_up: Ranges,
     /// Largest `high` of a row.
     high: i64,
+    /// Largest `high` of an Envelope without new rows, while it is above that of every row. No table has it.
+    named: i64,
     /// Largest exact `last` of a closing.
     closed: Option<i64>,
     /// Largest mark of a closing that does not know its last.
@@ -79,11 +81,17 @@ impl EpochBooks {
         self.given_up.count_common(&self.arrived) + self.given_up.count_common(&self.quarantined)
     }
 
+    /// The `high` that no row has, unless a closing says as much.
+    fn named(&self) -> Option<i64> {
+        let known = self.high.max(self.closed.unwrap_or(0));
+        Some(self.named).filter(|named| known < *named)
+    }
+
     /// The proof of this epoch, as it stands now.
     #[must_use]
     pub fn health(&self) -> Health {
         let came = self.arrived.last().max(self.quarantined.last());
-        let high = self.high.max(came);
+        let high = self.high.max(came).max(self.named().unwrap_or(0));
         let last = high.max(self.closed.unwrap_or(0));
         let accounted = self.accounted();
         let open_to = |end: i64| clamp(u64::try_from(end).unwrap_or(0) - accounted.count_within(1, end.max(0)));
@@ -132,6 +140,9 @@ pub struct GapKey {
     pub partition_id: i32,
 }
 
+/// Gateway -> epoch -> highest seq it named. Each readings commit keeps those that stand in no row, as it keeps the totals.
+pub type Highs = BTreeMap<String, BTreeMap<String, i64>>;
+
 /// Everything seen, over readings, quarantine and gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -175,6 +186,7 @@ impl Seen {
     ) -> Fit {
         let books = self.books(gateway, epoch);
         if books.arrived.contains(seq) || books.quarantined.contains(seq) {
+            books.named = books.named.max(high);
             return Fit::Duplicate;
         }
         match place {
@@ -184,6 +196,28 @@ impl Seen {
         books.high = books.high.max(high);
         books.last_enqueued = books.last_enqueued.max(enqueued);
         Fit::New { gap_arrived: books.given_up.contains(seq) }
+    }
+
+    /// Notes how far a gateway says it is, whatever rows came with it.
+    pub fn name_high(&mut self, gateway: &str, epoch: &str, high: i64) {
+        if 0 < high {
+            let books = self.books(gateway, epoch);
+            books.named = books.named.max(high);
+        }
+    }
+
+    /// The highs that stand in no row, by gateway and epoch: what has to be kept beside the tables.
+    #[must_use]
+    pub fn highs(&self) -> Highs {
+        let mut highs = Highs::new();
+        for (gateway, epochs) in &self.epochs {
+            for (epoch, books) in epochs {
+                if let Some(named) = books.named() {
+                    highs.entry(gateway.clone()).or_default().insert(epoch.clone(), named);
+                }
+            }
+        }
+        highs
     }
 
     /// Notes a gap. `None`: it is known. Otherwise how many of its seqs had arrived all the same.

@@ -73,6 +73,10 @@ pub fn work(bronze: &[RecordBatch], rules: &Rules, seen: &mut Seen, totals: &mut
                 Row::Refused(row) => quarantine.push(&row, &event.origin),
             }
         }
+        // After its rows, which say the same where they are new.
+        if let Some(named) = decoded.high {
+            seen.name_high(&named.gateway, &named.epoch, named.seq);
+        }
         for gap in decoded.gaps {
             if let Some(arrived) = seen.admit_gap(&gap) {
                 totals.gap_arrived += arrived;

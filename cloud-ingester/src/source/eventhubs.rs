@@ -3,7 +3,8 @@
 //! Invariants:
 //! - The SDK's receiver re-attaches where it was *first* opened, whatever it has delivered since. So each Event's number
 //!   is held against the last one handed downstream; a repeat is dropped and makes this module connect anew at its own
-//!   position.
+//!   position. So does a number that passes others over; only where they do not come then either is it taken, after a row
+//!   that names them.
 //! - Anything that fails ends the whole connection; a new one begins with the checks of [`super::resume`]. These run
 //!   at every connection and every `check-every` on a live one.
 //! - Never decides what is ingested: that is bronze's `txn`.
@@ -22,13 +23,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::client::explain;
 pub use self::client::{describe, open};
-use self::client::{explain, partition};
-
-use super::resume::{Follows, Partition, Resume, follows, given_up, resume};
+use self::follow::{begin, check, hand_down, meet, stream};
 use super::{Event, SourceError, Stream, Told};
 
 mod client; // dialling, asking, and what the SDK's errors mean
+
+mod follow; // what comes, held against what was read and what the hub says
 
 mod received; // the SDK's message -> Event
 
@@ -55,6 +57,10 @@ pub struct Target {
 #[derive(Debug, Default)]
 pub struct Positions {
     known: HashMap<Stream, i64>,
+    /// Streams of which a hole was asked for again: the number behind the hole.
+    asked_again: HashMap<Stream, i64>,
+    /// Streams whose next number was gone from the hub at the last look: that number.
+    trimmed: HashMap<Stream, i64>,
 }
 
 impl Positions {
@@ -101,6 +107,12 @@ enum End {
     Stop,
     /// The receiver went back to where it was opened; connect anew at once.
     WentBack,
+    /// It passed over numbers the hub says it holds; connect anew and read them.
+    Skipped {
+        stream: Stream,
+        from: i64,
+        to: i64,
+    },
     Failed(String),
     Fatal(SourceError),
 }
@@ -127,14 +139,21 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
             End::WentBack => {
                 tracing::info!("the receiver began again at its first position; connecting anew at ours");
             }
+            End::Skipped { stream, from, to } => {
+                tracing::warn!(%stream, from, to, "numbers were passed over that the hub says it holds; reading them again");
+                tokio::select! {
+                    () = wiring.stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(reader.backoff.next_wait()) => {}
+                }
+            }
             End::Fatal(error) => return Err(error),
             End::Failed(why) => {
                 let wait = reader.backoff.next_wait();
                 wiring.ready.unmet(why.clone());
                 if why == reader.said {
-                    tracing::debug!(%why, ?wait, "still no hub");
+                    tracing::debug!(%why, ?wait, "still not reading the hub");
                 } else {
-                    tracing::warn!(%why, ?wait, "no hub; trying again until it answers");
+                    tracing::warn!(%why, ?wait, "not reading the hub; trying again until it can be read");
                     reader.said = why;
                 }
                 tokio::select! {
@@ -176,8 +195,8 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
         Err(why) => return End::Failed(why),
     };
     let hub: Arc<str> = name.into();
-    if let Err(error) = meet(reader, wiring, &hub, incarnation, &ids).await {
-        return End::Fatal(error);
+    if let Err(end) = meet(reader, wiring, &hub, incarnation, &ids).await {
+        return end;
     }
     let positions = &mut reader.positions;
     let (events, mut read) = mpsc::channel::<Result<Event, String>>(EVENTS_AHEAD);
@@ -186,7 +205,7 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
         let Some(stream) = stream(&hub, incarnation, id) else {
             return End::Failed(format!("partition `{id}` is not a number"));
         };
-        let from = match begin(wiring, positions, client, &stream).await {
+        let from = match begin(wiring, positions, &**client, &stream).await {
             Ok(from) => from,
             Err(end) => return end,
         };
@@ -207,13 +226,13 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
                     Some(Err(why)) => break End::Failed(why),
                     None => break End::Failed("every receiver ended".to_owned()),
                 };
-                match hand_down(wiring, positions, client, event).await {
+                match hand_down(wiring, positions, &**client, event).await {
                     Ok(()) => reader.backoff.reset(),
                     Err(end) => break end,
                 }
             }
             _ = ticks.tick() => {
-                if let Err(end) = check(wiring, positions, client, &hub, incarnation, &ids).await {
+                if let Err(end) = check(wiring, positions, &**client, &hub, incarnation, &ids, read.len()).await {
                     break end;
                 }
             }
@@ -221,147 +240,6 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
     };
     readers.shutdown().await;
     end
-}
-
-fn stream(hub: &Arc<str>, incarnation: i64, id: &str) -> Option<Stream> {
-    Some(Stream { hub: Arc::clone(hub), incarnation, partition: id.parse().ok()? })
-}
-
-/// Learns where bronze is in this life of the hub; a life not met before is announced, never silent.
-async fn meet<P: Progress>(
-    reader: &mut Reader,
-    wiring: &Wiring<P>,
-    hub: &Arc<str>,
-    incarnation: i64,
-    ids: &[String],
-) -> Result<(), SourceError> {
-    if reader.current == Some(incarnation) {
-        return Ok(());
-    }
-    let before = match reader.current {
-        Some(before) => Some(before),
-        None => wiring.progress.last_incarnation(hub).await?,
-    };
-    let mut known = false;
-    for id in ids {
-        let Some(stream) = stream(hub, incarnation, id) else {
-            continue;
-        };
-        if let Some(committed) = wiring.progress.committed(&stream).await? {
-            reader.positions.reach(&stream, committed);
-            known = true;
-        }
-    }
-    match before {
-        Some(before) if before != incarnation && known => tracing::warn!(
-            hub = &**hub,
-            before,
-            now = incarnation,
-            "the hub is an earlier one again; going on where it was left"
-        ),
-        Some(before) if before != incarnation => tracing::warn!(
-            hub = &**hub,
-            before,
-            now = incarnation,
-            "the hub was created anew: its incarnation changed, and it is read from the beginning of its retention; \
-             what the hub of before still held unread is lost"
-        ),
-        _ => {}
-    }
-    reader.current = Some(incarnation);
-    Ok(())
-}
-
-/// Checks a partition before it is read; names what is gone; says where to go on.
-async fn begin<P: Progress>(
-    wiring: &Wiring<P>,
-    positions: &mut Positions,
-    client: &ConsumerClient,
-    stream: &Stream,
-) -> Result<Option<i64>, End> {
-    let id = stream.partition.to_string();
-    let at = positions.at(stream);
-    let hub = partition(client, &id).await.map_err(End::Failed)?;
-    tell(wiring, stream, hub);
-    match resume(stream, at, hub).map_err(End::Fatal)? {
-        Resume::AtTheBeginning => Ok(None),
-        Resume::After(at) => Ok(Some(at)),
-        Resume::OverAGap { from, to } => {
-            name_gap(wiring, positions, stream, from, to).await?;
-            Ok(Some(to))
-        }
-    }
-}
-
-async fn name_gap<P: Progress>(
-    wiring: &Wiring<P>,
-    positions: &mut Positions,
-    stream: &Stream,
-    from: i64,
-    to: i64,
-) -> Result<(), End> {
-    tracing::error!(%stream, from, to, "the hub gave up Events before they were read; the gap is recorded");
-    let gap = Event::retention_gap(stream.clone(), from, to, wiring.clock.now());
-    wiring.downstream.send(gap).await.map_err(|_| End::Stop)?;
-    positions.reach(stream, to);
-    Ok(())
-}
-
-fn tell<P: Progress>(wiring: &Wiring<P>, stream: &Stream, hub: Partition) {
-    // Nobody listening is fine: it is for people.
-    let _ = wiring.told.send(Told { stream: stream.clone(), begin: hub.begin, last_enqueued: hub.last_enqueued });
-}
-
-/// Hands an Event down, after whatever gap it makes known.
-async fn hand_down<P: Progress>(
-    wiring: &Wiring<P>,
-    positions: &mut Positions,
-    client: &ConsumerClient,
-    event: Event,
-) -> Result<(), End> {
-    let stream = event.stream.clone();
-    let number = event.sequence_number;
-    match follows(positions.at(&stream), number) {
-        Follows::Directly => {}
-        Follows::WentBack => return Err(End::WentBack),
-        Follows::OverAHole(from) => {
-            let id = stream.partition.to_string();
-            let hub = partition(client, &id).await.map_err(End::Failed)?;
-            match given_up(from, number, hub.begin) {
-                Some((from, to)) => name_gap(wiring, positions, &stream, from, to).await?,
-                None => tracing::warn!(%stream, from, to = number - 1, "the hub skipped numbers"),
-            }
-        }
-    }
-    wiring.downstream.send(event).await.map_err(|_| End::Stop)?;
-    positions.reach(&stream, number);
-    Ok(())
-}
-
-/// Asks a live hub whether it is still the one that is read.
-async fn check<P: Progress>(
-    wiring: &Wiring<P>,
-    positions: &Positions,
-    client: &ConsumerClient,
-    hub: &Arc<str>,
-    incarnation: i64,
-    ids: &[String],
-) -> Result<(), End> {
-    let (_, now, ids_now) = describe(client).await.map_err(End::Failed)?;
-    if now != incarnation || ids_now != ids {
-        return Err(End::Failed("the hub changed under the connection".to_owned()));
-    }
-    for id in ids {
-        let Some(stream) = stream(hub, incarnation, id) else {
-            continue;
-        };
-        // Taken before the question, so that the answer can't be older than what it is held against.
-        let at = positions.at(&stream);
-        let told = partition(client, id).await.map_err(End::Failed)?;
-        tell(wiring, &stream, told);
-        resume(&stream, at, told).map_err(End::Fatal)?;
-    }
-    Ok(())
 }
 
 async fn read_partition(

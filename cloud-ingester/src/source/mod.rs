@@ -106,6 +106,18 @@ impl Event {
         }
     }
 
+    /// How many numbers a row made by [`Event::retention_gap`] stands for; none of any other Event.
+    #[must_use]
+    pub fn given_up(&self) -> Option<u64> {
+        // A device can set the property, but not be none.
+        if self.device_id.is_some() || !self.properties.iter().any(|(name, _)| name == HUB_RETENTION) {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        let (from, to) = (body["from"].as_i64()?, body["to"].as_i64()?);
+        u64::try_from(to - from + 1).ok()
+    }
+
     /// About how much memory it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -13,6 +13,14 @@ pub struct Partition {
     pub is_empty: bool,
 }
 
+impl Partition {
+    /// The oldest number that can still be read. What an empty partition says about its beginning differs between hubs;
+    /// that it is empty does not.
+    const fn begins(self) -> i64 {
+        if self.is_empty { self.last_enqueued + 1 } else { self.begin }
+    }
+}
+
 /// Where to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -46,8 +54,7 @@ pub fn resume(stream: &Stream, at: Option<i64>, hub: Partition) -> Result<Resume
     if hub.last_enqueued < at {
         return Err(SourceError::Regressed { stream: stream.clone(), last_enqueued: hub.last_enqueued, committed: at });
     }
-    // What an empty partition says about its beginning differs between hubs; that it is empty does not.
-    let begin = if hub.is_empty { hub.last_enqueued + 1 } else { hub.begin };
+    let begin = hub.begins();
     if begin <= at + 1 {
         return Ok(Resume::After(at));
     }
@@ -79,11 +86,21 @@ pub fn follows(at: Option<i64>, number: i64) -> Follows {
     }
 }
 
-/// What of a hole `from..number` the hub gave up, if it holds Events from `begin` on: first and last number.
+/// What became of the numbers an Event passed over: first and last of each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The hub does not hold these any more.
+    pub given_up: Option<(i64, i64)>,
+    /// The hub says it holds these.
+    pub held: Option<(i64, i64)>,
+}
+
+/// Divides the hole `from..number` where the hub's own Events begin.
 #[must_use]
-pub fn given_up(from: i64, number: i64, begin: i64) -> Option<(i64, i64)> {
-    let to = begin.min(number) - 1;
-    (from <= to).then_some((from, to))
+pub fn hole(from: i64, number: i64, hub: Partition) -> Hole {
+    let begin = hub.begins().clamp(from, number);
+    let part = |from: i64, to: i64| (from <= to).then_some((from, to));
+    Hole { given_up: part(from, begin - 1), held: part(begin, number - 1) }
 }
 
 #[cfg(test)]
@@ -129,11 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_hole_only_what_lies_before_the_hubs_beginning_was_given_up() {
-        assert_eq!(given_up(10, 20, 20), Some((10, 19)));
-        assert_eq!(given_up(10, 20, 30), Some((10, 19)));
-        assert_eq!(given_up(10, 20, 15), Some((10, 14)));
-        assert_eq!(given_up(10, 20, 10), None);
-        assert_eq!(given_up(10, 20, 0), None);
+    fn a_hole_is_divided_where_the_hub_begins() {
+        for (begin, is_empty, given_up, held) in [
+            (20, false, Some((10, 19)), None),
+            (30, false, Some((10, 19)), None),
+            (15, false, Some((10, 14)), Some((15, 19))),
+            (10, false, None, Some((10, 19))),
+            (0, false, None, Some((10, 19))),
+            (0, true, Some((10, 19)), None),
+        ] {
+            let hub = Partition { begin, last_enqueued: 20, is_empty };
+            assert_eq!(hole(10, 20, hub), Hole { given_up, held }, "{begin} {is_empty}");
+        }
     }
 }

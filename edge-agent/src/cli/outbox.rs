@@ -34,7 +34,8 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Mark rows that have left and still linger (ten minutes) for sending again, under their old ids.
+    /// Mark rows that have left and still linger (ten minutes, less where there was no room) for sending again, under
+    /// their old ids.
     Resend {
         #[command(flatten)]
         rows: Rows,
@@ -136,6 +137,7 @@ fn ls(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
 
 fn export(config: &Config, selection: &Selection, which: Which) -> Result<ExitCode, Refusal> {
     let glimpse = Glimpse::open(&config.outbox.path)?;
+    known(&glimpse, selection)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut after = RowId(0);
     loop {
@@ -147,7 +149,35 @@ fn export(config: &Config, selection: &Selection, which: Which) -> Result<ExitCo
         }
     }
     out.flush()?;
+    if which == Which::All {
+        tell_spent(&glimpse, selection)?;
+    }
     Ok(Exit::Ok.into())
+}
+
+/// Refuses an epoch of which the outbox knows nothing: most likely a slip of the pen.
+fn known(glimpse: &Glimpse, selection: &Selection) -> Result<(), Refusal> {
+    let Some(epoch) = selection.epoch.map(|epoch| epoch.to_string()) else { return Ok(()) };
+    match glimpse.epochs()?.iter().any(|line| line.epoch == epoch) {
+        true => Ok(()),
+        false => {
+            let message =
+                format!("there is no epoch {epoch} in this outbox; `edge-agent outbox ls` lists those there are");
+            Err(Refusal::new(message, Exit::Usage))
+        }
+    }
+}
+
+/// Says of how many rows only the keys are left.
+fn tell_spent(glimpse: &Glimpse, selection: &Selection) -> Result<(), Refusal> {
+    let spent = glimpse.spent(selection)?;
+    if 0 < spent {
+        writeln!(
+            std::io::stderr(),
+            "{spent} rows that had left made room: only their keys are here, not their values"
+        )?;
+    }
+    Ok(())
 }
 
 fn line(row: &RowLine) -> Json {
@@ -198,6 +228,11 @@ fn change(config: &Config, name: &str, request: Request) -> Result<ExitCode, Ref
     if !path.exists() {
         return Err(Refusal::new(format!("open outbox {}: there is none", path.display()), Exit::No));
     }
+    let selection = match &request {
+        Request::Drop { selection, .. } | Request::Resend { selection } => selection.clone(),
+        Request::Status => Selection::default(),
+    };
+    known(&Glimpse::open(path)?, &selection)?;
     let rows = match Lock::take(path, &format!("outbox {name}"), Clock::Real.now()) {
         Ok(_lock) => alone(config, request)?,
         Err(LockError::Held { holder, .. }) => match desk::ask(path, &request) {
@@ -213,6 +248,9 @@ fn change(config: &Config, name: &str, request: Request) -> Result<ExitCode, Ref
     };
     let done = if name == "drop" { "given up" } else { "marked for sending again" };
     writeln!(std::io::stdout(), "{rows} rows {done}")?;
+    if name == "resend" {
+        tell_spent(&Glimpse::open(path)?, &selection)?;
+    }
     Ok(Exit::Ok.into())
 }
 
@@ -237,4 +275,36 @@ fn alone(config: &Config, request: Request) -> Result<u64, Refusal> {
         OutboxError::Store(error) => error.into(),
         other => Refusal::new(other, Exit::Retry),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::config::Layers;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_the_outbox_does_not_know_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = format!("[outbox]\npath = {:?}\n", dir.path().join("outbox.db"));
+        let layers = Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
+        let config: Config = shared::config::load_from(&layers, Some(("edge.toml", &text)), &[]).expect("no mistake");
+        let metrics = crate::outbox::Metrics::register(&mut shared::telemetry::Registry::default());
+        let (outbox, _) = Outbox::open(&config.outbox, "rules", metrics).expect("opens");
+        let rows = |epoch| Rows { epoch: Some(epoch), from: None, to: None };
+        let commands = |epoch| {
+            [
+                Command::Drop { rows: rows(epoch), all: false, reason: "dropped".into() },
+                Command::Resend { rows: rows(epoch), all: false },
+                Command::Export { rows: rows(epoch), all: false },
+            ]
+        };
+        for command in commands(Epoch::from_bits(0xabc)) {
+            let refusal = run(command, &config).expect_err("no such epoch");
+            assert_eq!(refusal.exit, Exit::Usage);
+            assert!(refusal.message.contains("0000000000000abc"), "{}", refusal.message);
+        }
+        let glimpse = Glimpse::open(&config.outbox.path).expect("opens");
+        assert!(known(&glimpse, &rows(outbox.epoch()).selection()).is_ok());
+    }
 }

@@ -88,10 +88,12 @@ impl Outbox {
         self.inner.epoch
     }
 
-    /// Stores rows; resolves after the fsynced commit. While the disk or `bytes-max` leaves no room it waits.
+    /// Stores rows; resolves once all of them are in fsynced commits. While the disk or `bytes-max` leaves no room it
+    /// waits. Rows of one call that are too many for one transaction are stored in several, in their order.
     ///
     /// # Errors
-    /// `Sealed` once the agent is stopping: nothing of this call was stored.
+    /// `Sealed` once the agent is stopping: of this call nothing was stored or, where it was waiting for room, its first
+    /// rows. Either way the caller acknowledges nothing; what its sender repeats of them is recognised by the source keys.
     pub async fn append(&self, rows: Vec<NewRow>) -> Result<Appended, OutboxError> {
         let (reply, answer) = oneshot::channel();
         let _place = self.send(Command::Append { rows, reply }).await?;

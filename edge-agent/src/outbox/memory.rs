@@ -1,6 +1,7 @@
 //! The source keys of the last ten minutes: what makes a repeat of a device recognisable.
 //!
-//! Rebuilt from stored rows at start, so acknowledged rows linger as long as they are remembered here.
+//! Rebuilt at start from what is stored, so acknowledged rows linger as long as they are remembered here; where there is
+//! no room for them, their keys alone do.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -57,6 +57,14 @@ const STEPS: &[&str] = &[
         duplicates INTEGER NOT NULL
     ) STRICT;
     INSERT INTO totals VALUES (1, 0, 0, 0, 0);",
+    // 2: what stays of rows that have left and made room: enough to recognise a repeat. `id` is the row's.
+    "CREATE TABLE spent (
+        id INTEGER PRIMARY KEY,
+        epoch_id INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        stored_at INTEGER NOT NULL,
+        source_key BLOB NOT NULL
+    ) STRICT;",
 ];
 
 /// Settings of one connection. `FULL`: a commit that returned survives a power cut.

@@ -2,7 +2,8 @@
 //!
 //! It lies beside the database and is no part of it: when the database is lost or put back from an old copy, it still
 //! knows what was given, so the loss has a name. Raised and fsynced before a seq above the mark is given; replaced
-//! whole by rename, so it is never half written.
+//! whole by rename, so it is never half written. Beside each mark stands a `floor`, a seq that surely was stored: a
+//! database that ends below it is an old copy.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,14 +22,27 @@ const STEP_MIN: i64 = 256;
 const STEP_MAX: i64 = 65_536;
 /// Marks raised sooner than this after one another are raised by more.
 const STEP_MS: i64 = 5_000;
+/// How often a floor follows what is stored: one small write a minute. An old copy no older than that may go unnoticed.
+const FLOOR_MS: i64 = 60_000;
 
 /// What is known about an epoch outside the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// No seq above this was given.
-    Mark(Seq),
+    /// It has not ended, or its end was lost.
+    Mark {
+        /// No seq above this was given.
+        mark: Seq,
+        /// Seqs up to this were stored; 0 if that is not known.
+        floor: Seq,
+    },
     /// Exactly this was the last one.
+    Last(Seq),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Entry {
+    Mark(Seq),
     Last(Seq),
 }
 
@@ -38,7 +52,41 @@ struct Text {
     /// The database is to be checked whole at the next start.
     #[serde(default)]
     suspect: bool,
-    epochs: BTreeMap<Epoch, Known>,
+    epochs: BTreeMap<Epoch, Entry>,
+    /// Apart from the marks, so that versions that do not know of floors can read the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    floors: BTreeMap<Epoch, Seq>,
+}
+
+impl Text {
+    fn of(epochs: &BTreeMap<Epoch, Known>, suspect: bool) -> Self {
+        let mut text = Self { v: 1, suspect, epochs: BTreeMap::new(), floors: BTreeMap::new() };
+        for (epoch, known) in epochs {
+            let entry = match known {
+                Known::Mark { mark, floor } => {
+                    if Seq(0) < *floor {
+                        text.floors.insert(*epoch, *floor);
+                    }
+                    Entry::Mark(*mark)
+                }
+                Known::Last(last) => Entry::Last(*last),
+            };
+            text.epochs.insert(*epoch, entry);
+        }
+        text
+    }
+
+    fn known(&self) -> BTreeMap<Epoch, Known> {
+        let known = |(epoch, entry): (&Epoch, &Entry)| {
+            let floor = self.floors.get(epoch).copied().unwrap_or(Seq(0));
+            let known = match entry {
+                Entry::Mark(mark) => Known::Mark { mark: *mark, floor },
+                Entry::Last(last) => Known::Last(*last),
+            };
+            (*epoch, known)
+        };
+        self.epochs.iter().map(known).collect()
+    }
 }
 
 /// The side file and what stands in it.
@@ -49,6 +97,7 @@ pub(super) struct Side {
     suspect: bool,
     step: i64,
     raised_ms: i64,
+    floored_ms: i64,
 }
 
 /// How the side file was found.
@@ -66,7 +115,14 @@ impl Side {
     /// Reads the side file of the outbox at `database`. A damaged one is moved aside.
     pub(super) fn open(database: &Path, now: Timestamp) -> std::io::Result<(Self, Found)> {
         let path = beside(database, "epochs");
-        let mut side = Self { path, epochs: BTreeMap::new(), suspect: false, step: STEP_MIN, raised_ms: i64::MIN };
+        let mut side = Self {
+            path,
+            epochs: BTreeMap::new(),
+            suspect: false,
+            step: STEP_MIN,
+            raised_ms: i64::MIN,
+            floored_ms: i64::MIN,
+        };
         let bytes = match std::fs::read(&side.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok((side, Found::Absent)),
@@ -74,7 +130,7 @@ impl Side {
         };
         match serde_json::from_slice::<Text>(&bytes) {
             Ok(text) if text.v == 1 => {
-                side.epochs = text.epochs;
+                side.epochs = text.known();
                 side.suspect = text.suspect;
                 Ok((side, Found::Read))
             }
@@ -103,9 +159,10 @@ impl Side {
         Ok(())
     }
 
-    /// Makes sure that `high` may be given in `epoch`; on disk when it returns.
-    pub(super) fn allow(&mut self, epoch: Epoch, high: Seq, now_ms: i64) -> std::io::Result<()> {
-        if let Some(Known::Mark(mark)) = self.epochs.get(&epoch)
+    /// Makes sure that `high` may be given in `epoch`, of which `stored` is the highest seq stored; on disk when it
+    /// returns.
+    pub(super) fn allow(&mut self, epoch: Epoch, stored: Seq, high: Seq, now_ms: i64) -> std::io::Result<()> {
+        if let Some(Known::Mark { mark, .. }) = self.epochs.get(&epoch)
             && high <= *mark
         {
             return Ok(());
@@ -113,9 +170,25 @@ impl Side {
         let quick = now_ms.saturating_sub(self.raised_ms) < STEP_MS;
         let step = if quick { self.step * 2 } else { self.step / 2 }.clamp(STEP_MIN, STEP_MAX);
         let mut epochs = self.epochs.clone();
-        epochs.insert(epoch, Known::Mark(Seq(high.0.saturating_add(step))));
+        epochs.insert(epoch, Known::Mark { mark: Seq(high.0.saturating_add(step)), floor: stored });
         self.write(&epochs, self.suspect)?;
-        (self.epochs, self.step, self.raised_ms) = (epochs, step, now_ms);
+        (self.epochs, self.step, self.raised_ms, self.floored_ms) = (epochs, step, now_ms, now_ms);
+        Ok(())
+    }
+
+    /// Notes that seqs of `epoch` up to `stored` are in the database: at once for the first ones, then once a minute.
+    pub(super) fn confirm(&mut self, epoch: Epoch, stored: Seq, now_ms: i64) -> std::io::Result<()> {
+        let Some(Known::Mark { mark, floor }) = self.epochs.get(&epoch).copied() else { return Ok(()) };
+        let due = floor == Seq(0) || FLOOR_MS <= now_ms.saturating_sub(self.floored_ms);
+        if stored <= floor || !due {
+            return Ok(());
+        }
+        let mut epochs = self.epochs.clone();
+        epochs.insert(epoch, Known::Mark { mark, floor: stored });
+        // Not tried again at once on a failing disk.
+        self.floored_ms = now_ms;
+        self.write(&epochs, self.suspect)?;
+        self.epochs = epochs;
         Ok(())
     }
 
@@ -152,8 +225,7 @@ impl Side {
     }
 
     fn write(&self, epochs: &BTreeMap<Epoch, Known>, suspect: bool) -> std::io::Result<()> {
-        let text = Text { v: 1, suspect, epochs: epochs.clone() };
-        let mut bytes = serde_json::to_vec(&text).expect("marks are plain data with text keys");
+        let mut bytes = serde_json::to_vec(&Text::of(epochs, suspect)).expect("marks are plain data with text keys");
         bytes.push(b'\n');
         let draft = beside(&self.path, "new");
         let mut file = File::create(&draft)?;
@@ -191,13 +263,13 @@ mod tests {
         let (mut side, found) = open(&database);
         assert_eq!(found, Found::Absent);
         for high in [1, 200, 300, 5_000] {
-            side.allow(A, Seq(high), 0).expect("written");
+            side.allow(A, Seq(high - 1), Seq(high), 0).expect("written");
             let (read, found) = open(&database);
             assert_eq!(found, Found::Read);
-            let Some(Known::Mark(mark)) = read.epochs().get(&A) else { panic!("a mark") };
+            let Some(Known::Mark { mark, .. }) = read.epochs().get(&A) else { panic!("a mark") };
             assert!(Seq(high) <= *mark && mark.0 <= high + STEP_MAX);
         }
-        side.allow(B, Seq(1), 0).expect("written");
+        side.allow(B, Seq(0), Seq(1), 0).expect("written");
         side.end(A, Seq(5_000)).expect("written");
         assert_eq!(open(&database).0.epochs().get(&A), Some(&Known::Last(Seq(5_000))));
         side.closed(&[A]).expect("written");
@@ -210,10 +282,34 @@ mod tests {
         let (mut side, _) = open(&dir.path().join("outbox.db"));
         for minute in 0..20 {
             let high = Seq(1 + minute * 300);
-            side.allow(A, high, minute * 60_000).expect("written");
-            let Some(Known::Mark(mark)) = side.epochs().get(&A) else { panic!("a mark") };
+            side.allow(A, Seq(high.0 - 1), high, minute * 60_000).expect("written");
+            let Some(Known::Mark { mark, .. }) = side.epochs().get(&A) else { panic!("a mark") };
             assert!(mark.0 <= high.0 + STEP_MIN);
         }
+    }
+
+    #[test]
+    fn a_floor_follows_what_is_stored_first_at_once_and_then_each_minute() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("outbox.db");
+        let (mut side, _) = open(&database);
+        let floor = |now_ms: i64, stored: i64, side: &mut Side| {
+            side.confirm(A, Seq(stored), now_ms).expect("written");
+            match open(&database).0.epochs().get(&A) {
+                Some(Known::Mark { floor, .. }) => floor.0,
+                other => panic!("{other:?}"),
+            }
+        };
+        side.allow(A, Seq(0), Seq(10), 0).expect("written");
+        assert_eq!(floor(1, 10, &mut side), 10);
+        assert_eq!(floor(59_999, 20, &mut side), 10);
+        assert_eq!(floor(60_001, 20, &mut side), 20);
+        side.allow(A, Seq(30), Seq(1_000), 60_002).expect("written");
+        assert_eq!(floor(60_003, 30, &mut side), 30);
+        // A file of before there were floors.
+        std::fs::write(beside(&database, "epochs"), r#"{"v":1,"epochs":{"000000000000000a":{"mark":9}}}"#)
+            .expect("written");
+        assert_eq!(open(&database).0.epochs().get(&A), Some(&Known::Mark { mark: Seq(9), floor: Seq(0) }));
     }
 
     #[test]

@@ -186,3 +186,93 @@ async fn a_database_deleted_under_a_running_agent_takes_no_more_and_the_loss_is_
     let (_outbox, opened) = Outbox::open(&config, "rules", Metrics::register(&mut Registry::default())).expect("opens");
     assert!(opened.lost.iter().any(|(lost, _)| *lost == epoch), "{opened:?}");
 }
+
+fn keyed(keys: std::ops::Range<u64>, bytes: usize) -> Vec<NewRow> {
+    let row = |number: u64| {
+        let mut key = [0xee; 16];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        let mut row = rows([0]).remove(0);
+        if let HeldItem::Reading(reading) = &mut row.item {
+            reading.value = Value::Text("x".repeat(bytes));
+        }
+        NewRow { key: Some(SourceKey(key)), ..row }
+    };
+    keys.map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_known_after_a_kill_though_its_row_made_room() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 1 << 20);
+    for round in 0..15 {
+        outbox.append(keyed(round * 100..(round + 1) * 100, 2_000)).await.expect("stored");
+        let all = ids(&outbox).await;
+        outbox.done(Acked { rows: all, ..Acked::default() }).await.expect("marked");
+    }
+    drop(outbox);
+    let outbox = open(&path, 1 << 20);
+    // Taken for new, they would find no room.
+    let again = tokio::time::timeout(std::time::Duration::from_secs(20), outbox.append(keyed(0..1_500, 2_000))).await;
+    let again = again.expect("in time").expect("recognised");
+    assert_eq!(again, Appended { stored: 0, duplicates: 1_500 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_rows_are_told_to_whoever_waits_for_gaps() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 64 << 20);
+    outbox.append(rows([1, 2])).await.expect("stored");
+    let other = rusqlite::Connection::open(&path).expect("opens");
+    other.execute("UPDATE rows SET body = x'ff'", []).expect("spoiled");
+    let mut changed = outbox.changed();
+    changed.mark_unchanged();
+    assert_eq!(ids(&outbox).await, []);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), changed.changed()).await;
+    told.expect("in time").expect("the writer lives");
+    assert_eq!(outbox.view().books.given_up, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_of_repeats_survive_kills_and_runs_that_store_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 64 << 20);
+    outbox.append(rows([1, 2])).await.expect("stored");
+    for duplicates in 1..=4 {
+        let outbox = if duplicates == 1 { outbox.clone() } else { open(&path, 64 << 20) };
+        outbox.append(rows([1])).await.expect("recognised");
+        assert_eq!(outbox.view().books.duplicates, duplicates);
+        if duplicates == 3 {
+            outbox.seal().await.expect("sealed");
+            outbox.close().await;
+        }
+    }
+    assert_eq!(open(&path, 64 << 20).view().books.duplicates, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_cut_short_by_the_stop_is_not_acknowledged_and_its_repeat_counts_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("outbox.db");
+    let outbox = open(&path, 1 << 20);
+    // Far more than fits: what fits is stored, the rest waits.
+    let append = tokio::spawn({
+        let outbox = outbox.clone();
+        async move { outbox.append(keyed(0..1_000, 2_000)).await }
+    });
+    while outbox.view().full.is_none() {
+        tokio::task::yield_now().await;
+    }
+    outbox.seal().await.expect("sealed");
+    assert!(matches!(append.await.expect("no panic"), Err(OutboxError::Sealed)));
+    let stored = outbox.view().books.stored;
+    assert!(0 < stored && stored < 1_000, "{stored} stored");
+    outbox.close().await;
+
+    let outbox = open(&path, 64 << 20);
+    let again = outbox.append(keyed(0..1_000, 2_000)).await.expect("stored");
+    assert_eq!(again, Appended { stored: 1_000 - stored, duplicates: stored });
+    assert_eq!(outbox.view().books.stored, 1_000);
+}

@@ -7,8 +7,11 @@ mod batch; // rows of several appends in one transaction
 
 mod metrics;
 
+mod room; // full, relieved, tidied
+
+mod writing; // the group commit
+
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,25 +21,19 @@ use shared::reading::Epoch;
 use tokio::sync::{oneshot, watch};
 
 use ballast::Ballast;
-use batch::{Batch, Waiting};
+use batch::Waiting;
 pub use metrics::Metrics;
 
 use super::handle::{OutboxError, View};
 use super::lock::beside;
 use super::side::Side;
-use super::store::{Linger, Now, Opened, Prepared, Store, StoreError};
+use super::store::{Now, Opened, Prepared, Store, StoreError};
 use super::{Acked, Appended, Config, NewRow};
 
 /// How often a full or failing disk is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 /// How often a worker without work looks for rows to delete.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often relief from a full disk is tried; each try writes some megabytes.
-const RELIEVE: Duration = Duration::from_secs(5);
-/// How long there must have been room before the log says so.
-const ROOM_AGAIN: Duration = Duration::from_secs(5);
-/// How often old payloads are deleted and free pages given back.
-const TIDY: Duration = Duration::from_secs(60);
 
 type Question = Box<dyn FnOnce(&mut Store) -> bool + Send>;
 
@@ -189,16 +186,16 @@ impl Worker {
             while let Ok(command) = commands.try_recv() {
                 self.take(command, &mut questions, &mut last);
             }
-            self.store.tick(Now {
-                wall: self.clock.now(),
-                steady_ms: i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX),
-            });
+            self.store.tick(Now { wall: self.clock.now(), steady_ms: self.steady_ms() });
             self.write()?;
             for (question, changes) in questions {
                 if question(&mut self.store) {
                     return Err(self.damaged());
                 }
-                if changes {
+                let damaged = self.store.take_damaged();
+                self.metrics.damaged(damaged);
+                // What was given up on the way has become a gap, which somebody waits for.
+                if changes || 0 < damaged {
                     self.refresh()?;
                     self.bump();
                 }
@@ -236,124 +233,6 @@ impl Worker {
         }
     }
 
-    /// Writes what waits until nothing waits or there is no room.
-    fn write(&mut self) -> Result<(), StoreError> {
-        self.store.in_place()?;
-        while !self.waiting.is_empty() || !self.done.is_empty() {
-            match self.write_once() {
-                Ok(()) => {}
-                Err(error) if error.is_fatal() => return Err(error),
-                Err(StoreError::Disk { .. }) if self.relieve()? => {}
-                Err(error) => {
-                    self.no_room(&error);
-                    if !self.acknowledge_alone()? {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// On a full disk: gives the ballast up, so that the log can be moved into the database, rows that have left be
-    /// deleted and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
-    fn relieve(&mut self) -> Result<bool, StoreError> {
-        if self.relieved.is_some_and(|at| at.elapsed() < RELIEVE) {
-            return Ok(false);
-        }
-        self.relieved = Some(Instant::now());
-        self.ballast.drop_it();
-        let relieved = (|| {
-            self.store.checkpoint()?;
-            while 0 < self.store.prune(Linger::No)? {}
-            self.store.shrink()?;
-            self.store.checkpoint()
-        })();
-        self.ballast.lay();
-        match relieved {
-            Err(error) if StoreError::is_fatal(&error) => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "no relief");
-                Ok(true)
-            }
-            Ok(()) => Ok(true),
-        }
-    }
-
-    /// One transaction: as many rows as fit, and all acknowledgements.
-    fn write_once(&mut self) -> Result<(), StoreError> {
-        let began = Instant::now();
-        let batch = Batch::of(&self.waiting, self.store.batch_bytes_max());
-        let admitted = self.store.admit(&batch.rows(&self.waiting));
-        let new: Vec<&Prepared> =
-            batch.rows(&self.waiting).into_iter().zip(&admitted).filter_map(|(row, new)| new.then_some(row)).collect();
-        let repeats = admitted.len() - new.len();
-
-        if !new.is_empty() {
-            // Rows are stored only while the ballast lies: what is free beyond it is for acknowledgements.
-            if !self.ballast.lies() {
-                let detail = "no room for the ballast".to_owned();
-                return Err(StoreError::Disk { act: "store rows", path: self.ballast.path.clone(), detail });
-            }
-            let bytes = new.iter().map(|row| row.bytes()).sum();
-            make_room(&mut self.store, bytes)?;
-            let high = self.store.high().0 + i64::try_from(new.len()).unwrap_or(i64::MAX);
-            let steady_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-            self.side.allow(self.store.epoch(), shared::reading::Seq(high), steady_ms).map_err(|error| {
-                StoreError::Disk {
-                    act: "raise the mark",
-                    path: PathBuf::from("the side file"),
-                    detail: error.to_string(),
-                }
-            })?;
-        }
-        let acked: Vec<&Acked> = self.done.iter().map(|(acked, _)| acked).collect();
-        let mut closed = Vec::new();
-        if !new.is_empty() || !acked.is_empty() {
-            let committed = self.store.commit(&new, &acked)?;
-            self.metrics.committed(new.len(), committed.acked, began.elapsed());
-            closed = committed.closed;
-        }
-        shared::crash::here("outbox-stored");
-        let stored = !new.is_empty();
-        if !admitted.is_empty() && admitted.len() == self.waiting.iter().map(|append| append.rows.len()).sum::<usize>()
-        {
-            self.recovered();
-        }
-        self.store.count_duplicates(u64::try_from(repeats).unwrap_or(0));
-        self.metrics.duplicates(repeats);
-        // Whoever is answered finds the books as they are after this commit.
-        self.refresh()?;
-        batch.settle(&mut self.waiting, &admitted);
-        for (_, reply) in self.done.drain(..) {
-            reply.send(Ok(())).ok();
-        }
-        if !closed.is_empty()
-            && let Err(error) = self.side.closed(&closed)
-        {
-            tracing::warn!(%error, "cannot take closed epochs out of the side file; the next start does");
-        }
-        if stored {
-            self.bump();
-        }
-        Ok(())
-    }
-
-    /// While rows find no room: acknowledgements need next to none, and are what makes room.
-    fn acknowledge_alone(&mut self) -> Result<bool, StoreError> {
-        if self.done.is_empty() {
-            return Ok(false);
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        let written = self.write_once();
-        self.waiting = waiting;
-        match written {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_fatal() => Err(error),
-            Err(_) => Ok(false),
-        }
-    }
-
     fn seal(&mut self) -> Result<(), OutboxError> {
         if self.sealed {
             return Ok(());
@@ -380,66 +259,9 @@ impl Worker {
         }
     }
 
-    fn upkeep(&mut self) -> Result<(), StoreError> {
-        if self.full.is_none() && self.told_full.is_some_and(|at| ROOM_AGAIN <= at.elapsed()) {
-            self.told_full = None;
-            tracing::info!("there is room again");
-        }
-        let tidy = TIDY <= self.tidied.elapsed();
-        let idle = self.waiting.is_empty() && self.done.is_empty();
-        if !tidy && !idle {
-            return Ok(());
-        }
-        let kept = (|| {
-            // Nobody waits, so no append will find out that there is room again.
-            if idle && self.full.is_some() {
-                if !self.ballast.lies() {
-                    self.relieve()?;
-                }
-                let enough = self.store.batch_bytes_max();
-                if self.ballast.lies() && make_room(&mut self.store, enough).is_ok() {
-                    self.recovered();
-                }
-            }
-            if self.store.has_prunable()? {
-                self.store.prune(Linger::WhileRemembered)?;
-            }
-            if tidy {
-                self.tidied = Instant::now();
-                self.store.tidy()?;
-                self.refresh()?;
-            }
-            Ok(())
-        })();
-        match kept {
-            Err(error) if StoreError::is_fatal(&error) => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "upkeep waits");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    fn no_room(&mut self, error: &StoreError) {
-        let text = error.to_string();
-        if self.told_full.is_none() {
-            tracing::error!(error = text, "no room: devices are not acknowledged until there is");
-        }
-        self.told_full = Some(Instant::now());
-        self.full = Some(text.clone());
-        self.metrics.full(true);
-        let bytes = self.store.bytes();
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        view.full = Some(text);
-        view.bytes = bytes;
-    }
-
-    fn recovered(&mut self) {
-        if self.full.take().is_some() {
-            self.metrics.full(false);
-            self.view.lock().unwrap_or_else(PoisonError::into_inner).full = None;
-        }
+    /// Milliseconds since the worker began.
+    fn steady_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Brings what others see up to date with what is stored.
@@ -447,6 +269,14 @@ impl Worker {
         let (books, epochs) = (self.store.books()?, self.store.live_epochs()?);
         let bytes = self.store.bytes();
         self.metrics.books(&books, bytes, self.bytes_max);
+        let keys = self.store.take_keys_dropped();
+        if 0 < keys {
+            tracing::warn!(
+                keys,
+                "no room for the keys of rows that have left: after a kill their repeats would count twice"
+            );
+            self.metrics.keys_dropped(keys);
+        }
         let closings = if 0 < books.closings_held { self.store.closings_pending()?.len() } else { 0 };
         {
             let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -468,16 +298,6 @@ impl Worker {
             act: "answer a question",
             path: self.ballast.path.clone(),
             detail: "see the answer to it".into(),
-        }
-    }
-}
-
-/// Deletes what has left, then whole payloads, until `bytes` more fit.
-fn make_room(store: &mut Store, bytes: u64) -> Result<(), StoreError> {
-    loop {
-        let Err(full) = store.room_for(bytes) else { return Ok(()) };
-        if store.prune(Linger::No)? == 0 && !store.drop_oldest_payload()? {
-            return Err(full);
         }
     }
 }

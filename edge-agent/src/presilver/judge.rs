@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 use shared::envelope::{RAW_BYTES_MAX, sha256_hex};
-use shared::payload::{Measured, Payload};
+use shared::payload::{Measured, Payload, Unreadable};
 use shared::reading::{DeviceId, MetricName, Reading, Rejected, TimeQuality, Value};
 use shared::rules::{self, Rule};
 use shared::time::Timestamp;
@@ -91,7 +91,7 @@ impl Judge {
         }
         let payload = match mapped.payload {
             Ok(payload) => payload,
-            Err(unreadable) => return vec![refusals.whole(&mapped.device, unreadable.to_string())],
+            Err(unreadable) => return vec![refusals.unreadable(&mapped.device, &unreadable)],
         };
         let device = DeviceId::new(mapped.device);
         let mut faults = payload.faults.clone();
@@ -246,6 +246,12 @@ impl<'m> Refusals<'m> {
 
     fn whole(&mut self, device: &str, reason: String) -> Verdict {
         self.make(&DeviceId::new(device), None, &Payload::default(), vec![reason])
+    }
+
+    /// A payload that cannot be read; what it tells of itself all the same is its key.
+    fn unreadable(&mut self, device: &str, unreadable: &Unreadable) -> Verdict {
+        let told = Payload { time: unreadable.time, n: unreadable.n, ..Payload::default() };
+        self.make(&DeviceId::new(device), None, &told, vec![unreadable.to_string()])
     }
 
     fn of(&mut self, device: &DeviceId, metric: &str, payload: &Payload, reasons: Vec<String>) -> Verdict {

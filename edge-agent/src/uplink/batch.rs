@@ -201,7 +201,7 @@ impl Cutter {
                 } else if notes.0 + notes.1 == 0 || (count == 0 && notes.0 + notes.1 <= 1) {
                     break (count, message); // cannot be smaller; `wire` keeps a single row below the limit
                 } else {
-                    notes = (notes.0 / 2, notes.1 / 2);
+                    notes = fewer(notes);
                 }
                 continue;
             }
@@ -283,6 +283,15 @@ impl Cutter {
 
     fn has_notes(&self) -> bool {
         !self.gaps.is_empty() || !self.closings.is_empty()
+    }
+}
+
+/// Half of the gaps and half of the closings; the last one of each goes one at a time. So whoever has no rows and halves
+/// while there are two notes or more never comes to none: an Envelope without rows and notes would go for ever.
+fn fewer(notes: (usize, usize)) -> (usize, usize) {
+    match notes {
+        (1, 1) => (1, 0),
+        (gaps, closings) => (gaps / 2, closings / 2),
     }
 }
 

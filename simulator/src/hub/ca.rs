@@ -1,7 +1,7 @@
-//! The hub's own certificate authority, and the server certificate it issues to itself.
+//! The hub's own certificate authorities: one for the server certificate it issues to itself, one for devices.
 //!
-//! The authority is made once and kept, so that clients are told to trust it once. The server's certificate is issued
-//! again when the names it must carry change, or a month before it ends.
+//! Authorities are made once and kept, so that clients are told to trust theirs once. The server's certificate is
+//! issued again when the names it must carry change, or a month before it ends. A device's is issued on demand.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use shared::time::Timestamp;
 use time::{Duration, OffsetDateTime};
 
-use super::devices::{write_private, write_public};
+use super::devices::{Thumbprint, write_private, write_public};
+use super::mqtt::AnyCertificate;
 
 const CA_DAYS: i64 = 3650;
 /// Some clients refuse more.
@@ -39,6 +40,9 @@ pub enum CaError {
     /// A name cannot stand in a certificate.
     #[error("issue a certificate for {names:?}: {what}")]
     Issue { names: Vec<String>, what: String },
+    /// What is to vouch for devices does not.
+    #[error("{} is not the PEM of certificate authorities ({what}); see `hub.device-cas`", path.display())]
+    NoAuthority { path: PathBuf, what: String },
 }
 
 /// What the server shows, and what clients must trust.
@@ -46,8 +50,18 @@ pub enum CaError {
 pub(super) struct ServerIdentity {
     /// PEM of the authority, for clients.
     pub(super) ca_file: PathBuf,
-    /// For both TLS listeners.
+    /// For services.
     pub(super) tls: Arc<rustls::ServerConfig>,
+    /// For devices, which may show a certificate.
+    pub(super) device_tls: Arc<rustls::ServerConfig>,
+}
+
+/// A device's certificate, as issued.
+#[derive(Debug)]
+pub(super) struct DeviceCertificate {
+    pub(super) certificate_file: PathBuf,
+    pub(super) key_file: PathBuf,
+    pub(super) thumbprint: Thumbprint,
 }
 
 /// Beside the server's certificate: what it was issued for.
@@ -64,6 +78,19 @@ pub(super) fn ca_file(directory: &Path) -> PathBuf {
     directory.join("ca.pem")
 }
 
+/// The hub's own authority for devices.
+pub(super) fn device_ca_file(directory: &Path) -> PathBuf {
+    directory.join("device-ca.pem")
+}
+
+/// Where the certificate of a device, or of one of its modules, and its key lie.
+pub(super) fn device_files(directory: &Path, device: &str, module: Option<&str>) -> (PathBuf, PathBuf) {
+    // No id holds a plus.
+    let stem = module.map_or_else(|| device.to_owned(), |module| format!("{device}+{module}"));
+    let directory = directory.join("devices");
+    (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")))
+}
+
 /// All names the server goes by: the ones everybody dials, those of this hub, and the machine's.
 pub(super) fn server_names(host_name: &str, listens: &[IpAddr], more: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), host_name.to_owned()];
@@ -76,26 +103,76 @@ pub(super) fn server_names(host_name: &str, listens: &[IpAddr], more: &[String])
     names
 }
 
-/// Makes the authority in `directory` if there is none.
+/// Makes the authorities in `directory` where there are none.
 ///
 /// # Errors
 /// If the files cannot be read, understood or written.
 pub(super) fn prepare(directory: &Path, now: Timestamp) -> Result<(), CaError> {
-    let (certificate, key) = (ca_file(directory), directory.join("ca-key.pem"));
-    if certificate.exists() && key.exists() {
-        return Ok(());
+    let there = |stem: &str| {
+        [format!("{stem}.pem"), format!("{stem}-key.pem")].iter().all(|file| directory.join(file).exists())
+    };
+    if !there("ca") {
+        forget_server(directory)?;
+        make_authority(directory, "ca", "IoT Medallion local hub authority", now)?;
     }
+    if !there("device-ca") {
+        make_authority(directory, "device-ca", "IoT Medallion local hub device authority", now)?;
+    }
+    Ok(())
+}
+
+/// Makes `{stem}.pem` and `{stem}-key.pem`.
+fn make_authority(directory: &Path, stem: &str, name: &str, now: Timestamp) -> Result<(), CaError> {
+    let (certificate, key) = (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")));
     let issue = |error: rcgen::Error| CaError::Issue { names: vec![], what: error.to_string() };
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "IoT Medallion local hub authority");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     (params.not_before, params.not_after) = validity(now, CA_DAYS);
     let signed = params.self_signed(&pair).map_err(issue)?;
-    forget_server(directory)?;
     write(&key, &pair.serialize_pem(), write_private)?;
     write(&certificate, &signed.pem(), write_public)
+}
+
+/// Issues a certificate to a device or module, valid for `days` from now: signed by the hub's authority for devices,
+/// or by itself.
+///
+/// # Errors
+/// If the files cannot be read, understood or written.
+pub(super) fn issue_device(
+    directory: &Path,
+    device: &str,
+    module: Option<&str>,
+    by_authority: bool,
+    days: u32,
+    now: Timestamp,
+) -> Result<DeviceCertificate, CaError> {
+    prepare(directory, now)?;
+    let name = module.map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"));
+    let fault = |error: rcgen::Error| CaError::Issue { names: vec![name.clone()], what: error.to_string() };
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fault)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name.as_str());
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    (params.not_before, params.not_after) = validity(now, i64::from(days));
+    let signed = match by_authority {
+        true => params.signed_by(&pair, &issuer(directory, "device-ca")?),
+        false => params.self_signed(&pair),
+    };
+    let signed = signed.map_err(fault)?;
+    let (certificate_file, key_file) = device_files(directory, device, module);
+    write(&key_file, &pair.serialize_pem(), write_private)?;
+    write(&certificate_file, &signed.pem(), write_public)?;
+    Ok(DeviceCertificate { certificate_file, key_file, thumbprint: Thumbprint::sha256(signed.der()) })
+}
+
+fn issuer(directory: &Path, stem: &str) -> Result<Issuer<'static, KeyPair>, CaError> {
+    let (path, key_path) = (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")));
+    let pair = KeyPair::from_pem(&read(&key_path)?).map_err(|error| malformed(&key_path, error))?;
+    Issuer::from_ca_cert_pem(&read(&path)?, pair).map_err(|error| malformed(&path, error))
 }
 
 /// What stands beside the server's certificate does not vouch for it any more.
@@ -128,18 +205,16 @@ pub(super) fn server(directory: &Path, names: &[String], now: Timestamp) -> Resu
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| malformed(&certificate, error))?;
     let private = PrivateKeyDer::from_pem_file(&key).map_err(|error| malformed(&key, error))?;
-    let tls = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| malformed(&certificate, error))?;
-    Ok(ServerIdentity { ca_file: ca_file(directory), tls: Arc::new(tls) })
+    let fault = |error: rustls::Error| malformed(&certificate, error);
+    let builder = rustls::ServerConfig::builder;
+    let tls = builder().with_no_client_auth().with_single_cert(chain.clone(), private.clone_key()).map_err(fault)?;
+    let device_tls = builder().with_client_cert_verifier(AnyCertificate::new());
+    let device_tls = device_tls.with_single_cert(chain, private).map_err(fault)?;
+    Ok(ServerIdentity { ca_file: ca_file(directory), tls: Arc::new(tls), device_tls: Arc::new(device_tls) })
 }
 
 fn issue(directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaError> {
-    let (ca_path, ca_key_path) = (ca_file(directory), directory.join("ca-key.pem"));
-    let ca_pair = KeyPair::from_pem(&read(&ca_key_path)?).map_err(|error| malformed(&ca_key_path, error))?;
-    let ca = Issuer::from_ca_cert_pem(&read(&ca_path)?, ca_pair).map_err(|error| malformed(&ca_path, error))?;
-
+    let ca = issuer(directory, "ca")?;
     let fault = |error: rcgen::Error| CaError::Issue { names: names.to_vec(), what: error.to_string() };
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fault)?;
     let mut params = CertificateParams::new(names).map_err(fault)?;

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
 
+use super::faults::Rule;
+use super::limits;
+
 /// How a hub is set up; `default.toml` explains each key.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -41,14 +44,23 @@ pub struct Config {
     pub retention_size: Option<Size>,
     /// Devices registered at start.
     pub devices: Vec<String>,
+    /// Files with authorities that may sign devices' certificates, beside the hub's own.
+    pub device_cas: Vec<PathBuf>,
     /// Keys and certificates, if not in the data directory.
     #[serde(default)]
     pub identity_dir: Option<PathBuf>,
     /// The registry's file.
     #[serde(default)]
     pub registry: Option<PathBuf>,
+    /// False leaves fsyncs of events out.
+    pub fsync: bool,
     /// Limits of the device side.
     pub mqtt: MqttLimits,
+    /// Throttles and quota.
+    pub limits: limits::Config,
+    /// Scripted misfortune.
+    #[serde(default)]
+    pub faults: Vec<Rule>,
     /// Health, metrics, status.
     pub http: Http,
 }
@@ -65,6 +77,8 @@ pub struct MqttLimits {
     pub packet_timeout: Span,
     /// Publishes of one connection on their way to disk.
     pub unacknowledged_max: usize,
+    /// So long after its end a token still lets a device in.
+    pub clock_skew: Span,
 }
 
 /// The table `[hub.http]`.
@@ -91,6 +105,17 @@ impl Config {
         self.registry.clone().unwrap_or_else(|| self.identity_dir().join("devices.toml"))
     }
 
+    /// Where the device side keeps what outlives a connection.
+    pub fn sessions_file(&self) -> PathBuf {
+        self.data_dir.join("sessions.jsonl")
+    }
+
+    /// Every address the hub listens on.
+    pub fn listens(&self) -> Vec<SocketAddr> {
+        let always = [self.mqtt_listen, self.amqp_listen, self.http.listen];
+        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).collect()
+    }
+
     /// Adds what cannot be used as it stands.
     pub fn check(&self, mistakes: &mut Mistakes) {
         let hub = !self.name.is_empty()
@@ -113,14 +138,7 @@ impl Config {
         if self.retention_time.is_some_and(|time| time.duration().as_secs() < 1) {
             mistakes.add("retention-time", "must be at least a second, write e.g. \"7d\"");
         }
-        let listens = [
-            Some(self.mqtt_listen),
-            Some(self.amqp_listen),
-            self.amqps_listen,
-            self.amqp_websocket_listen,
-            Some(self.http.listen),
-        ];
-        let listens: Vec<_> = listens.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+        let listens: Vec<_> = self.listens().into_iter().filter(|addr| addr.port() != 0).collect();
         let distinct: BTreeSet<_> = listens.iter().collect();
         mistakes.ensure(
             distinct.len() == listens.len(),
@@ -137,6 +155,13 @@ impl Config {
             if let Some(fault) = super::devices::id_fault(device) {
                 mistakes.add(format!("devices[{at}]"), fault);
             }
+        }
+        // The hub's own is one of them.
+        let few = self.device_cas.len() < super::mqtt::AUTHORITIES_MAX;
+        mistakes.ensure(few, "device-cas", "must be at most 24 files, as the service takes 25 with the hub's own");
+        mistakes.within("limits", |mistakes| self.limits.check(mistakes));
+        for (at, rule) in self.faults.iter().enumerate() {
+            mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));
         }
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;

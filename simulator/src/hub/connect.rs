@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::snippets::{Facts, Snippet};
 use super::amqp::DEFAULT_GROUP;
 use super::config::Config;
-use super::devices::{Identities, Policy};
+use super::devices::{Auth, Identities, Policy, Right};
 
 /// Everything a client must be told. Holds secrets.
 #[derive(Debug, Serialize)]
@@ -27,12 +27,27 @@ pub(super) struct Connect {
     amqps: Option<Dial>,
     amqp_websocket: Option<Dial>,
     consumer_groups: Vec<String>,
+    /// Status, health, metrics.
+    http: String,
     /// By device id.
     devices: BTreeMap<String, String>,
+    /// By `device/module`.
+    modules: BTreeMap<String, String>,
+    /// By device id or `device/module`: those who prove themselves by a certificate that `hub register` issued.
+    certificates: BTreeMap<String, Certificate>,
+    /// By policy: who may sign for any device.
+    device_policies: BTreeMap<String, String>,
     /// By policy.
     services: BTreeMap<String, String>,
     /// For the policy services are meant to use.
     snippets: Vec<Snippet>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Certificate {
+    certificate_file: PathBuf,
+    key_file: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,14 +79,39 @@ impl Connect {
     pub(super) fn new(config: &Config, identities: &Identities) -> Self {
         let ca_file = super::ca::ca_file(&config.identity_dir());
         let amqp = Dial::new("amqp", config.amqp_listen);
-        let device = |device: &super::devices::Device| {
-            let text = format!(
-                "HostName={};DeviceId={};SharedAccessKey={}",
-                config.host_name,
-                device.id,
-                device.primary_key.reveal()
-            );
-            (device.id.clone(), text)
+        let proof = |auth: &Auth| match auth.primary_key() {
+            Some(key) => format!("SharedAccessKey={}", key.reveal()),
+            // As Microsoft's SDKs for .NET, Java and Node want it.
+            None => "x509=true".to_owned(),
+        };
+        let host = &config.host_name;
+        let (mut devices, mut modules, mut certificates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let identity_dir = config.identity_dir();
+        let mut show = |name: &str, device: &str, module: Option<&str>| {
+            let (certificate, key) = super::ca::device_files(&identity_dir, device, module);
+            if certificate.exists() && key.exists() {
+                let files = Certificate { certificate_file: absolute(certificate), key_file: absolute(key) };
+                certificates.insert(name.to_owned(), files);
+            }
+        };
+        for device in identities.devices() {
+            let id = &device.id;
+            devices.insert(id.clone(), format!("HostName={host};DeviceId={id};{}", proof(&device.auth)));
+            if device.auth.primary_key().is_none() {
+                show(id, id, None);
+            }
+            for module in &device.modules {
+                let name = format!("{id}/{}", module.id);
+                if module.auth.primary_key().is_none() {
+                    show(&name, id, Some(&module.id));
+                }
+                let text = format!("HostName={host};DeviceId={id};ModuleId={};{}", module.id, proof(&module.auth));
+                modules.insert(name, text);
+            }
+        }
+        let device_policy = |policy: &super::devices::Policy| {
+            let (name, key) = (&policy.name, policy.primary_key.reveal());
+            (name.clone(), format!("HostName={host};SharedAccessKeyName={name};SharedAccessKey={key}"))
         };
         let keys = |policy: &Policy| {
             let (name, key) = (&policy.name, policy.primary_key.reveal());
@@ -81,10 +121,11 @@ impl Connect {
             let text = format!("Endpoint={};{}", Dial::new("sb", config.amqp_listen).url, keys(policy));
             (policy.name.clone(), text)
         };
-        let ca_file = std::path::absolute(&ca_file).unwrap_or(ca_file);
+        let ca_file = absolute(ca_file);
         let amqps = config.amqps_listen.map(|listen| Dial::new("amqps", listen));
         let amqp_websocket = config.amqp_websocket_listen.map(|listen| Dial::new("wss", listen));
-        let snippets = identities.policies.first().map(|policy| {
+        let having = |right: Right| identities.policies.iter().filter(move |policy| policy.may(right));
+        let snippets = having(Right::ServiceConnect).next().map(|policy| {
             snippets::snippets(&Facts {
                 plain: amqp.endpoint(),
                 tls: amqps.as_ref().map(Dial::endpoint),
@@ -101,8 +142,12 @@ impl Connect {
             host_name: config.host_name.clone(),
             event_hub: config.name.clone(),
             mqtt: Dial::new("mqtts", config.mqtt_listen),
-            devices: identities.devices.iter().map(device).collect(),
-            services: identities.policies.iter().map(service).collect(),
+            http: Dial::new("http", config.http.listen).url,
+            devices,
+            modules,
+            certificates,
+            device_policies: having(Right::DeviceConnect).map(device_policy).collect(),
+            services: having(Right::ServiceConnect).map(service).collect(),
             snippets: snippets.unwrap_or_default(),
             consumer_groups,
             ca_file,
@@ -115,8 +160,11 @@ impl Connect {
     /// For people.
     pub(super) fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
         writeln!(out, "Devices dial {} and trust {}", self.mqtt.url, self.ca_file.display())?;
-        for text in self.devices.values() {
+        for text in self.devices.values().chain(self.modules.values()) {
             writeln!(out, "  {text}")?;
+        }
+        for (name, Certificate { certificate_file, key_file }) in &self.certificates {
+            writeln!(out, "  {name}: {} and {}", certificate_file.display(), key_file.display())?;
         }
         if self.devices.is_empty() {
             writeln!(out, "  none is registered; write e.g. `hub.devices = [\"gw-01\"]`")?;
@@ -139,36 +187,51 @@ impl Connect {
     }
 }
 
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use shared::config::Secret;
 
     use super::*;
-    use crate::hub::devices::{Device, Policy};
+    use crate::hub::devices::{Device, Module, Policy};
 
     #[test]
     fn strings_are_ready_to_paste() {
         let config = crate::config::Config::load(None).expect("the default").hub;
         let secret = |text: &str| Secret::new(text);
-        let identities = Identities {
-            devices: vec![Device {
-                id: "gw-01".to_owned(),
-                enabled: true,
-                generation_id: "1".to_owned(),
-                primary_key: secret("a2V5"),
-                secondary_key: secret("b2xk"),
-            }],
-            policies: vec![Policy {
-                name: "service".to_owned(),
-                primary_key: secret("a2V5"),
-                secondary_key: secret("b2xk"),
-            }],
+        let keys = || Auth::Sas { primary_key: secret("a2V5"), secondary_key: secret("b2xk") };
+        let policy = |name: &str, right| Policy {
+            name: name.to_owned(),
+            rights: vec![right],
+            primary_key: secret("a2V5"),
+            secondary_key: secret("b2xk"),
         };
+        let policies = vec![policy("service", Right::ServiceConnect), policy("device", Right::DeviceConnect)];
+        let mut identities = Identities::default();
+        identities.policies = policies;
+        let module = Module { id: "m".to_owned(), enabled: true, generation_id: "2".to_owned(), auth: keys() };
+        for (id, auth, modules) in [("gw-01", keys(), vec![module]), ("gw-02", Auth::Ca, vec![])] {
+            let (id, generation_id) = (id.to_owned(), "1".to_owned());
+            assert!(identities.add(Device { id, enabled: true, generation_id, auth, modules }));
+        }
         let connect = serde_json::to_value(Connect::new(&config, &identities)).expect("JSON");
         assert_eq!(
             connect["devices"]["gw-01"],
             "HostName=local-hub.azure-devices.net;DeviceId=gw-01;SharedAccessKey=a2V5"
         );
+        assert_eq!(connect["devices"]["gw-02"], "HostName=local-hub.azure-devices.net;DeviceId=gw-02;x509=true");
+        assert_eq!(
+            connect["modules"]["gw-01/m"],
+            "HostName=local-hub.azure-devices.net;DeviceId=gw-01;ModuleId=m;SharedAccessKey=a2V5"
+        );
+        assert_eq!(
+            connect["device-policies"]["device"],
+            "HostName=local-hub.azure-devices.net;SharedAccessKeyName=device;SharedAccessKey=a2V5"
+        );
+        assert!(connect["services"]["device"].is_null());
         assert_eq!(
             connect["services"]["service"],
             "Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=service;SharedAccessKey=a2V5;EntityPath=local-hub"

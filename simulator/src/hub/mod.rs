@@ -9,8 +9,7 @@
 //! deleted comes back as another incarnation, never as the same one with numbers given twice.
 //!
 //! What it does not imitate (yet): twins, methods, cloud-to-device messages (their topics are accepted and stay
-//! silent), X.509 devices, modules, shared-access policies on the device side, throttles and quotas, routing, the
-//! HTTPS and AMQP device protocols.
+//! silent), throttles and quotas, routing, the HTTPS and AMQP device protocols.
 
 mod config; // the table [hub]
 
@@ -24,11 +23,17 @@ pub mod log; // events on disk: the hub's memory
 
 pub mod amqp; // service side: the log -> AMQP 1.0
 
-mod faults; // misfortune on demand
+pub mod limits; // what a tier lets through
+
+mod meter; // the day's count on disk
+
+pub mod faults; // misfortune on demand
 
 mod metrics; // rates
 
 mod status; // the books
+
+mod events; // a look into the log, for tests
 
 mod connect; // what each side needs to connect
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry as Metered;
 use shared::cli::Exit;
-use shared::clock::Clock;
+use shared::clock::{Clock, Skew};
 use shared::http::{Health, ListenError};
 use shared::notify;
 use shared::shutdown::{Failure, Shutdown};
@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::amqp::{self, AmqpHub, Wrapping};
 use super::ca::{self, CaError};
 use super::config::Config;
-use super::devices::{Identities, Registry, RegistryError};
-use super::faults::Faults;
+use super::devices::{Identities, Registry, RegistryError, Right};
+use super::faults::{self, Faults};
 use super::log::{AppendError, Log, OpenError, Options};
+use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
-use super::mqtt::{self, Door, Seats};
+use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
 
 const GRACE: Duration = Duration::from_secs(15);
@@ -46,6 +47,9 @@ pub enum HubError {
     /// Certificates.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// What was metered today.
+    #[error(transparent)]
+    Meter(#[from] MeterError),
     /// The log cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -62,7 +66,7 @@ impl HubError {
     pub fn exit(&self) -> Exit {
         match self {
             HubError::Registry(RegistryError::Malformed { .. })
-            | HubError::Ca(CaError::Malformed { .. } | CaError::Issue { .. })
+            | HubError::Ca(CaError::Malformed { .. } | CaError::Issue { .. } | CaError::NoAuthority { .. })
             | HubError::Open(OpenError::NotALog { .. } | OpenError::Partitions { .. }) => Exit::Usage,
             _ => Exit::Retry,
         }
@@ -86,7 +90,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure<
 }
 
 async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, HubError> {
-    let clock = Clock::Real;
+    let skew = Skew::default();
+    let clock = Clock::Skewed(skew.clone());
+    let faults = Faults::new(config.faults.clone());
     let lock = lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone() })?;
     let identity = config.identity_dir();
     let registry = Registry::prepare(config.registry_file(), &config.devices)?;
@@ -94,6 +100,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
     let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::server(&identity, &names, clock.now())?;
+    let mut cas = config.device_cas.clone();
+    cas.push(ca::device_ca_file(&identity));
+    let authorities = Authorities::read(&cas)?;
     // Ports first: a hub that cannot serve makes no log.
     let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
     let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
@@ -106,11 +115,15 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         let key = "hub.amqp-websocket-listen";
         amqp_listeners.push((addr, key, listen(addr, key).await?, Wrapping::WebSocket(Arc::clone(&server.tls))));
     }
-    let log = Log::open(&config.log_dir(), &options(config, &clock))?;
+    let log = Log::open(&config.log_dir(), &options(config, &clock, &faults))?;
+    let path = config.sessions_file();
+    let sessions = Sessions::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
-    let (seats, faults, health) = (Seats::default(), Faults::default(), Health::new());
+    let (seats, health) = (Seats::default(), Health::new());
+    let meter = Meter::open(config.data_dir.join("meter.json"))?;
+    let limits = meter.limits(&config.limits);
     let setup = amqp::Setup {
         name: config.name.clone(),
         policies: policies(&registry.now()),
@@ -126,9 +139,13 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         log: log.clone(),
         registry: registry.clone(),
         seats: seats.clone(),
+        sessions: sessions.clone(),
         amqp: amqp.clone(),
         metrics: Arc::clone(&metrics),
         faults: faults.clone(),
+        limits: limits.clone(),
+        clock: clock.clone(),
+        loopback: config.http.listen.ip().is_loopback(),
     };
     let condition = health.condition("hub");
     let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
@@ -137,15 +154,30 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let door = Door {
         hosts: names,
         registry,
+        authorities,
+        sessions,
         log: log.clone(),
         clock,
         limits: config.mqtt.clone(),
         seats,
-        faults,
+        faults: faults.clone(),
+        tier: limits.clone(),
         metrics,
         stop: stop.clone(),
     };
-    let tls = Arc::clone(&server.tls);
+    let hands = faults::Hands { log: log.clone(), skew };
+    tasks.spawn("faults", {
+        let stop = stop.clone();
+        async move {
+            faults::run(faults, hands, stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn("meter", {
+        let stop = stop.clone();
+        async move { Ok(meter.keep(limits, stop).await?) }
+    });
+    let tls = Arc::clone(&server.device_tls);
     tasks.spawn("mqtt", async move {
         mqtt::serve(mqtt_listener, tls, Arc::new(door)).await;
         Ok(())
@@ -210,12 +242,13 @@ fn lock(config: &Config) -> Result<Option<File>, HubError> {
     }
 }
 
-fn options(config: &Config, clock: &Clock) -> Options {
+fn options(config: &Config, clock: &Clock, faults: &Faults) -> Options {
     Options {
-        partitions: config.partitions,
         retention_time: config.retention_time.map(|time| time.duration()),
         retention_bytes: config.retention_size.map(|size| size.bytes()),
-        clock: clock.clone(),
+        fsync: config.fsync,
+        faults: faults.clone(),
+        ..Options::new(config.partitions, clock.clone())
     }
 }
 
@@ -223,7 +256,7 @@ fn policies(identities: &Identities) -> Vec<amqp::Policy> {
     let both = |policy: &super::devices::Policy| {
         [&policy.primary_key, &policy.secondary_key].map(|key| amqp::Policy::new(&policy.name, key.reveal()))
     };
-    identities.policies.iter().flat_map(both).collect()
+    identities.policies.iter().filter(|policy| policy.may(Right::ServiceConnect)).flat_map(both).collect()
 }
 
 async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, HubError> {

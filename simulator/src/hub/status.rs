@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::extract::Path;
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
 use serde::Serialize;
+use shared::clock::Clock;
 
 use super::amqp::{self, AmqpHub};
 use super::devices::Registry;
-use super::faults::Faults;
+use super::events;
+use super::faults::{self, Armed, Faults};
+use super::limits::{SharedLimits, Standing};
 use super::log::{Log, PartitionInfo};
 use super::metrics::Metrics;
-use super::mqtt::Seats;
+use super::mqtt::{Seats, Sessions};
 
 /// Where the books are kept.
 #[derive(Clone)]
@@ -22,9 +25,14 @@ pub(super) struct Books {
     pub(super) log: Log,
     pub(super) registry: Registry,
     pub(super) seats: Seats,
+    pub(super) sessions: Sessions,
     pub(super) amqp: AmqpHub,
     pub(super) metrics: Arc<Metrics>,
     pub(super) faults: Faults,
+    pub(super) limits: SharedLimits,
+    pub(super) clock: Clock,
+    /// Whether nobody but this machine asks.
+    pub(super) loopback: bool,
 }
 
 #[derive(Serialize)]
@@ -40,7 +48,8 @@ pub(super) struct Status {
     /// Since the hub started.
     metered_units: u64,
     services: amqp::Status,
-    pubacks_to_lose: u64,
+    limits: Standing,
+    faults: Vec<Armed>,
     /// Why the log has stopped, if it has.
     trouble: Option<String>,
 }
@@ -67,6 +76,8 @@ struct Numbered {
 #[serde(rename_all = "kebab-case")]
 struct Devices {
     registered: usize,
+    /// Devices and modules whose subscriptions outlive their connections.
+    kept_sessions: usize,
     connections: i64,
     connected: Vec<String>,
 }
@@ -85,34 +96,33 @@ impl Books {
             created_at: self.log.created_at(),
             events: Events { stored, kept: stored - given_up, bytes: infos().map(|info| info.bytes).sum() },
             devices: Devices {
-                registered: self.registry.now().devices.len(),
+                registered: self.registry.now().devices().len(),
+                kept_sessions: self.sessions.len(),
                 connections: self.metrics.connections(),
                 connected: self.seats.devices(),
             },
             metered_units: self.metrics.metered_units(),
             services: self.amqp.status(),
-            pubacks_to_lose: self.faults.pubacks_to_lose(),
+            limits: self.limits.lock().standing(self.clock.now()),
+            faults: self.faults.rules(),
             trouble: self.log.trouble().map(|trouble| trouble.to_string()),
             partitions,
         }
     }
 
-    /// `GET /status` and `POST /faults/lose-pubacks/{count}`.
+    /// The page, `GET /status`, and, where only this machine can ask, `/events` and `/faults`.
     pub(super) fn router(&self) -> Router {
         let books = self.clone();
         let status = shared::http::status(move || {
             let books = books.clone();
             async move { books.status() }
         });
-        let faults = self.faults.clone();
-        let lose = move |Path(count): Path<u64>| {
-            let faults = faults.clone();
-            async move {
-                tracing::warn!(count, "the next PUBACKs will be lost after their events are stored");
-                faults.lose_pubacks(count);
-                Json(count)
-            }
-        };
-        status.route("/faults/lose-pubacks/{count}", post(lose))
+        let page = status.route("/", get(async || Html(include_str!("status.html"))));
+        match self.loopback {
+            true => page
+                .merge(events::router(self.log.clone()))
+                .merge(faults::router(self.faults.clone(), self.log.partition_count())),
+            false => page,
+        }
     }
 }

@@ -6,6 +6,7 @@ use deltalake::arrow::datatypes::DataType;
 use futures::StreamExt as _;
 
 use super::VerifyError;
+use super::lag;
 use super::lake::{Columns, Lake, Table};
 use super::proof::EpochProof;
 use super::report::{Books, Gold, Problems};
@@ -112,20 +113,9 @@ pub(super) async fn gold(
     if breaches.is_empty() {
         return Ok(Gold::Same);
     }
-    if is_behind(&table, silver).await? {
+    if lag::is_behind(&table, "gold.gateway_health", &silver.all()).await? {
         return Ok(Gold::Behind);
     }
     breaches.into_iter().for_each(|breach| problems.add("gold-differs", || breach));
     Ok(Gold::Differs)
-}
-
-/// True if gold has not read a table of silver up to the version that was read here.
-async fn is_behind(gold: &Table, silver: &Silver) -> Result<bool, VerifyError> {
-    for source in [Some(&silver.readings), silver.quarantine.as_ref(), silver.gaps.as_ref()].into_iter().flatten() {
-        let done = gold.progress(&format!("gold.gateway_health<-{}", source.id()?)).await?;
-        if done.is_none_or(|done| done < source.version()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

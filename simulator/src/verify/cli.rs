@@ -35,6 +35,9 @@ pub struct Args {
     /// Rows the outbox holds: then exactly so many must be outstanding
     #[arg(long, value_name = "N")]
     held: Option<i64>,
+    /// Everything sent has had time to arrive: a table that has not read all of its source breaks the proof
+    #[arg(long)]
+    settled: bool,
     /// The report as one line of JSON
     #[arg(long)]
     json: bool,
@@ -47,6 +50,7 @@ pub(crate) fn main(program: &str, args: Args, config: Config) -> ExitCode {
         storage: config.storage,
         ledgers: args.ledgers,
         held: args.held,
+        settled: args.settled,
         patience: PATIENCE,
     };
     match crate::cli::block_on(async { Ok(verify(&options).await) }) {

@@ -27,6 +27,8 @@ struct Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Whole {
     device: u32,
+    /// The number that can be read in it all the same: by it the gateway recognises a repeat.
+    n: Option<i64>,
     sha256: [u8; 32],
 }
 
@@ -50,6 +52,12 @@ struct Promise {
     acked: bool,
     readings: u8,
     quarantined: u8,
+}
+
+impl Whole {
+    fn of(device: u32, payload: &[u8]) -> Self {
+        Self { device, n: number_in(payload), sha256: Sha256::digest(payload).into() }
+    }
 }
 
 impl Promise {
@@ -199,7 +207,7 @@ impl Expected {
                     ids.push(Id::Value(key, place));
                 }
                 None => {
-                    let whole = Whole { device, sha256: Sha256::digest(sent.payload()).into() };
+                    let whole = Whole::of(device, &sent.payload());
                     self.wholes.insert(whole, promise);
                     ids.push(Id::Whole(whole));
                 }
@@ -285,7 +293,15 @@ impl Expected {
 
     /// Holds a row of silver.quarantine against the ledgers.
     pub fn quarantined(&mut self, row: QuarantineRow<'_>, problems: &mut Problems) {
-        let Some(device) = row.device.and_then(|device| self.device(device)) else { return };
+        if self.devices.is_empty() {
+            return; // no ledger was given
+        }
+        let Some(device) = row.device else {
+            return problems.add("not-in-ledger", || {
+                format!("silver.quarantine {}: it names no device, and no send can end so ({})", row.id, row.reasons)
+            });
+        };
+        let Some(device) = self.device(device) else { return };
         let n = number_in(row.raw);
         let promise = match row.metric {
             Some(metric) => {
@@ -294,7 +310,7 @@ impl Expected {
                 let expected = |promise: &Promise| promise.fate != Fate::Reading && promise.rows() == 0;
                 key.and_then(|key| self.promise(key, expected))
             }
-            None => self.wholes.get_mut(&Whole { device, sha256: Sha256::digest(row.raw).into() }),
+            None => self.wholes.get_mut(&Whole::of(device, row.raw)),
         };
         let what = || format!("{} {} n={n:?}", row.device.unwrap_or("?"), row.metric.unwrap_or("(whole payload)"));
         let Some(promise) = promise else {
@@ -316,11 +332,15 @@ impl Expected {
         let mut books = LedgerBooks { sends: self.sends, other_rows: self.other_rows, ..LedgerBooks::default() };
         let names: HashMap<u32, &str> = self.names.iter().map(|(name, number)| (*number, name.as_str())).collect();
         let name = |number: u32| names.get(&number).copied().unwrap_or("?");
-        let mut absent: HashMap<u32, Vec<(u32, i64)>> = HashMap::new();
-        let wholes = self.wholes.iter().map(|(whole, promise)| (whole.device, 0, 0, promise));
+        let value = |metric: u32, n: Option<i64>| {
+            let metric = if metric == 0 { "(whole payload)" } else { name(metric) };
+            n.map_or(format!("{metric} without a number"), |n| format!("{metric} n={n}"))
+        };
+        let mut absent: HashMap<u32, Vec<(u32, Option<i64>)>> = HashMap::new();
+        let wholes = self.wholes.iter().map(|(whole, promise)| (whole.device, 0, whole.n, promise));
         let further = self.further.iter().flat_map(|(key, all)| all.iter().map(move |promise| (key, promise)));
         let values = self.values.iter().chain(further);
-        let values = values.map(|(key, promise)| (key.device, key.metric, key.n, promise));
+        let values = values.map(|(key, promise)| (key.device, key.metric, Some(key.n), promise));
         for (device, metric, n, promise) in values.chain(wholes) {
             books.values += 1;
             books.values_acked += u64::from(promise.acked);
@@ -331,12 +351,11 @@ impl Expected {
                 absent.entry(device).or_default().push((metric, n));
             } else if rows == 0 {
                 books.never_promised += 1;
-            } else if 1 < rows && metric == 0 {
+            } else if 1 < rows && n.is_none() {
                 books.keyless_repeats += u64::from(rows - 1);
             } else if 1 < rows {
-                problems.add("twice-in-lake", || {
-                    format!("{} {} n={n} is in silver {rows} times", name(device), name(metric))
-                });
+                let value = value(metric, n);
+                problems.add("twice-in-lake", || format!("{} {value} is in silver {rows} times", name(device)));
             }
         }
         let mut forgiven = given_up_max;
@@ -348,10 +367,9 @@ impl Expected {
             books.not_in_lake += count - excused;
             gone.sort_unstable_by_key(|(metric, n)| (*n, *metric));
             for (metric, n) in gone.into_iter().skip(usize::try_from(excused).unwrap_or(usize::MAX)) {
-                let metric = if metric == 0 { "(whole payload)" } else { name(metric) };
-                problems.add("not-in-lake", || {
-                    format!("{} {metric} n={n} was acknowledged and is not in silver", name(device))
-                });
+                let value = value(metric, n);
+                problems
+                    .add("not-in-lake", || format!("{} {value} was acknowledged and is not in silver", name(device)));
             }
         }
         books
@@ -381,7 +399,8 @@ fn same(sent: Small, row: &ReadingRow<'_>) -> bool {
     }
 }
 
-/// The device's number in a payload or in a reading of an Envelope, also where it was cut short.
+/// The device's number in a payload or in a reading of an Envelope. Of what is torn or spoilt, the number still stands
+/// there if something stands behind it.
 fn number_in(raw: &[u8]) -> Option<i64> {
     #[derive(serde::Deserialize)]
     struct OnlyNumber {
@@ -390,7 +409,9 @@ fn number_in(raw: &[u8]) -> Option<i64> {
     if let Ok(OnlyNumber { n }) = serde_json::from_slice(raw) {
         return n;
     }
-    let at = raw.windows(4).position(|bytes| bytes == b"\"n\":")? + 4;
-    let digits: Vec<u8> = raw[at..].iter().copied().take_while(|byte| byte.is_ascii_digit() || *byte == b'-').collect();
-    std::str::from_utf8(&digits).ok()?.parse().ok()
+    let name = b"\"n\":";
+    let rest = raw[raw.windows(name.len()).position(|bytes| bytes == name)? + name.len()..].trim_ascii_start();
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-')?;
+    matches!(rest[end..].trim_ascii_start().first(), Some(b',' | b'}')).then_some(())?;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }

@@ -227,6 +227,13 @@ impl<'a> Columns<'a> {
         deltalake::arrow::util::display::array_value_to_string(self.0.column(column), row).unwrap_or_default()
     }
 
+    /// Whether a map has this key.
+    pub fn has_key(&self, column: usize, row: usize, key: &str) -> bool {
+        let Some(map) = self.0.column(column).as_map_opt().filter(|map| map.is_valid(row)) else { return false };
+        let (from, to) = (map.value_offsets()[row] as usize, map.value_offsets()[row + 1] as usize);
+        map.keys().as_string_opt::<i32>().is_some_and(|keys| (from..to).any(|at| keys.value(at) == key))
+    }
+
     /// The entries of a map of text to whole numbers.
     pub fn counts(&self, column: usize, row: usize) -> Vec<(&'a str, i64)> {
         let Some(map) = self.0.column(column).as_map_opt() else { return Vec::new() };

@@ -1,6 +1,7 @@
 //! The proof: the lake against itself, and against what was sent.
 //!
 //! ```text
+//! bronze.messages -------> numbers without repeats and holes
 //! ledgers --> expected --+
 //! silver.readings -------+--> values one to one
 //! silver.quarantine -----+--> ids without repeats --+
@@ -16,13 +17,19 @@ pub mod proof; // one epoch
 
 pub mod expected; // the ledgers' side
 
+pub mod streams; // bronze's own numbers
+
 pub mod report; // the answer
 
 pub mod lake; // a table, as any reader sees it
 
+mod bronze; // messages
+
 mod silver; // readings, quarantine, gaps
 
 mod books; // running totals, and gold's word against silver's
+
+mod lag; // what one table has not read of another yet
 
 pub mod cli; // `simulator verify`
 
@@ -40,6 +47,7 @@ use self::lake::Lake;
 use self::proof::{EpochProof, Epochs};
 use self::report::{Problems, Report};
 use self::silver::{Direct, Silver};
+use self::streams::Streams;
 use crate::fleet::ledger::{self, LedgerError};
 
 /// What to verify.
@@ -53,6 +61,9 @@ pub struct Options {
     pub ledgers: Vec<PathBuf>,
     /// How many rows the outboxes hold; then exactly so many must be outstanding.
     pub held: Option<i64>,
+    /// Everything that was sent has had time to arrive: then a table that has not read all of its source, or does not
+    /// exist, breaks the proof.
+    pub settled: bool,
     /// How long to wait for a running ingester to be between two hops.
     pub patience: Duration,
 }
@@ -121,11 +132,25 @@ pub async fn verify(options: &Options) -> Result<Report, VerifyError> {
     let mut direct = Direct::default();
     let rows = silver.readings(&mut epochs, &mut direct, &mut expected, &mut problems).await?;
     let refused = silver.quarantine(&mut epochs, &mut direct, &mut expected, &mut problems).await?;
-    let given_up = silver.gaps(&mut epochs, &mut problems, &mut notes).await?;
+    let mut streams = Streams::default();
+    let given_up = silver.gaps(&mut epochs, &mut streams, &mut problems, &mut notes).await?;
+    silver.highs(&mut epochs).await?;
     let proof = epochs.prove(&mut problems);
     let books = books::balance(&silver.readings, (rows, refused), &proof, &mut problems).await?;
     let gold = books::gold(&lake, &silver, &proof, &mut problems).await?;
-    notes.extend(silver.behind().await?);
+    let lags = lag::lags(&lake, &silver).await?;
+    let silver_behind = lags.iter().any(|lag| lag.kind == lag::SILVER);
+    let mut bronze = None;
+    if let Some(table) = &silver.bronze {
+        bronze::numbers(table, &mut streams, &mut problems).await?;
+        bronze = Some(streams.check(silver_behind, &mut problems));
+    }
+    for lag in lags {
+        match options.settled {
+            true => problems.add(lag.kind, || lag.text),
+            false => notes.push(lag.text),
+        }
+    }
 
     let sum = |of: fn(&EpochProof) -> i64| proof.iter().map(of).sum::<i64>();
     let (outstanding, missing) = (sum(|e| e.outstanding), sum(|e| e.missing));
@@ -149,6 +174,7 @@ pub async fn verify(options: &Options) -> Result<Report, VerifyError> {
         lake: options.lake.clone(),
         epochs: proof,
         direct_rows: direct.rows,
+        bronze,
         books,
         gold,
         ledger,

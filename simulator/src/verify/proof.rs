@@ -92,6 +92,12 @@ impl Epochs {
         self.0.get_mut(gateway).and_then(|epochs| epochs.get_mut(epoch)).expect("just inserted")
     }
 
+    /// Takes a high that stands in no row: its Envelope brought none that was new.
+    pub fn high(&mut self, gateway: &str, epoch: &str, high: i64) {
+        let tally = self.tally(gateway, epoch);
+        tally.high = tally.high.max(high);
+    }
+
     /// Takes a row of silver.readings.
     pub fn reading(&mut self, gateway: &str, epoch: &str, seq: i64, high: Option<i64>, problems: &mut Problems) {
         let tally = self.tally(gateway, epoch);

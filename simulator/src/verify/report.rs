@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::expected::LedgerBooks;
 use super::proof::EpochProof;
+use super::streams::BronzeBooks;
 
 /// How many examples of one kind are kept.
 const EXAMPLES_MAX: usize = 10;
@@ -88,6 +89,9 @@ pub struct Report {
     pub epochs: Vec<EpochProof>,
     /// Rows without a gateway: direct devices, and Events refused as a whole.
     pub direct_rows: u64,
+    /// What bronze holds, where it exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bronze: Option<BronzeBooks>,
     /// The books of silver, where it has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub books: Option<Books>,
@@ -158,6 +162,13 @@ impl fmt::Display for Report {
                 "  {} without a gateway's number (direct devices, Events refused as a whole)",
                 many(self.direct_rows, "row")
             )?;
+        }
+        if let Some(b) = &self.bronze {
+            let broken = self.problems.kinds().iter().any(|kind| kind.starts_with("bronze-"));
+            let once = if broken { "NOT each number once" } else { "each number once" };
+            let expired =
+                if b.expired == 0 { String::new() } else { format!(", {} expired in the hub unread", b.expired) };
+            writeln!(f, "Bronze: {} in {}, {once}{expired}", many(b.events, "event"), many(b.streams, "partition"))?;
         }
         if let Some(b) = &self.books {
             let sign = if b.decoded == b.readings + b.quarantined + b.duplicates { "=" } else { "≠" };

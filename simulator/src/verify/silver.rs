@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deltalake::arrow::datatypes::{DataType, TimeUnit};
 use futures::StreamExt as _;
+use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
 use super::expected::{Expected, QuarantineRow, ReadingRow};
@@ -12,6 +13,7 @@ use super::intervals::Intervals;
 use super::lake::{Columns, Lake, Table};
 use super::proof::Epochs;
 use super::report::Problems;
+use super::streams::{Stream, Streams};
 use super::{Options, VerifyError};
 
 /// How often to look whether the ingester is between two hops.
@@ -25,7 +27,7 @@ pub(super) struct Silver {
     pub(super) readings: Table,
     pub(super) quarantine: Option<Table>,
     pub(super) gaps: Option<Table>,
-    bronze: Option<Table>,
+    pub(super) bronze: Option<Table>,
     /// Side tables ahead of readings: a hop was interrupted.
     pub(super) torn: Option<String>,
 }
@@ -68,17 +70,22 @@ impl Silver {
         Ok((Self { readings, quarantine, gaps, bronze, torn }, moved))
     }
 
-    /// Says so where silver has not read all of bronze: what looks lost may only be late.
-    pub(super) async fn behind(&self) -> Result<Option<String>, VerifyError> {
-        let Some(bronze) = &self.bronze else { return Ok(None) };
-        let done = self.readings.progress(&format!("silver.readings<-{}", bronze.id()?)).await?.unwrap_or(0);
-        let text = || {
-            format!(
-                "silver has read bronze up to version {done} of {}: wait for the ingester, or run a hop",
-                bronze.version()
-            )
-        };
-        Ok((done < bronze.version()).then(text))
+    /// The tables there are, with their names; readings first.
+    pub(super) fn all(&self) -> Vec<(&Table, &'static str)> {
+        let side = [(self.quarantine.as_ref(), "silver.quarantine"), (self.gaps.as_ref(), "silver.gaps")];
+        let side = side.into_iter().filter_map(|(table, name)| Some((table?, name)));
+        std::iter::once((&self.readings, "silver.readings")).chain(side).collect()
+    }
+
+    /// Reads the highs that no row has, which commits of silver.readings keep: gateway -> epoch -> seq.
+    pub(super) async fn highs(&self, epochs: &mut Epochs) -> Result<(), VerifyError> {
+        let kept = self.readings.newest_info("highs").await?;
+        for (gateway, of) in kept.as_ref().and_then(Json::as_object).into_iter().flatten() {
+            for (epoch, high) in of.as_object().into_iter().flatten() {
+                epochs.high(gateway, epoch, high.as_i64().unwrap_or(0));
+            }
+        }
+        Ok(())
     }
 
     /// Reads silver.readings; gives its number of rows.
@@ -206,11 +213,21 @@ impl Silver {
     pub(super) async fn gaps(
         &self,
         epochs: &mut Epochs,
+        streams: &mut Streams,
         problems: &mut Problems,
         notes: &mut Vec<String>,
     ) -> Result<HashMap<String, u64>, VerifyError> {
         use DataType::{Int64, Utf8};
-        let columns = [("gateway_id", Utf8), ("epoch", Utf8), ("kind", Utf8), ("from_seq", Int64), ("to_seq", Int64)];
+        let columns = [
+            ("gateway_id", Utf8),
+            ("epoch", Utf8),
+            ("kind", Utf8),
+            ("from_seq", Int64),
+            ("to_seq", Int64),
+            ("hub", Utf8),
+            ("incarnation", Int64),
+            ("partition_id", Int64),
+        ];
         let mut given_up: HashMap<String, u64> = HashMap::new();
         let Some(table) = &self.gaps else { return Ok(given_up) };
         let mut stream = table.rows_and(&columns, "readings").await?;
@@ -223,13 +240,18 @@ impl Silver {
                 match (at.text(0, row), at.text(1, row)) {
                     (Some(gateway), Some(epoch)) => epochs.gap(gateway, epoch, kind, from, to, problems),
                     _ if kind == "hub-retention" => {
-                        notes.push(format!("the hub let its events {from} to {to} expire before they were read"));
+                        let (incarnation, partition) = (at.int(6, row).unwrap_or(-1), at.int(7, row).unwrap_or(-1));
+                        let stream = Stream { hub: at.text(5, row).unwrap_or(""), incarnation, partition };
+                        streams.expired(stream, from, to);
+                        notes.push(format!(
+                            "{stream}: the hub let its events {from} to {to} expire before they were read"
+                        ));
                     }
                     _ => problems
                         .add("unknown-gap", || format!("silver.gaps has a gap of kind `{kind}` without a gateway")),
                 }
                 if kind == "given-up" {
-                    for (device, count) in at.counts(5, row) {
+                    for (device, count) in at.counts(8, row) {
                         *given_up.entry(device.to_owned()).or_default() += u64::try_from(count).unwrap_or(0);
                     }
                 }

@@ -1,259 +1,14 @@
 //! Small lakes made by hand, each with one promise kept or broken. Every kind of breach must be seen.
 
-use std::path::Path;
-use std::sync::Arc;
+mod kit; // the lake and the ledger, and one checker
 
-use deltalake::DeltaTable;
-use deltalake::arrow::array::Int64Builder;
-use deltalake::arrow::array::{
-    ArrayRef, BinaryArray, Float64Array, Int64Array, ListArray, MapArray, MapBuilder, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondArray,
-};
-use deltalake::arrow::buffer::OffsetBuffer;
-use deltalake::arrow::datatypes::{DataType, Field};
-use deltalake::kernel::Transaction;
-use deltalake::kernel::transaction::CommitProperties;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use shared::time::Timestamp;
-use url::Url;
 
+use self::kit::{Lake, TIME, check, send, sound, verified};
 use super::report::Gold;
 use super::*;
-use crate::fleet::ledger::{Ledger, Start, VERSION};
-use crate::fleet::send::{Draft, Expect, Fate, payload, topic_of};
-
-/// (seq, device, metric, n, value)
-type Reading = (i64, &'static str, &'static str, i64, f64);
-/// (seq, device, metric, raw)
-type Refusal = (i64, &'static str, Option<&'static str>, Vec<u8>);
-/// (kind, from, to, readings of device "a")
-type Gap = (&'static str, i64, i64, i64);
-
-#[derive(Clone)]
-struct Lake {
-    readings: Vec<Reading>,
-    refusals: Vec<Refusal>,
-    gaps: Vec<Gap>,
-    high: i64,
-    /// Added to what would balance the books.
-    decoded_too_many: i64,
-    /// What the books say.
-    gap_arrived: i64,
-    /// Added to what gold.gateway_health would say about `arrived`; `None`: no such table.
-    gold: Option<i64>,
-    /// Bronze versions that quarantine and readings have read.
-    done: (i64, i64),
-}
-
-const TIME: i64 = 1_790_000_000_000_000;
-
-/// Two readings and a refusal of device `a`, of a closed epoch; the ledger knows all.
-fn sound() -> (Lake, Vec<Draft>) {
-    let lake = Lake {
-        readings: vec![(1, "a", "t", 1, 21.5), (2, "a", "t", 2, 22.5)],
-        refusals: vec![(3, "a", Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
-        gaps: vec![("closed", 1, 3, 0)],
-        high: 0,
-        decoded_too_many: 0,
-        gap_arrived: 0,
-        gold: None,
-        done: (4, 4),
-    };
-    let sends = vec![
-        send("a", 1, 21.5, Fate::Reading),
-        send("a", 2, 22.5, Fate::Reading),
-        send("a", 3, 900.0, Fate::Quarantine),
-    ];
-    (lake, sends)
-}
-
-fn send(device: &str, n: i64, value: f64, fate: Fate) -> Draft {
-    let time = Timestamp::from_micros(TIME);
-    Draft {
-        device: device.into(),
-        n,
-        topic: topic_of(device),
-        payload: payload(time, n, &[("t", json!(value))]),
-        time,
-        copies: 1,
-        fault: None,
-        expect: vec![Expect { metric: Some("t".into()), value: Some(json!(value)), unit: None, fate }],
-    }
-}
-
-fn texts<'a>(values: impl IntoIterator<Item = Option<&'a str>>) -> ArrayRef {
-    Arc::new(values.into_iter().collect::<StringArray>())
-}
-
-fn ints(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.into_iter().collect::<Int64Array>())
-}
-
-fn times(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.into_iter().collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
-}
-
-async fn write(
-    dir: &Path,
-    name: &str,
-    columns: Vec<(&str, ArrayRef)>,
-    metadata: Vec<(&str, Json)>,
-    txns: Vec<(String, i64)>,
-) -> String {
-    let path = dir.join(name);
-    std::fs::create_dir_all(&path).expect("a directory");
-    let url = Url::from_directory_path(&path).expect("an absolute path");
-    let columns = columns.into_iter().map(|(name, array)| (name, array, true));
-    let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length");
-    let properties = CommitProperties::default()
-        .with_metadata(metadata.into_iter().map(|(key, value)| (key.to_owned(), value)))
-        .with_application_transactions(txns.into_iter().map(|(app, version)| Transaction::new(app, version)).collect());
-    let table = DeltaTable::try_from_url(url).await.expect("a place");
-    let table = table.write(vec![batch]).with_commit_properties(properties).await.expect("written");
-    table.snapshot().expect("loaded").metadata().id().to_owned()
-}
-
-fn map_of(counts: &[i64]) -> ArrayRef {
-    let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
-    for count in counts {
-        map.keys().append_value("a");
-        map.values().append_value(*count);
-        map.append(true).expect("one entry");
-    }
-    let map: MapArray = map.finish();
-    Arc::new(map)
-}
-
-impl Lake {
-    async fn write(&self, dir: &Path) {
-        let bronze = write(dir, "bronze/messages", vec![("partition_id", ints([Some(0)]))], vec![], vec![]).await;
-        let r = &self.readings;
-        let ids: Vec<String> = r.iter().map(|(seq, ..)| format!("gw/00e1/{seq}")).collect();
-        let refused: Vec<String> = self.refusals.iter().map(|(seq, ..)| format!("gw/00e1/{seq}")).collect();
-        let duplicates = 1;
-        let decoded = (r.len() + refused.len()) as i64 + duplicates + self.decoded_too_many;
-        let gap_arrived = self.gap_arrived;
-        let totals = json!({"events": 2, "decoded": decoded, "duplicates": duplicates, "gap_arrived": gap_arrived});
-        let metadata = vec![("totals", totals)];
-        let readings = write(
-            dir,
-            "silver/readings",
-            vec![
-                ("reading_id", texts(ids.iter().map(|id| Some(id.as_str())))),
-                ("gateway_id", texts(r.iter().map(|_| Some("gw")))),
-                ("epoch", texts(r.iter().map(|_| Some("00e1")))),
-                ("seq", ints(r.iter().map(|row| Some(row.0)))),
-                ("high", ints(r.iter().map(|row| Some(self.high.max(row.0))))),
-                ("source_seq", ints(r.iter().map(|row| Some(row.3)))),
-                ("device_id", texts(r.iter().map(|row| Some(row.1)))),
-                ("metric", texts(r.iter().map(|row| Some(row.2)))),
-                ("value", Arc::new(r.iter().map(|row| Some(row.4)).collect::<Float64Array>())),
-                ("value_text", texts(r.iter().map(|_| None))),
-                ("value_kind", texts(r.iter().map(|_| Some("number")))),
-                ("unit", texts(r.iter().map(|_| None))),
-                ("event_time", times(r.iter().map(|_| Some(TIME)))),
-            ],
-            metadata,
-            vec![(format!("silver.readings<-{bronze}"), self.done.1)],
-        )
-        .await;
-        let q = &self.refusals;
-        let reasons = ListArray::new(
-            Arc::new(Field::new("element", DataType::Utf8, true)),
-            OffsetBuffer::from_lengths(q.iter().map(|_| 1)),
-            texts(q.iter().map(|_| Some("range: 900 > 150"))),
-            None,
-        );
-        let quarantine = write(
-            dir,
-            "silver/quarantine",
-            vec![
-                ("id", texts(refused.iter().map(|id| Some(id.as_str())))),
-                ("gateway_id", texts(q.iter().map(|_| Some("gw")))),
-                ("epoch", texts(q.iter().map(|_| Some("00e1")))),
-                ("seq", ints(q.iter().map(|row| Some(row.0)))),
-                ("high", ints(q.iter().map(|row| Some(row.0)))),
-                ("device_id", texts(q.iter().map(|row| Some(row.1)))),
-                ("metric", texts(q.iter().map(|row| row.2))),
-                ("raw", Arc::new(q.iter().map(|row| Some(row.3.as_slice())).collect::<BinaryArray>())),
-                ("replayed_at", times(q.iter().map(|_| None))),
-                ("reasons", Arc::new(reasons)),
-            ],
-            vec![],
-            vec![(format!("silver.quarantine<-{bronze}"), self.done.0)],
-        )
-        .await;
-        let g = &self.gaps;
-        let gaps = write(
-            dir,
-            "silver/gaps",
-            vec![
-                ("gateway_id", texts(g.iter().map(|_| Some("gw")))),
-                ("epoch", texts(g.iter().map(|_| Some("00e1")))),
-                ("kind", texts(g.iter().map(|gap| Some(gap.0)))),
-                ("from_seq", ints(g.iter().map(|gap| Some(gap.1)))),
-                ("to_seq", ints(g.iter().map(|gap| Some(gap.2)))),
-                ("reason", texts(g.iter().map(|_| Some("dropped")))),
-                ("readings", map_of(&g.iter().map(|gap| gap.3).collect::<Vec<_>>())),
-            ],
-            vec![],
-            vec![],
-        )
-        .await;
-        let Some(off) = self.gold else { return };
-        let one = |number: i64| ints([Some(number)]);
-        write(
-            dir,
-            "gold/gateway_health",
-            vec![
-                ("gateway_id", texts([Some("gw")])),
-                ("epoch", texts([Some("00e1")])),
-                ("state", texts([Some("closed")])),
-                ("high", one(3)),
-                ("last", one(3)),
-                ("arrived", one(r.len() as i64 + off)),
-                ("quarantined", one(q.len() as i64)),
-                ("given_up", one(0)),
-                ("gap_arrived", one(0)),
-                ("outstanding", one(0)),
-                ("missing", one(0)),
-            ],
-            vec![],
-            [readings, quarantine, gaps].map(|source| (format!("gold.gateway_health<-{source}"), 0)).to_vec(),
-        )
-        .await;
-    }
-}
-
-/// Writes the lake and the ledger, verifies, and compares what is broken. `unacked` sends are in the ledger alone.
-async fn verified(lake: &Lake, sends: &[Draft], unacked: &[Draft], held: Option<i64>) -> Report {
-    let dir = tempfile::tempdir().expect("a directory");
-    let root = dir.path().join("lake");
-    std::fs::create_dir_all(&root).expect("a directory");
-    lake.write(&root).await;
-    let path = dir.path().join("ledger.jsonl");
-    let start = Start { version: VERSION, kind: "devices".into(), source: "seed 1".into(), shift: 0 };
-    let (ledger, _) = Ledger::open(Some(&path), start).expect("a ledger");
-    for draft in sends {
-        let sent = ledger.send(draft.clone()).expect("written");
-        ledger.ack(sent.id).expect("noted");
-    }
-    for draft in unacked {
-        ledger.send(draft.clone()).expect("written");
-    }
-    ledger.flush().expect("written");
-    let options = Options { lake: root.display().to_string(), ledgers: vec![path], held, ..Options::default() };
-    verify(&options).await.expect("a readable lake")
-}
-
-async fn check(change: impl FnOnce(&mut Lake, &mut Vec<Draft>), broken: &[&str]) -> Report {
-    let (mut lake, mut sends) = sound();
-    change(&mut lake, &mut sends);
-    let report = verified(&lake, &sends, &[], None).await;
-    assert_eq!(report.problems.kinds(), broken, "{report}");
-    assert_eq!(report.holds, broken.is_empty());
-    report
-}
+use crate::fleet::send::{Draft, Expect, Fate};
 
 #[tokio::test]
 async fn a_sound_lake_is_proved_and_every_send_is_one_row() {
@@ -372,34 +127,153 @@ async fn a_payload_that_cannot_be_read_is_known_by_its_bytes() {
         sends[2].payload = torn.to_vec();
         sends[2].expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
     };
-    let keyless = (3, "a", None, torn.to_vec());
+    let whole = (3, Some("a"), None, torn.to_vec());
     check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![keyless.clone()];
+            lake.refusals = vec![whole.clone()];
         },
         &[],
     )
     .await;
-    // Sent again after a lost PUBACK it cannot be recognised: counted, not broken.
-    let report = check(
+    // Sent again after a lost PUBACK it is recognised by its number, which stands before the tear.
+    check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![keyless.clone(), (4, "a", None, torn.to_vec())];
+            lake.refusals = vec![whole.clone(), (4, Some("a"), None, torn.to_vec())];
             lake.gaps[0].2 = 4;
         },
-        &[],
+        &["twice-in-lake"],
     )
     .await;
-    assert_eq!(report.ledger.map(|books| books.keyless_repeats), Some(1));
     check(
         |lake, sends| {
             garbled(sends);
-            lake.refusals = vec![(3, "a", None, b"other".to_vec())];
+            lake.refusals = vec![(3, Some("a"), None, b"other".to_vec())];
         },
         &["not-in-lake", "not-in-ledger"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn only_a_payload_whose_number_cannot_be_read_may_come_twice() {
+    for (payload, broken) in [
+        (r#"{"ts":1790000000000000,"n":3}"#, &["twice-in-lake"][..]),
+        (r#"{"n":3,"t":1} and more"#, &["twice-in-lake"]),
+        (r#"{"n": 3 , "t"#, &["twice-in-lake"]),
+        (r#"{"n":3"#, &[]),
+        (r#"{"n":"three","t":1"#, &[]),
+        ("half a", &[]),
+    ] {
+        let bytes = payload.as_bytes().to_vec();
+        let report = check(
+            |lake, sends| {
+                sends[2].payload = bytes.clone();
+                sends[2].expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
+                lake.refusals = vec![(3, Some("a"), None, bytes.clone()), (4, Some("a"), None, bytes.clone())];
+                lake.gaps[0].2 = 4;
+            },
+            broken,
+        )
+        .await;
+        let repeats = u64::from(broken.is_empty());
+        assert_eq!(report.ledger.map(|books| books.keyless_repeats), Some(repeats), "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_names_no_device_was_sent_by_none() {
+    let stray = |lake: &mut Lake| {
+        lake.refusals.push((4, None, None, b"{}".to_vec()));
+        lake.gaps[0].2 = 4;
+    };
+    let report = check(|lake, _| stray(lake), &["not-in-ledger"]).await;
+    assert!(report.to_string().contains("no device"), "{report}");
+}
+
+#[tokio::test]
+async fn a_number_that_bronze_lacks_or_has_twice_is_seen() {
+    let report = check(
+        |lake, _| {
+            lake.bronze[1].1 = 9;
+            lake.bronze_done = Some(9);
+        },
+        &["bronze-hole"],
+    )
+    .await;
+    let said = report.to_string();
+    assert!(said.contains("lacks number 8 of hub (created 1789000000000), partition 0"), "{said}");
+    assert!(said.contains("Bronze: 3 events in 2 partitions, NOT each number once"), "{said}");
+    check(|lake, _| lake.bronze.push((0, 8, Some("gw"))), &["bronze-repeat"]).await;
+    check(|lake, _| lake.bronze_done = Some(12), &["bronze-progress"]).await;
+}
+
+#[tokio::test]
+async fn what_the_hub_let_expire_is_no_hole_once_it_is_named() {
+    let expired = |lake: &mut Lake| {
+        lake.bronze = vec![(0, 7, Some("gw")), (0, 11, None), (0, 12, Some("gw"))];
+        lake.bronze_done = Some(12);
+    };
+    let report = check(
+        |lake, _| {
+            expired(lake);
+            lake.gaps.push(("hub-retention", 8, 11, 0));
+        },
+        &[],
+    )
+    .await;
+    assert_eq!(report.bronze.as_ref().map(|books| (books.events, books.expired)), Some((3, 4)));
+    check(|lake, _| expired(lake), &["bronze-hole"]).await;
+    // Silver has only read the row before it.
+    let unread = |lake: &mut Lake| {
+        expired(lake);
+        lake.done = (0, 0);
+    };
+    check(|lake, _| unread(lake), &[]).await;
+    check(
+        |lake, _| {
+            unread(lake);
+            lake.bronze[1].2 = Some("a device that says so");
+        },
+        &["bronze-hole"],
+    )
+    .await;
+}
+
+/// A lake that was given its time, with gold.
+async fn check_settled(change: impl FnOnce(&mut Lake), broken: &[&str], words: &[&str]) {
+    let (mut lake, sends) = sound();
+    lake.gold = Some(0);
+    change(&mut lake);
+    let report = verified(&lake, &sends, &[], None).await;
+    assert!(report.holds, "while it may still come, it is a note: {report}");
+    assert!(words.iter().all(|word| report.to_string().contains(&format!("note: {word}"))), "{report}");
+    lake.settled = true;
+    let report = verified(&lake, &sends, &[], None).await;
+    assert_eq!(report.problems.kinds(), broken, "{report}");
+    assert!(words.iter().all(|word| report.to_string().contains(&format!("  {word}"))), "{report}");
+}
+
+#[tokio::test]
+async fn once_settled_a_table_that_lags_or_lacks_breaks_the_proof() {
+    check_settled(|_| (), &[], &[]).await;
+    check_settled(
+        |lake| lake.done = (0, 0),
+        &["silver-behind"],
+        &["silver.readings has read bronze.messages up to version 0 of 1"],
+    )
+    .await;
+    check_settled(
+        |lake| lake.gold = None,
+        &["table-absent"],
+        &["gold.metric_1m does not exist", "gold.device_latest does not", "gold.gateway_health does not"],
+    )
+    .await;
+    for name in ["gold.metric_1m", "gold.device_latest", "gold.gateway_health"] {
+        let words = format!("{name} has read nothing of silver.readings, which is at version 0");
+        check_settled(|lake| lake.late = name, &["gold-behind"], &[&words]).await;
+    }
 }
 
 #[tokio::test]
@@ -428,6 +302,9 @@ async fn what_is_outstanding_must_be_held() {
     assert_eq!((report.outstanding, report.missing), (4, 0));
     let report = verified(&lake, &sends, &[], Some(3)).await;
     assert_eq!(report.problems.kinds(), ["held-differs"]);
+    // Named by an Envelope of which nothing was new.
+    lake.named = 9;
+    assert_eq!(verified(&lake, &sends, &[], Some(6)).await.outstanding, 6);
 }
 
 #[tokio::test]

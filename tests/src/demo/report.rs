@@ -27,6 +27,7 @@ pub(super) fn print(stack: &Stack, outbox: Option<&Json>) -> Result<bool, String
     let options = Options {
         lake: stack.layout.lake().display().to_string(),
         ledgers: vec![stack.layout.ledger()],
+        settled: true, // the demo waited until the lake had caught up
         held: Some(held.ok_or("the agent does not say what its outbox holds")?),
         ..Options::default()
     };

@@ -5,8 +5,10 @@ use serde_json::json;
 use shared::rules::TimeWindow;
 
 use super::kit::{EPOCH, Kit, NOW, SECOND, envelope, event, raw};
+use crate::hop::silver::{NewRange, TARGETS};
 use crate::hop::{HopError, Plan, Settings};
-use crate::lake::{Kind, Table, TableCommit, Txn};
+use crate::lake::{Kind, LakeError, Table, TableCommit, Txn};
+use crate::silver::Totals;
 
 /// A stream with readings, refusals, gaps and repeats.
 async fn fill(kit: &Kit, from: i64) {
@@ -27,7 +29,7 @@ async fn a_hop_that_ended_between_side_tables_and_readings_is_finished_by_the_ne
     kit.settle(&mut hops).await;
     fill(&kit, 20).await;
     fill(&kit, 30).await;
-    hops.end_before_readings = true;
+    hops.end_before = Some(Table::SilverReadings);
     assert!(matches!(hops.round().await, Err(HopError::Ended)));
     drop(hops);
     let sides = |versions: &[i64]| (versions[2], versions[3]);
@@ -63,10 +65,10 @@ async fn a_hop_that_failed_between_side_tables_and_readings_is_finished_by_the_n
     fill(&kit, 10).await;
     kit.settle(&mut hops).await;
     fill(&kit, 20).await;
-    hops.end_before_readings = true;
+    hops.end_before = Some(Table::SilverReadings);
     assert!(matches!(hops.round().await, Err(HopError::Ended)));
     // The service goes on with the same hops, and more came meanwhile.
-    hops.end_before_readings = false;
+    hops.end_before = None;
     fill(&kit, 30).await;
     kit.settle(&mut hops).await;
 
@@ -77,6 +79,83 @@ async fn a_hop_that_failed_between_side_tables_and_readings_is_finished_by_the_n
     }
     assert_eq!(kit.everything().await, whole.everything().await);
     assert_eq!(hops.totals(), straight.totals());
+}
+
+/// The lake that saw the same Events and never failed.
+async fn straight(froms: &[i64]) -> (Vec<String>, Totals) {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    for from in froms {
+        fill(&kit, *from).await;
+        kit.settle(&mut hops).await;
+    }
+    (kit.everything().await, hops.totals())
+}
+
+#[tokio::test]
+async fn a_refresh_that_failed_between_two_tables_is_done_by_the_next_round() {
+    let expected = straight(&[10, 20]).await;
+    for end in [Table::SilverGaps, Table::SilverReadings] {
+        let kit = Kit::new().await;
+        let mut hops = kit.hops().await;
+        fill(&kit, 10).await;
+        kit.settle(&mut hops).await;
+        hops.end_before = Some(end);
+        assert!(matches!(hops.full_refresh(Table::SilverReadings).await, Err(HopError::Ended)));
+        hops.end_before = None;
+        fill(&kit, 20).await;
+        kit.settle(&mut hops).await;
+        assert_eq!((kit.everything().await, hops.totals()), expected, "ended before {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_asked_for_after_a_hop_that_failed_midway_finishes_that_hop() {
+    let expected = straight(&[10, 20, 30]).await;
+    for target in [Table::SilverReadings, Table::SilverGaps, Table::GoldMetric1m, Table::GoldGatewayHealth] {
+        for end in [Table::SilverGaps, Table::SilverReadings] {
+            let kit = Kit::new().await;
+            let mut hops = kit.hops().await;
+            fill(&kit, 10).await;
+            kit.settle(&mut hops).await;
+            fill(&kit, 20).await;
+            hops.end_before = Some(end);
+            assert!(matches!(hops.round().await, Err(HopError::Ended)));
+            hops.end_before = None;
+            fill(&kit, 30).await;
+            hops.full_refresh(target).await.expect("refreshes");
+            kit.settle(&mut hops).await;
+            assert_eq!((kit.everything().await, hops.totals()), expected, "{target:?} after an end before {end:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn progress_that_moved_after_the_plan_was_made_refuses_the_hop() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    kit.settle(&mut hops).await;
+    fill(&kit, 20).await;
+    fill(&kit, 30).await;
+    let bronze = kit.lake.view(Table::BronzeMessages).await.expect("a view");
+    let done = bronze.version() - 2;
+    let changes = bronze.changes(done).await.expect("the log");
+    let range = NewRange { from: done + 1, to: done + 2, changes, rules: hops.rules.clone(), stood: [Some(done); 3] };
+    for table in TARGETS {
+        let moved = TableCommit {
+            table,
+            kind: Kind::Append,
+            batches: vec![],
+            txns: vec![Txn { app: table.app_id(&bronze.id()), expected: Some(done), version: done + 1 }],
+            metadata: vec![],
+        };
+        kit.lake.commit(moved, None).await.expect("somebody else's");
+    }
+    let before = kit.versions().await;
+    let refused = hops.range(&bronze, range).await;
+    assert!(matches!(refused, Err(HopError::Lake(LakeError::Fenced { .. }))), "{refused:?}");
+    assert_eq!(kit.versions().await, before);
 }
 
 #[tokio::test]
@@ -120,7 +199,7 @@ async fn a_refresh_that_ended_midway_is_done_by_the_next_holder() {
     fill(&kit, 10).await;
     kit.settle(&mut hops).await;
     let before = kit.everything().await;
-    hops.end_before_readings = true;
+    hops.end_before = Some(Table::SilverReadings);
     assert!(matches!(hops.full_refresh(Table::SilverReadings).await, Err(HopError::Ended)));
     drop(hops);
     let mut hops = kit.hops().await;

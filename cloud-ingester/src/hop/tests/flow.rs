@@ -4,6 +4,7 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::kit::{EPOCH, Kit, NOW, SECOND, Stored, envelope, event, raw};
+use crate::lake::Table;
 
 #[tokio::test]
 async fn a_reading_reaches_silver_and_gold() {
@@ -347,4 +348,45 @@ async fn a_model_rests_only_while_silver_has_news() {
     let quiet = hops.round().await.expect("a round");
     assert_eq!((quiet.silver.is_some(), quiet.gold.len()), (false, 2), "{quiet:?}");
     assert!(hops.round().await.expect("a round").is_idle());
+}
+
+#[tokio::test]
+async fn the_high_of_an_envelope_without_new_rows_is_outstanding_here_and_after_a_restart() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    let health = async || kit.ask("select high, last, arrived, outstanding from gold.gateway_health").await;
+    kit.store(&[event(1, "g", &envelope(3, &[(1, "t", 1.0, 1), (2, "t", 1.0, 2)]))]).await;
+    kit.settle(&mut hops).await;
+    // Cut anew after a restart of the gateway: the same row, and by now more were given.
+    kit.store(&[event(2, "g", &envelope(8, &[(2, "t", 1.0, 2)]))]).await;
+    kit.settle(&mut hops).await;
+    let expected = expect![[r#"
+        +------+------+---------+-------------+
+        | high | last | arrived | outstanding |
+        +------+------+---------+-------------+
+        | 8    | 8    | 2       | 6           |
+        +------+------+---------+-------------+"#]];
+    expected.assert_eq(&health().await);
+    drop(hops);
+    let mut hops = kit.hops().await;
+    hops.full_refresh(Table::GoldGatewayHealth).await.expect("refreshes");
+    expected.assert_eq(&health().await);
+    // And it stays through hops that say nothing of it, refreshes, and another restart.
+    kit.store(&[event(3, "g", &envelope(3, &[(1, "t", 1.0, 1)]))]).await;
+    kit.settle(&mut hops).await;
+    hops.full_refresh(Table::SilverReadings).await.expect("refreshes");
+    drop(hops);
+    let mut hops = kit.hops().await;
+    // Nothing but a gap, and a high.
+    let mut body = envelope(9, &[]);
+    body["gaps"] = json!([{"epoch": EPOCH, "from": 3, "to": 8, "reason": "dropped"}]);
+    kit.store(&[event(4, "g", &body)]).await;
+    kit.settle(&mut hops).await;
+    expect![[r#"
+        +------+------+---------+-------------+
+        | high | last | arrived | outstanding |
+        +------+------+---------+-------------+
+        | 9    | 9    | 2       | 1           |
+        +------+------+---------+-------------+"#]]
+    .assert_eq(&health().await);
 }

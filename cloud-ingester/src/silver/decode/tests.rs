@@ -335,6 +335,12 @@ fn a_direct_device_is_read_by_the_default_mapping_under_the_hubs_id() {
             r#"refused by silver 7/1/42/0 g.temperature ["time: neither RFC 3339 nor whole microseconds: \"yesterday\""] raw="{\"ts\":\"yesterday\",\"temperature\":1}""#
         ]],
     );
+    check(
+        r#"{"n":1,"n":2,"temperature":1}"#,
+        expect![[
+            r#"refused by silver 7/1/42/0 g.temperature ["number: `n` stands twice in the payload"] raw="{\"n\":1,\"n\":2,\"temperature\":1}""#
+        ]],
+    );
 }
 
 #[test]

@@ -42,9 +42,27 @@ fn an_open_epoch_has_outstanding_seqs_and_nothing_missing() {
     assert_eq!(admit(&mut seen, 3, 5), Fit::New { gap_arrived: false });
     assert_eq!(admit(&mut seen, 3, 9), Fit::Duplicate);
     let health = health(&seen);
-    assert_eq!((health.state, health.high, health.last, health.arrived), ("open", 5, 5, 2));
-    assert_eq!((health.outstanding, health.missing), (3, 0));
+    assert_eq!((health.state, health.high, health.last, health.arrived), ("open", 9, 9, 2));
+    assert_eq!((health.outstanding, health.missing), (7, 0));
     assert_eq!(health.last_enqueued, Some(Timestamp::from_micros(3)));
+}
+
+#[test]
+fn a_high_without_new_rows_counts_and_is_kept_until_a_row_or_a_closing_says_as_much() {
+    let kept = |seen: &Seen| seen.highs().get("g").and_then(|epochs| epochs.get("e").copied());
+    let mut seen = Seen::default();
+    seen.name_high("g", "e", 0);
+    assert!(seen.keys().is_empty());
+    seen.name_high("g", "e", 4);
+    assert_eq!((health(&seen).high, health(&seen).outstanding, kept(&seen)), (4, 4, Some(4)));
+    admit(&mut seen, 1, 4);
+    assert_eq!((health(&seen).high, kept(&seen)), (4, None));
+    admit(&mut seen, 1, 7);
+    assert_eq!((health(&seen).high, health(&seen).outstanding, kept(&seen)), (7, 6, Some(7)));
+    seen.admit_gap(&gap(GapKind::GivenUp, 2, 7));
+    assert_eq!((health(&seen).outstanding, kept(&seen)), (0, Some(7)));
+    seen.admit_gap(&gap(GapKind::Closed, 1, 7));
+    assert_eq!((health(&seen).last, health(&seen).missing, kept(&seen)), (7, 0, None));
 }
 
 #[test]

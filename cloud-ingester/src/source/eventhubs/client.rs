@@ -5,6 +5,7 @@ use std::time::Duration;
 use azure_messaging_eventhubs::{ConsumerClient, EventHubsError, RetryOptions};
 
 use super::Target;
+use super::follow::Asked;
 use crate::source::resume::Partition;
 
 /// Opens a client; used by `check` as well.
@@ -37,13 +38,19 @@ pub async fn describe(client: &ConsumerClient) -> Result<(String, i64, Vec<Strin
     Ok((properties.name, created, properties.partition_ids))
 }
 
-pub(super) async fn partition(client: &ConsumerClient, id: &str) -> Result<Partition, String> {
-    let asked = within("asking about a partition", client.get_partition_properties(id)).await?;
-    Ok(Partition {
-        begin: asked.beginning_sequence_number,
-        last_enqueued: asked.last_enqueued_sequence_number,
-        is_empty: asked.is_empty,
-    })
+impl Asked for ConsumerClient {
+    async fn describe(&self) -> Result<(String, i64, Vec<String>), String> {
+        describe(self).await
+    }
+
+    async fn partition(&self, id: &str) -> Result<Partition, String> {
+        let asked = within("asking about a partition", self.get_partition_properties(id)).await?;
+        Ok(Partition {
+            begin: asked.beginning_sequence_number,
+            last_enqueued: asked.last_enqueued_sequence_number,
+            is_empty: asked.is_empty,
+        })
+    }
 }
 
 /// No answer within 20 s is an answer.

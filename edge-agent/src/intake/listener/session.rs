@@ -98,6 +98,23 @@ impl From<MqttError> for Fault {
     }
 }
 
+/// Up to the protocol level of a CONNECT: type, four bytes of length, two of the name's length, the name, the level.
+const HEAD_BYTES: usize = 1 + 4 + 2 + 6 + 1;
+/// CONNACK, no session, return code 0x01: unacceptable protocol version.
+const WRONG_VERSION: [u8; 4] = [0x20, 2, 0, 1];
+
+/// True for a CONNECT of MQTT, or of MQTT 3.1 by its name, at another level than that of 3.1.1.
+fn is_other_version(head: &[u8]) -> bool {
+    let [0x10, rest @ ..] = head else { return false };
+    let length = rest.iter().take(4).take_while(|byte| 0x80 <= **byte).count() + 1;
+    let name = rest.get(length..).unwrap_or_default();
+    match name {
+        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', _, ..] => true,
+        [0, 4, b'M', b'Q', b'T', b'T', level, ..] => *level != 4,
+        _ => false,
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Fresh,
@@ -111,6 +128,8 @@ pub(super) struct Session {
     mqtt: Connection<role::Server>,
     stage: Stage,
     partial: bool,
+    /// The first bytes of the device, until its CONNECT is there.
+    head: Vec<u8>,
 }
 
 impl Session {
@@ -120,7 +139,7 @@ impl Session {
         let mut mqtt = Connection::with_options(Version::V3_1_1, options);
         mqtt.set_auto_pub_response(false);
         mqtt.set_auto_ping_response(true);
-        Self { mqtt, stage: Stage::Fresh, partial: false }
+        Self { mqtt, stage: Stage::Fresh, partial: false, head: Vec::new() }
     }
 
     /// True while a packet has begun and not ended.
@@ -136,9 +155,20 @@ impl Session {
         }
         let mut cursor = Cursor::new(bytes);
         let events = self.mqtt.recv(&mut cursor);
+        let taken = usize::try_from(cursor.position()).unwrap_or(bytes.len()).min(bytes.len());
         self.partial = events.is_empty();
+        if self.stage == Stage::Fresh {
+            let missing = HEAD_BYTES.saturating_sub(self.head.len());
+            self.head.extend(bytes[..taken].iter().take(missing));
+            // The library answers 3.1, whose protocol has another name, as it answers garbage.
+            if !self.partial && is_other_version(&self.head) {
+                acts.push(Act::Send(WRONG_VERSION.to_vec()));
+                self.close(Fault::Version, acts);
+                return taken;
+            }
+        }
         self.take(events, acts);
-        usize::try_from(cursor.position()).unwrap_or(bytes.len())
+        taken
     }
 
     /// The device may publish.

@@ -251,6 +251,8 @@ async fn users_of_the_password_file_may_enter_and_nobody_else() {
 async fn what_is_not_mqtt_3_1_1_for_publishing_is_closed() {
     let stand = stand(2, |_, _| {}).await;
     let mqtt5 = vec![0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 1, b'd'];
+    let mqtt31 = [&[0x10, 15, 0, 6][..], b"MQIsdp", &[3, 2, 0, 60, 0, 1, b'd']].concat();
+    let level3 = vec![0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 3, 2, 0, 60, 0, 1, b'd'];
     let qos2 = [connect(60), vec![0x34, 5, 0, 1, b't', 0, 1]].concat();
     let id_zero = [connect(60), vec![0x32, 5, 0, 1, b't', 0, 0]].concat();
     let wildcard = [connect(60), vec![0x30, 3, 0, 1, b'#']].concat();
@@ -267,6 +269,8 @@ async fn what_is_not_mqtt_3_1_1_for_publishing_is_closed() {
         ("publish first", publish(1, b"x"), None),
         ("ping first", vec![0xc0, 0], None),
         ("mqtt 5", mqtt5, Some([0x20, 2, 0, 1])),
+        ("mqtt 3.1", mqtt31, Some([0x20, 2, 0, 1])),
+        ("level 3", level3, Some([0x20, 2, 0, 1])),
         ("no id but a session", no_id_but_a_session, Some([0x20, 2, 0, 2])),
         ("qos 2", qos2, Some(CONNACK)),
         ("packet id 0", id_zero, Some(CONNACK)),

@@ -1,6 +1,7 @@
 //! Every SQL statement of the outbox. One connection, owned by one thread; its types do not leak.
 
 mod error;
+mod glimpse;
 mod open;
 mod read;
 #[cfg(test)]
@@ -18,15 +19,23 @@ use shared::reading::{Epoch, Seq};
 use shared::time::Timestamp;
 
 pub use error::{Act, StoreError};
+pub use glimpse::{EpochLine, Glimpse, RowLine, State, Which};
 pub use open::Opened;
-pub use read::{EpochLine, Glimpse, RowLine, State, Which};
 pub(super) use write::Linger;
 
-use super::memory::Memory;
+use super::memory::{Memory, ROWS_MAX};
 use super::{Config, HeldItem, NewRow, RowId, SourceKey, codec};
 
 /// Rows of one step of `give_up`, `resend` and pruning: a transaction of some milliseconds.
 const STEP_ROWS: usize = 2_000;
+/// Bytes of one key that stays of a row, in the database, rounded up.
+const KEY_BYTES: u64 = 48;
+
+/// Keys of rows that made room, at most: they take up to an eighth of `bytes-max`.
+fn keys_max(config: &Config) -> i64 {
+    let fitting = i64::try_from(config.bytes_max.bytes() / 8 / KEY_BYTES).unwrap_or(i64::MAX);
+    fitting.min(i64::try_from(ROWS_MAX).unwrap_or(i64::MAX))
+}
 
 /// Room kept for the write-ahead log. It is moved into the database when it has half of that.
 pub(super) fn wal_bytes(config: &Config) -> u64 {
@@ -100,9 +109,13 @@ pub struct Store {
     epoch: Epoch,
     epoch_id: i64,
     high: Seq,
-    /// Duplicates seen since the last commit.
-    duplicates: u64,
     memory: Memory,
+    /// Most keys that stay of rows that made room.
+    keys_max: i64,
+    /// Keys forgotten before their time, not yet told.
+    keys_dropped: u64,
+    /// Damaged rows given up, not yet told.
+    damaged: u64,
     now: Now,
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use shared::reading::{Epoch, Seq};
 
+use super::write::forget_empty;
 use super::{Act, Now, Store, StoreError};
 use crate::outbox::lock::beside;
 use crate::outbox::memory::{AGE_MAX, Memory, ROWS_MAX};
@@ -28,7 +29,7 @@ pub struct Opened {
     pub side_moved_aside: Option<PathBuf>,
     /// The database knows of open epochs, and no side file was there.
     pub side_absent: bool,
-    /// Epochs the side file lists and the database does not know, each with what is known of its end.
+    /// Epochs of which the side file knows more than the database, each with what is known of its end.
     pub lost: Vec<(Epoch, String)>,
     /// Rows of earlier runs that are still to be sent.
     pub held: i64,
@@ -70,8 +71,10 @@ impl Store {
             epoch: Epoch::draw(),
             epoch_id: 0,
             high: Seq(0),
-            duplicates: 0,
             memory: Memory::default(),
+            keys_max: super::keys_max(config),
+            keys_dropped: 0,
+            damaged: 0,
             now,
         };
         store.settle(rules, side, &mut opened)?;
@@ -109,12 +112,29 @@ impl Store {
                         )
                         .map_err(&fail)?;
                 }
-                // The mark stands above the last seq by nature; the database knows the last seq itself.
-                (Some(_), Known::Mark(_)) => {}
+                // The mark stands above the last seq by nature; the database knows the last seq itself, unless it ends
+                // below what surely was stored: then it is an old copy, and nobody knows where the epoch ended.
+                (Some(id), Known::Mark { mark, floor }) => {
+                    let old: Option<i64> = transaction
+                        .query_row(
+                            "UPDATE epochs SET ended = 1, last = NULL, mark = ?2, closed_at = NULL
+                             WHERE id = ?1 AND high < ?3 RETURNING high",
+                            params![id, mark.0, floor.0],
+                            |row| row.get(0),
+                        )
+                        .optional()
+                        .map_err(&fail)?;
+                    if let Some(high) = old {
+                        let words = format!(
+                            "the database is an old copy that ends at seq {high}; {floor} was stored, no seq above {mark} was given"
+                        );
+                        opened.lost.push((*epoch, words));
+                    }
+                }
                 (None, known) => {
                     let (last, mark, words) = match known {
                         Known::Last(last) => (Some(last.0), None, format!("its last seq was {last}")),
-                        Known::Mark(mark) => (None, Some(mark.0), format!("no seq above {mark} was given")),
+                        Known::Mark { mark, .. } => (None, Some(mark.0), format!("no seq above {mark} was given")),
                     };
                     transaction
                         .execute(
@@ -126,9 +146,7 @@ impl Store {
                 }
             }
         }
-        transaction
-            .execute("DELETE FROM epochs WHERE high = 0 AND last IS NULL AND mark IS NULL", [])
-            .map_err(&fail)?;
+        forget_empty(&transaction).map_err(&fail)?;
         fold(&transaction).map_err(&fail)?;
         transaction
             .execute(
@@ -159,7 +177,14 @@ impl Store {
                 };
                 match (last, mark) {
                     (Some(last), _) => known.insert(epoch, Known::Last(Seq(last))),
-                    (None, mark) => known.insert(epoch, Known::Mark(Seq(mark.unwrap_or(0)))),
+                    // The floor stays: the same old copy may be put back once more.
+                    (None, mark) => {
+                        let floor = match listed.get(&epoch) {
+                            Some(Known::Mark { floor, .. }) => *floor,
+                            _ => Seq(0),
+                        };
+                        known.insert(epoch, Known::Mark { mark: Seq(mark.unwrap_or(0)), floor })
+                    }
                 };
             }
         }
@@ -172,7 +197,7 @@ impl Store {
         })
     }
 
-    /// Rebuilds the memory of source keys from the rows that are there.
+    /// Rebuilds the memory of source keys from the rows that are there, and from the keys of those that made room.
     fn recall(&mut self) -> Result<(), StoreError> {
         let fail = fail("read source keys", &self.path);
         let mut recalled = Vec::new();
@@ -180,7 +205,10 @@ impl Store {
         {
             let mut statement = self
                 .connection
-                .prepare("SELECT id, stored_at, source_key FROM rows ORDER BY id DESC LIMIT ?1")
+                .prepare(
+                    "SELECT id, stored_at, source_key FROM rows UNION ALL SELECT id, stored_at, source_key FROM spent
+                     ORDER BY id DESC LIMIT ?1",
+                )
                 .map_err(&fail)?;
             let mut rows = statement.query([i64::try_from(ROWS_MAX).unwrap_or(i64::MAX)]).map_err(&fail)?;
             while let Some(row) = rows.next().map_err(&fail)? {
@@ -212,6 +240,7 @@ fn fold(connection: &Connection) -> rusqlite::Result<()> {
          INSERT INTO folded SELECT id FROM epochs AS e WHERE closed_at IS NOT NULL AND high = acked + given_up
             AND id NOT IN (SELECT id FROM epochs ORDER BY id DESC LIMIT {CLOSED_EPOCHS_KEPT})
             AND NOT EXISTS (SELECT 1 FROM rows WHERE epoch_id = e.id)
+            AND NOT EXISTS (SELECT 1 FROM spent WHERE epoch_id = e.id)
             AND NOT EXISTS (SELECT 1 FROM payloads WHERE epoch_id = e.id)
             AND NOT EXISTS (SELECT 1 FROM gaps WHERE epoch_id = e.id AND acked = 0);
          UPDATE totals SET

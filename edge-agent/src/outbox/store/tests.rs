@@ -1,8 +1,12 @@
-//! The store through its life: epochs, restarts, copies put back, damage.
+//! The store through its life: epochs, restarts, repeats, rows that leave. And the rig for its other tests.
+
+mod copies;
+mod damage;
+mod model;
+mod room;
 
 use std::path::{Path, PathBuf};
 
-use proptest::prelude::*;
 use shared::config::Size;
 use shared::envelope::{Closing, sha256_hex};
 use shared::reading::{DeviceId, Epoch, MetricName, Reading, Rejected, Seq, TimeQuality, Value};
@@ -90,8 +94,9 @@ impl Rig {
         let new: Vec<&Prepared> = rows.iter().zip(&admitted).filter_map(|(row, new)| new.then_some(*row)).collect();
         if !new.is_empty() {
             let high = self.store.high().0 + i64::try_from(new.len()).expect("few");
-            self.side.allow(self.store.epoch(), Seq(high), self.second * 1_000).expect("a mark");
-            self.store.commit(&new, &[]).expect("stored");
+            self.side.allow(self.store.epoch(), self.store.high(), Seq(high), self.second * 1_000).expect("a mark");
+            self.store.commit(&new, 0, &[]).expect("stored");
+            self.side.confirm(self.store.epoch(), self.store.high(), self.second * 1_000).expect("a floor");
         }
         new.len()
     }
@@ -117,7 +122,7 @@ impl Rig {
     }
 
     fn ack(&mut self, acked: Acked) {
-        let committed = self.store.commit(&[], &[&acked]).expect("marked");
+        let committed = self.store.commit(&[], 0, &[&acked]).expect("marked");
         self.side.closed(&committed.closed).expect("taken out");
     }
 
@@ -232,7 +237,7 @@ fn an_epoch_without_seqs_has_no_closing() {
 fn a_crash_between_mark_and_commit_claims_no_loss() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.side.allow(rig.store.epoch(), Seq(1), 0).expect("a mark");
+    rig.side.allow(rig.store.epoch(), Seq(0), Seq(1), 0).expect("a mark");
     drop(rig);
     let (rig, opened) = Rig::open(&place.path, 1);
     assert_eq!((rig.closings(), opened.lost), (vec![], vec![]));
@@ -268,177 +273,6 @@ fn a_row_lingers_as_long_as_it_is_remembered_and_is_then_deleted() {
     assert_eq!(rig.store.prune(Linger::WhileRemembered).expect("pruned"), 3);
     assert_eq!(rig.seqs(), [4, 5]);
     assert_eq!(rig.books(), Books { stored: 5, acked: 3, held: 2, ..Books::default() });
-}
-
-#[test]
-fn the_database_deleted_after_a_clean_stop_is_an_exact_closing() {
-    let place = place();
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(7);
-    rig.ack_rows(2);
-    let epoch = rig.store.epoch();
-    rig.stop();
-    std::fs::remove_file(&place.path).expect("deleted");
-    let (rig, opened) = Rig::open(&place.path, 1);
-    assert_eq!(opened.lost.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(), [epoch]);
-    assert_eq!(rig.closings(), [exact(epoch, 7)]);
-    assert_eq!(rig.books(), Books { closings_held: 1, ..Books::default() });
-}
-
-#[test]
-fn the_database_deleted_after_a_kill_is_an_unknown_loss_with_its_mark() {
-    let place = place();
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(7);
-    let epoch = rig.store.epoch();
-    drop(rig);
-    for file in ["outbox.db", "outbox.db-wal", "outbox.db-shm"] {
-        std::fs::remove_file(place.path.with_file_name(file)).ok();
-    }
-    let (mut rig, _) = Rig::open(&place.path, 1);
-    let [Closing { epoch: lost, last: None, mark: Some(mark) }] = rig.closings()[..] else {
-        panic!("{:?}", rig.closings())
-    };
-    assert!(lost == epoch && Seq(7) <= mark, "{mark}");
-    // Lost again before the hub knows: it is still named.
-    rig.many(1);
-    drop(rig);
-    std::fs::remove_file(&place.path).expect("deleted");
-    let (rig, _) = Rig::open(&place.path, 2);
-    assert_eq!(rig.closings().len(), 2);
-}
-
-#[test]
-fn an_old_copy_put_back_reuses_no_id_and_loses_nothing_that_was_drained() {
-    let place = place();
-    let copy = place.path.with_file_name("copy.db");
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(5);
-    let first = rig.store.epoch();
-    rig.stop();
-    std::fs::copy(&place.path, &copy).expect("copied");
-
-    let (mut rig, _) = Rig::open(&place.path, 1);
-    rig.many(4);
-    rig.ack_all();
-    let second = rig.store.epoch();
-    rig.seal();
-    rig.ack_all();
-    rig.store.checkpoint().expect("checkpointed");
-    drop(rig);
-    std::fs::copy(&copy, &place.path).expect("put back");
-
-    let (mut rig, opened) = Rig::open(&place.path, 2);
-    assert_eq!((opened.lost.len(), opened.held), (0, 5), "{second} was closed; {first} goes again");
-    rig.many(2);
-    assert!(rig.held().iter().all(|(_, epoch, _)| *epoch == first || *epoch == rig.store.epoch()));
-    rig.ack_all();
-    assert!(rig.closings().is_empty() && !rig.side.epochs().contains_key(&first));
-}
-
-#[test]
-fn an_old_copy_put_back_over_rows_that_were_not_drained_names_them() {
-    let place = place();
-    let copy = place.path.with_file_name("copy.db");
-    Rig::open(&place.path, 0).0.stop();
-    std::fs::copy(&place.path, &copy).expect("copied");
-    let (mut rig, _) = Rig::open(&place.path, 1);
-    rig.many(4);
-    let lost = rig.store.epoch();
-    rig.stop();
-    std::fs::copy(&copy, &place.path).expect("put back");
-    let (rig, opened) = Rig::open(&place.path, 2);
-    assert_eq!(opened.lost.len(), 1);
-    assert_eq!(rig.closings(), [exact(lost, 4)]);
-}
-
-#[test]
-fn a_copy_from_the_middle_of_an_epoch_is_closed_by_the_later_end() {
-    let place = place();
-    let copy = place.path.with_file_name("copy.db");
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(3);
-    rig.store.checkpoint().expect("checkpointed");
-    std::fs::copy(&place.path, &copy).expect("copied");
-    rig.many(5);
-    rig.ack_all();
-    let epoch = rig.store.epoch();
-    rig.stop();
-    std::fs::copy(&copy, &place.path).expect("put back");
-    let (mut rig, _) = Rig::open(&place.path, 1);
-    rig.ack_rows(10);
-    assert_eq!(rig.closings(), [exact(epoch, 8)]);
-}
-
-#[test]
-fn an_unreadable_database_is_moved_aside_and_its_loss_named() {
-    for damage in ["zeros", "text", "short", "other"] {
-        let place = place();
-        let (mut rig, _) = Rig::open(&place.path, 0);
-        rig.many(300);
-        let epoch = rig.store.epoch();
-        rig.stop();
-        let bytes = std::fs::read(&place.path).expect("there");
-        let spoiled = match damage {
-            "zeros" => vec![0; bytes.len()],
-            "text" => b"no database at all, only some words that somebody left here".to_vec(),
-            "short" => bytes[..bytes.len() / 2].to_vec(),
-            _ => {
-                std::fs::remove_file(&place.path).expect("deleted");
-                let other = rusqlite::Connection::open(&place.path).expect("opens");
-                other.execute_batch("CREATE TABLE songs (title TEXT)").expect("made");
-                drop(other);
-                std::fs::read(&place.path).expect("there")
-            }
-        };
-        std::fs::write(&place.path, &spoiled).expect("spoiled");
-        let (mut rig, opened) = Rig::open(&place.path, 1);
-        let (aside, why) = opened.moved_aside.clone().unwrap_or_else(|| panic!("{damage} was read: {opened:?}"));
-        assert!(std::fs::read(&aside).expect("kept") == spoiled, "{damage}: {why}");
-        assert_eq!(rig.closings(), [exact(epoch, 300)], "{damage}");
-        rig.many(1);
-        assert_eq!(rig.seqs(), [1], "{damage}");
-    }
-}
-
-#[test]
-fn a_page_spoiled_in_the_middle_is_found_at_start() {
-    let place = place();
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(2_000);
-    rig.stop();
-    let mut bytes = std::fs::read(&place.path).expect("there");
-    let middle = bytes.len() / 8192 * 4096;
-    bytes[middle..middle + 4096].fill(0xee);
-    std::fs::write(&place.path, bytes).expect("spoiled");
-    let (_, opened) = Rig::open(&place.path, 1);
-    assert!(opened.moved_aside.is_some());
-}
-
-#[test]
-fn a_missing_side_file_is_said_and_made_again() {
-    let place = place();
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    rig.many(2);
-    let epoch = rig.store.epoch();
-    rig.stop();
-    std::fs::remove_file(place.path.with_file_name("outbox.db.epochs")).expect("deleted");
-    let (rig, opened) = Rig::open(&place.path, 1);
-    assert!(opened.side_absent);
-    assert!(rig.side.epochs().contains_key(&epoch));
-}
-
-#[test]
-fn a_database_of_a_later_version_is_refused_and_left_alone() {
-    let place = place();
-    Rig::open(&place.path, 0).0.stop();
-    let connection = rusqlite::Connection::open(&place.path).expect("opens");
-    connection.pragma_update(None, "user_version", 99).expect("set");
-    drop(connection);
-    let (mut side, found) = Side::open(&place.path, now(1).wall).expect("a side file");
-    let refused = Store::open(&config(&place.path), "r", &mut side, &found, now(1));
-    assert!(matches!(refused, Err(StoreError::Later { has: 99, .. })), "{refused:?}");
-    assert!(place.path.exists());
 }
 
 #[test]
@@ -482,161 +316,4 @@ fn rows_sent_again_keep_their_ids_and_come_behind_what_is_pending() {
     assert_eq!(rig.books(), Books { stored: 4, held: 4, ..Books::default() });
     rig.ack_rows(10);
     assert_eq!(rig.books(), Books { stored: 4, acked: 4, ..Books::default() });
-}
-
-#[test]
-fn a_long_refused_payload_stays_whole_for_quarantine_days() {
-    let place = place();
-    let (mut rig, _) = Rig::open(&place.path, 0);
-    let row = Prepared::new(NewRow { item: refusal(100_000), key: None, boot_time: BootTime::default() });
-    rig.store.commit(&[&row], &[]).expect("stored");
-    let page = rig.store.pending(RowId(0), 10, 10).expect("readable");
-    let HeldItem::Rejected { rejected, raw_len, .. } = &page[0].item else { panic!("a refusal") };
-    assert_eq!((rejected.raw.len(), *raw_len), (32 * 1024, 100_000));
-    let kept = |path: &Path| {
-        let rows = super::Glimpse::open(path)
-            .and_then(|glimpse| glimpse.rows(RowId(0), &Selection::default(), super::Which::All));
-        rows.expect("readable")[0].payload.as_ref().map(Vec::len)
-    };
-    assert_eq!(kept(&place.path), Some(100_000));
-    rig.tick(8 * 86_400);
-    rig.store.tidy().expect("tidied");
-    assert_eq!(kept(&place.path), None);
-}
-
-#[test]
-fn at_bytes_max_nothing_more_fits_until_rows_leave() {
-    let place = place();
-    let config = Config { bytes_max: Size::new(1 << 20), ..config(&place.path) };
-    let (mut side, found) = Side::open(&place.path, now(0).wall).expect("a side file");
-    let (store, _) = Store::open(&config, "r", &mut side, &found, now(0)).expect("opens");
-    let mut rig = Rig { store, side, second: 0 };
-    let mut rounds = 0;
-    while rig.store.room_for(20_000).is_ok() {
-        rig.many(200);
-        rounds += 1;
-        assert!(rounds < 1_000, "it never fills");
-    }
-    assert!(rig.store.bytes() <= 1 << 20, "{} bytes", rig.store.bytes());
-    let error = rig.store.room_for(20_000).expect_err("full").to_string();
-    assert!(error.contains("raise `outbox.bytes-max`"), "{error}");
-    rig.ack_rows(400);
-    assert!(rig.store.room_for(20_000).is_err(), "acknowledged rows linger");
-    assert_eq!(rig.store.prune(Linger::No).expect("pruned"), 400);
-    rig.store.room_for(20_000).expect("there is room again");
-    rig.ack_rows(100_000);
-    while 0 < rig.store.prune(Linger::No).expect("pruned") {}
-    rig.store.shrink().expect("shrunk");
-    rig.store.checkpoint().expect("checkpointed");
-    assert!(rig.store.bytes() < 1 << 18, "{} bytes", rig.store.bytes());
-}
-
-#[derive(Debug, Clone)]
-enum Deed {
-    Append(Vec<Option<u64>>),
-    Ack(usize),
-    GiveUp(usize),
-    Resend,
-    Restart,
-    Kill,
-    Wait(i64),
-    Prune,
-}
-
-fn deed() -> impl Strategy<Value = Deed> {
-    prop_oneof![
-        4 => proptest::collection::vec(proptest::option::of(0..30u64), 1..20).prop_map(Deed::Append),
-        3 => (0..30usize).prop_map(Deed::Ack),
-        1 => (0..10usize).prop_map(Deed::GiveUp),
-        1 => Just(Deed::Resend),
-        1 => Just(Deed::Restart),
-        1 => Just(Deed::Kill),
-        1 => (1..400i64).prop_map(Deed::Wait),
-        1 => Just(Deed::Prune),
-    ]
-}
-
-/// What the outbox is to be, without a disk.
-#[derive(Default)]
-struct Model {
-    /// Held rows in the order of sending.
-    held: std::collections::VecDeque<(Epoch, i64)>,
-    /// Keys with the second they were stored.
-    keys: Vec<(u64, i64)>,
-    stored: u64,
-    given_up: u64,
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_outbox_is_a_queue_that_survives_whatever_happens(deeds in proptest::collection::vec(deed(), 1..40)) {
-        let place = place();
-        let (mut rig, _) = Rig::open(&place.path, 0);
-        let mut model = Model::default();
-        for deed in deeds {
-            let second = rig.second;
-            match deed {
-                Deed::Append(keys) => {
-                    let epoch = rig.store.epoch();
-                    let mut seq = rig.store.high().0;
-                    for number in &keys {
-                        let known = number.is_some_and(|number| {
-                            model.keys.iter().any(|(known, at)| *known == number && second - at <= 600)
-                        });
-                        if !known {
-                            seq += 1;
-                            model.stored += 1;
-                            model.held.push_back((epoch, seq));
-                            model.keys.extend(number.map(|number| (number, second)));
-                        }
-                    }
-                    // The worker looks for what to forget in every commit.
-                    rig.store.has_prunable().expect("readable");
-                    rig.append(keys);
-                }
-                Deed::Ack(count) => {
-                    rig.ack_rows(count);
-                    model.held.drain(..count.min(model.held.len()));
-                }
-                Deed::GiveUp(count) => {
-                    let ids: Vec<_> = rig.held().into_iter().take(count).collect();
-                    for (id, ..) in ids {
-                        rig.store.give_up_row(id, "dropped").expect("given up");
-                        model.held.pop_front();
-                        model.given_up += 1;
-                    }
-                }
-                Deed::Resend => {
-                    // Which rows linger is the store's to decide; the model takes its word for the number and the ids.
-                    let before = rig.held().len();
-                    let given_up = rig.books().given_up;
-                    let selection = rig.store.pin(Selection::default()).expect("pinned");
-                    while 0 < rig.store.resend(&selection).expect("marked") {}
-                    let again: Vec<_> = rig.held().split_off(before);
-                    model.held.extend(again.iter().map(|(_, epoch, seq)| (*epoch, seq.0)));
-                    model.given_up -= given_up - rig.books().given_up;
-                }
-                Deed::Restart => {
-                    let second = rig.second;
-                    rig.stop();
-                    rig = Rig::open(&place.path, second).0;
-                }
-                Deed::Kill => {
-                    let second = rig.second;
-                    drop(rig);
-                    rig = Rig::open(&place.path, second).0;
-                }
-                Deed::Wait(seconds) => rig.tick(seconds),
-                Deed::Prune => {
-                    rig.store.prune(Linger::WhileRemembered).expect("pruned");
-                }
-            }
-            let held: Vec<_> = rig.held().into_iter().map(|(_, epoch, seq)| (epoch, seq.0)).collect();
-            prop_assert_eq!(&held, &Vec::from(model.held.clone()));
-            let books = rig.books();
-            prop_assert_eq!((books.stored, books.held, books.given_up), (model.stored, held.len() as u64, model.given_up));
-        }
-    }
 }

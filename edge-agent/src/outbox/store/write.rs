@@ -27,11 +27,6 @@ impl Store {
         rows.iter().map(&mut new).collect()
     }
 
-    /// Counts repeats; they are written down with the next commit.
-    pub(in crate::outbox) fn count_duplicates(&mut self, count: u64) {
-        self.duplicates += count;
-    }
-
     /// Whether `bytes` more fit under `bytes-max`. Pages of deleted rows are used again before the file grows.
     pub(in crate::outbox) fn room_for(&self, bytes: u64) -> Result<(), StoreError> {
         let fail = fail("measure the database", &self.path);
@@ -46,8 +41,14 @@ impl Store {
         Err(StoreError::Full { path: self.path.clone(), bytes: self.bytes(), bytes_max: self.bytes_max })
     }
 
-    /// Stores rows and marks what the hub acknowledged, in one fsynced transaction; on an error nothing of it happened.
-    pub(in crate::outbox) fn commit(&mut self, rows: &[&Prepared], acked: &[&Acked]) -> Result<Committed, StoreError> {
+    /// Stores rows, counts repeats and marks what the hub acknowledged, in one fsynced transaction; on an error nothing of
+    /// it happened.
+    pub(in crate::outbox) fn commit(
+        &mut self,
+        rows: &[&Prepared],
+        repeats: usize,
+        acked: &[&Acked],
+    ) -> Result<Committed, StoreError> {
         const ACT: Act = "store rows";
         let wall = self.now.wall.micros();
         let (epoch_id, first) = (self.epoch_id, self.high);
@@ -70,10 +71,10 @@ impl Store {
                     }
                 }
             }
-            if !rows.is_empty() || 0 < self.duplicates {
+            if !rows.is_empty() || 0 < repeats {
                 let mut raise = transaction
                     .prepare_cached("UPDATE epochs SET high = ?2, duplicates = duplicates + ?3 WHERE id = ?1")?;
-                raise.execute(params![epoch_id, seq.0, i64::try_from(self.duplicates).unwrap_or(i64::MAX)])?;
+                raise.execute(params![epoch_id, seq.0, i64::try_from(repeats).unwrap_or(i64::MAX)])?;
             }
             let mut committed = Committed::default();
             for acked in acked {
@@ -91,7 +92,6 @@ impl Store {
         transaction.commit().map_err(fail(ACT, &self.path))?;
 
         self.high = seq;
-        self.duplicates = 0;
         for (id, row) in ids.into_iter().zip(rows) {
             self.memory.remember(id, self.now.steady_ms, row.key);
         }
@@ -100,12 +100,16 @@ impl Store {
 
     /// Ends the current epoch: no more rows. Returns its last seq.
     pub(in crate::outbox) fn seal(&mut self) -> Result<Seq, StoreError> {
-        let sql = match self.high {
-            // An epoch without seqs has no closing.
-            Seq(0) => "DELETE FROM epochs WHERE id = ?1 AND high = 0",
-            _ => "UPDATE epochs SET ended = 1, last = high WHERE id = ?1",
-        };
-        self.connection.execute(sql, [self.epoch_id]).map_err(fail("seal the epoch", &self.path))?;
+        let fail = fail("seal the epoch", &self.path);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        match self.high {
+            Seq(0) => forget_empty(&transaction),
+            _ => transaction
+                .execute("UPDATE epochs SET ended = 1, last = high WHERE id = ?1", [self.epoch_id])
+                .map(|_| ()),
+        }
+        .map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
         Ok(self.high)
     }
 
@@ -120,12 +124,13 @@ impl Store {
         Ok(u64::try_from(ids.len()).unwrap_or(0))
     }
 
-    /// Gives up one row.
-    pub(super) fn give_up_row(&mut self, id: RowId, reason: &str) -> Result<(), StoreError> {
+    /// Gives up these rows.
+    pub(super) fn give_up_rows(&mut self, ids: &[RowId], reason: &str) -> Result<(), StoreError> {
         let wall = self.now.wall.micros();
-        let fail = fail("give up a row", &self.path);
+        let fail = fail("give up rows", &self.path);
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
         let transaction = self.connection.transaction().map_err(&fail)?;
-        give_up(&transaction, &[id.0], reason, wall).map_err(&fail)?;
+        give_up(&transaction, &ids, reason, wall).map_err(&fail)?;
         transaction.commit().map_err(&fail)
     }
 
@@ -162,21 +167,38 @@ impl Store {
         Ok(u64::try_from(again.len()).unwrap_or(0))
     }
 
-    /// Deletes some rows that have left: those no longer remembered, or, when there is no room, all of them.
-    /// Returns how many; fewer than a step means that nothing is left to do.
+    /// Deletes some rows that have left: those no longer remembered, or, when there is no room, all of them but their
+    /// keys. Returns how many; 0 means that nothing is left to do.
     pub(in crate::outbox) fn prune(&mut self, linger: Linger) -> Result<usize, StoreError> {
-        let upto = match linger {
-            Linger::WhileRemembered => self.memory.forget(self.now.steady_ms),
-            Linger::No => RowId(i64::MAX),
-        };
-        prune(&self.connection, upto, STEP_ROWS).map_err(fail("delete rows that have left", &self.path))
+        let fail = fail("delete rows that have left", &self.path);
+        let forgotten = self.memory.forget(self.now.steady_ms);
+        let transaction = self.connection.transaction().map_err(&fail)?;
+        let pruned = (|| {
+            let gone = prune(&transaction, forgotten, STEP_ROWS)?;
+            match linger {
+                Linger::KeyAlone if gone == 0 => spend(&transaction, self.keys_max),
+                _ => Ok((gone, 0)),
+            }
+        })();
+        let (gone, keys) = pruned.map_err(&fail)?;
+        transaction.commit().map_err(&fail)?;
+        self.keys_dropped += u64::try_from(keys).unwrap_or(0);
+        Ok(gone)
+    }
+
+    /// How many keys were forgotten before their time since this was last asked: there was no room even for them.
+    pub(in crate::outbox) fn take_keys_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.keys_dropped)
     }
 
     /// True if pruning would find something; costs no write.
     pub(in crate::outbox) fn has_prunable(&mut self) -> Result<bool, StoreError> {
         let upto = self.memory.forget(self.now.steady_ms);
         self.connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1)")
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1)
+                 OR EXISTS (SELECT 1 FROM spent WHERE id <= ?1)",
+            )
             .and_then(|mut statement| statement.query_row([upto.0], |row| row.get(0)))
             .map_err(fail("look for rows that have left", &self.path))
     }
@@ -223,8 +245,8 @@ impl Store {
 pub(in crate::outbox) enum Linger {
     /// Those whose source keys are remembered.
     WhileRemembered,
-    /// None.
-    No,
+    /// None; what stays of those is the key.
+    KeyAlone,
 }
 
 fn mark(connection: &Connection, acked: &Acked, wall: i64, committed: &mut Committed) -> rusqlite::Result<()> {
@@ -264,13 +286,60 @@ fn shrink(connection: &Connection, pragma: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Takes out epochs without seqs, which have no closing; what they counted lives on in the totals.
+pub(super) fn forget_empty(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "UPDATE totals SET duplicates = duplicates + (SELECT coalesce(sum(duplicates), 0) FROM epochs
+            WHERE high = 0 AND last IS NULL AND mark IS NULL);
+         DELETE FROM epochs WHERE high = 0 AND last IS NULL AND mark IS NULL;",
+    )
+}
+
+/// Deletes what is no longer remembered.
 fn prune(connection: &Connection, upto: RowId, rows_max: usize) -> rusqlite::Result<usize> {
-    connection
+    let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let rows = connection
         .prepare_cached(
             "DELETE FROM rows WHERE id IN
              (SELECT id FROM rows INDEXED BY rows_left WHERE state <> 0 AND id <= ?1 ORDER BY id LIMIT ?2)",
         )?
-        .execute([upto.0, i64::try_from(rows_max).unwrap_or(i64::MAX)])
+        .execute([upto.0, rows_max])?;
+    let keys = connection
+        .prepare_cached("DELETE FROM spent WHERE id IN (SELECT id FROM spent WHERE id <= ?1 ORDER BY id LIMIT ?2)")?
+        .execute([upto.0, rows_max])?;
+    Ok(rows + keys)
+}
+
+/// Deletes some rows that have left and keeps their keys, the newest `keys_max` of them. Returns how many rows, and
+/// how many keys went.
+fn spend(connection: &Connection, keys_max: i64) -> rusqlite::Result<(usize, usize)> {
+    type Left = (i64, i64, i64, i64, Option<Vec<u8>>);
+    let mut spent: Vec<Left> = Vec::new();
+    {
+        let mut statement = connection.prepare_cached(
+            "SELECT id, epoch_id, seq, stored_at, source_key FROM rows INDEXED BY rows_left
+             WHERE state <> 0 ORDER BY id LIMIT ?1",
+        )?;
+        let mut rows = statement.query([i64::try_from(STEP_ROWS).unwrap_or(i64::MAX)])?;
+        while let Some(row) = rows.next()? {
+            spent.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+        }
+    }
+    // Deleted first: the keys find their place in the pages this frees, so that it works on a full disk, too.
+    let mut delete = connection.prepare_cached("DELETE FROM rows WHERE id = ?1")?;
+    for (id, ..) in &spent {
+        delete.execute([id])?;
+    }
+    let mut keep = connection.prepare_cached("INSERT INTO spent VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (id, epoch_id, seq, stored_at, key) in &spent {
+        if let Some(key) = key {
+            keep.execute(params![id, epoch_id, seq, stored_at, key])?;
+        }
+    }
+    let keys = connection
+        .prepare_cached("DELETE FROM spent WHERE id <= (SELECT id FROM spent ORDER BY id DESC LIMIT 1 OFFSET ?1)")?
+        .execute([keys_max])?;
+    Ok((spent.len(), keys))
 }
 
 fn select(connection: &Connection, selection: &Selection, states: &str) -> rusqlite::Result<Vec<i64>> {

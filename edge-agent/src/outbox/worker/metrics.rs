@@ -21,6 +21,8 @@ struct Inner {
     stored: Counter,
     duplicates: Counter,
     sent: Counter,
+    keys_dropped: Counter,
+    damaged: Counter,
     held: Gauge,
     given_up: Gauge,
     gaps: Gauge,
@@ -39,6 +41,8 @@ impl Metrics {
             stored: Counter::default(),
             duplicates: Counter::default(),
             sent: Counter::default(),
+            keys_dropped: Counter::default(),
+            damaged: Counter::default(),
             held: Gauge::default(),
             given_up: Gauge::default(),
             gaps: Gauge::default(),
@@ -58,6 +62,12 @@ impl Metrics {
         at.register("gaps_held", "Gaps without acknowledgement", inner.gaps.clone());
         at.register("closings_held", "Ended epochs without acknowledged closing", inner.closings.clone());
         at.register("bytes", "Bytes of database, write-ahead log and shared memory", inner.bytes.clone());
+        at.register("damaged", "Stored rows that could not be read and were given up", inner.damaged.clone());
+        at.register(
+            "keys_dropped",
+            "Keys of rows that have left, forgotten before their time: no room even for them",
+            inner.keys_dropped.clone(),
+        );
         at.register("bytes_max", "The limit of these bytes", inner.bytes_max.clone());
         at.register("full", "1 while nothing can be stored and devices are not acknowledged", inner.full.clone());
         at.register("commit_seconds", "Duration of one group commit", inner.commit_seconds.clone());
@@ -70,6 +80,14 @@ impl Metrics {
         self.inner.sent.inc_by(sent);
         self.inner.commit_seconds.observe(took.as_secs_f64());
         self.inner.commit_rows.observe(f64::from(u32::try_from(stored).unwrap_or(u32::MAX)));
+    }
+
+    pub(super) fn damaged(&self, count: u64) {
+        self.inner.damaged.inc_by(count);
+    }
+
+    pub(super) fn keys_dropped(&self, count: u64) {
+        self.inner.keys_dropped.inc_by(count);
     }
 
     pub(super) fn duplicates(&self, count: usize) {

@@ -223,6 +223,16 @@ fn a_repeat_has_the_same_key_and_anything_else_another() {
 }
 
 #[test]
+fn a_repeat_of_an_unreadable_payload_is_known_by_the_number_before_its_fault() {
+    let key = |payload: &str| verdicts("telemetry/d", payload.as_bytes())[0].key;
+    let torn = key(r#"{"ts":1795428000000000,"n":7,"a":{"v"#);
+    assert!(torn.is_some());
+    assert_eq!(torn, key(r#"{"ts":1795428000000000,"n":7,"a":{"v"#));
+    assert!(key(r#"{"n":7}"#).is_some() && key(r#"{"n":7}"#) != torn);
+    assert_eq!(key(r#"{"a":{"v"#), None);
+}
+
+#[test]
 fn the_digest_names_rules_mappings_and_limits() {
     let digests: std::collections::HashSet<_> = [
         "",
@@ -247,5 +257,17 @@ proptest::proptest! {
     #[test]
     fn no_json_makes_the_judge_panic(text in r#"\{"(ts|n|a|temperature)":[-0-9a-z"\[\]{}:.,eE+]{0,30}\}"#) {
         assert!(!verdicts("telemetry/press-1", text.as_bytes()).is_empty());
+    }
+}
+
+#[test]
+fn a_number_that_stands_twice_speaks_against_every_value() {
+    let twice = verdicts("telemetry/d", br#"{"n":1,"ts":"2026-11-23T10:00:00Z","a":1,"b":2,"n":2}"#);
+    assert_eq!(twice.len(), 2);
+    for verdict in &twice {
+        let HeldItem::Rejected { rejected, .. } = &verdict.item else { panic!("{verdict:?}") };
+        assert_eq!(rejected.reasons, ["number: `n` stands twice in the payload"]);
+        assert_eq!(rejected.source_seq, None);
+        assert!(verdict.key.is_some(), "its time is there");
     }
 }

@@ -226,6 +226,60 @@ fn gaps_of_very_many_devices_still_fit() {
     assert_eq!(counts, BTreeMap::from([(0, 1), (500, 69)]), "only the impossible tally is left out");
 }
 
+#[test]
+fn a_huge_gap_beside_a_closing_goes_first_and_the_closing_follows() {
+    let now = Instant::now();
+    let mut cutter = cutter(Compression::None, [], now);
+    cutter.push_gap(gap(1, 40_000));
+    cutter.push_closing(Closing { epoch: Epoch::from_bits(9), last: Some(Seq(20)), mark: None });
+    let cuts = cut_all(&mut cutter, Pace::Live, now);
+    let notes: Vec<_> = cuts.iter().map(|cut| (cut.gaps.len(), cut.closings.len())).collect();
+    assert_eq!(notes, [(1, 0), (0, 1)]);
+    assert!(cuts.iter().all(|cut| cut.hub_bytes <= MESSAGE_BYTES_MAX));
+}
+
+#[test]
+fn halving_notes_ends_at_one_and_never_jumps_to_none() {
+    for gaps in 0..=NOTES_MAX {
+        for closings in 0..=NOTES_MAX {
+            let (mut notes, mut steps) = ((gaps, closings), 0);
+            while 1 < notes.0 + notes.1 {
+                let less = fewer(notes);
+                assert!(less.0 + less.1 < notes.0 + notes.1 && 0 < less.0 + less.1, "{notes:?} to {less:?}");
+                (notes, steps) = (less, steps + 1);
+            }
+            assert!(steps <= 8, "{gaps} {closings}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_note_leaves_once_in_order_whatever_is_beside_it(
+        gaps in proptest::collection::vec(prop_oneof![6 => 0..50usize, 2 => 4_000..9_000usize, 1 => Just(14_000)], 0..9),
+        closings in 0..5u64,
+        rows in 0..3i64,
+    ) {
+        let now = Instant::now();
+        let mut cutter = cutter(Compression::None, (1..=rows).map(number), now);
+        for (id, devices) in gaps.iter().enumerate() {
+            cutter.push_gap(gap(id as i64, *devices));
+        }
+        for epoch in 0..closings {
+            cutter.push_closing(Closing { epoch: Epoch::from_bits(epoch), last: Some(Seq(20)), mark: None });
+        }
+        let cuts = cut_all(&mut cutter, Pace::Flush, now);
+        prop_assert!(cuts.iter().all(|cut| cut.hub_bytes <= MESSAGE_BYTES_MAX));
+        prop_assert!(cuts.iter().all(|cut| 0 < cut.rows.len() + cut.gaps.len() + cut.closings.len()));
+        let sent: Vec<i64> = cuts.iter().flat_map(|cut| cut.gaps.iter().map(|gap| gap.0)).collect();
+        prop_assert_eq!(sent, (0..gaps.len() as i64).collect::<Vec<_>>());
+        let closed: Vec<Epoch> = cuts.iter().flat_map(|cut| cut.closings.clone()).collect();
+        prop_assert_eq!(closed, (0..closings).map(Epoch::from_bits).collect::<Vec<_>>());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -97,7 +97,7 @@ mod tests {
     fn a_question_is_answered_or_refused_with_the_reason() {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = Clock::Virtual(VirtualClock::at(shared::time::Timestamp::from_millis(1_790_000_000_123)));
-        let options = Options { partitions: 2, retention_time: None, retention_bytes: None, clock };
+        let options = Options::new(2, clock);
         let log = Log::open(&directory.path().join("log"), &options).expect("a log");
         for (operation, kind, name, partition, status) in [
             ("READ", HUB, "myhub", "", 200),

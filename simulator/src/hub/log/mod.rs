@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::event::{NewEvent, StoredEvent, SystemProperties};
 use self::partition::{Partition, Torn};
 use self::writer::{Command, Writer};
+use super::faults::Faults;
 
 /// Events waiting for one partition's disk; above it, connections wait.
 const APPENDS_WAITING: usize = 1024;
@@ -53,9 +54,19 @@ pub struct Options {
     pub retention_bytes: Option<u64>,
     /// The clock enqueued times and retention go by.
     pub clock: Clock,
+    /// False leaves every fsync of events out: an acknowledged event then survives a kill, but not a power cut.
+    pub fsync: bool,
+    /// What makes fsyncs slow.
+    pub faults: Faults,
 }
 
 impl Options {
+    /// A log that keeps everything, and nothing goes wrong.
+    pub fn new(partitions: u32, clock: Clock) -> Self {
+        let (retention_time, retention_bytes) = (None, None);
+        Self { partitions, retention_time, retention_bytes, clock, fsync: true, faults: Faults::default() }
+    }
+
     /// Retention moves by segments: about an eighth of what is kept.
     fn segment_bytes(&self) -> u64 {
         let share = self.retention_bytes.map(|bytes| bytes / u64::from(self.partitions) / 8);
@@ -288,6 +299,16 @@ impl Log {
             let _ = commands.send(Command::Tick(Some(done))).await;
             let _ = ended.await;
         }
+    }
+
+    /// Gives up all that a partition holds, as retention does; numbers and offsets go on. Does nothing where there is
+    /// no such partition.
+    pub async fn trim(&self, partition: u32) {
+        let Some(handle) = self.inner.partitions.get(partition as usize) else { return };
+        let (done, ended) = oneshot::channel();
+        let commands = handle.commands.as_ref().expect("held until the log is dropped");
+        let _ = commands.send(Command::Trim(done)).await;
+        let _ = ended.await;
     }
 
     fn partition(&self, number: u32) -> Option<&Arc<Partition>> {

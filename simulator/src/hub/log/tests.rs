@@ -9,10 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use shared::clock::{Clock, VirtualClock};
+use shared::config::Span;
 use shared::time::Timestamp;
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::hub::faults::{Fault, Rule};
 
 const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
@@ -26,8 +28,7 @@ struct Bench {
 impl Bench {
     fn new(partitions: u32) -> Self {
         let clock = VirtualClock::at(START);
-        let options =
-            Options { partitions, retention_time: None, retention_bytes: None, clock: Clock::Virtual(clock.clone()) };
+        let options = Options::new(partitions, Clock::Virtual(clock.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { dir: tempfile::tempdir().expect("a directory"), clock, options, runtime }
     }
@@ -273,6 +274,41 @@ fn retention_by_time_gives_up_everything_in_the_end() {
     let log = bench.open();
     assert_eq!(log.info(0).expect("there"), info);
     assert_eq!(bench.append(&log, "d", b"on").expect("stored").sequence_number, 10);
+}
+
+#[test]
+fn a_trimmed_partition_is_empty_and_its_numbers_go_on() {
+    let bench = Bench::new(1);
+    let log = bench.open();
+    for number in 0..5_u8 {
+        bench.append(&log, "d", &[number]).expect("stored");
+    }
+    bench.runtime.block_on(log.trim(0));
+    bench.runtime.block_on(log.trim(0));
+    bench.runtime.block_on(log.trim(7));
+    let info = log.info(0).expect("there");
+    assert_eq!((info.begin_sequence_number, info.last_enqueued_sequence_number, info.is_empty), (5, 4, true));
+    assert_eq!(bench.append(&log, "d", b"5").expect("stored").sequence_number, 5);
+    assert_eq!(bench.read(&log, 0, 0, 10, 1024).len(), 1);
+    drop(log);
+    assert_eq!(bench.open().info(0).expect("there").begin_sequence_number, 5, "after a restart too");
+}
+
+#[test]
+fn a_slow_fsync_holds_back_what_waits_for_it_and_nothing_else_is_lost() {
+    let mut bench = Bench::new(2);
+    let slow =
+        Rule { partition: Some(0), lasts: Some(Span::new(Duration::from_millis(1))), ..Rule::new(Fault::SlowFsync) };
+    bench.options.faults = Faults::new([slow]);
+    bench.options.fsync = false;
+    let log = bench.open();
+    for device in ["a", "b", "c", "d", "e"] {
+        bench.append(&log, device, b"x").expect("stored");
+    }
+    let in_slow = ["a", "b", "c", "d", "e"].iter().filter(|device| log.partition_of(device) == 0).count() as u64;
+    let [rule] = &bench.options.faults.rules()[..] else { panic!("one rule") };
+    assert!(0 < in_slow && in_slow < 5, "both partitions are in use");
+    assert_eq!((rule.seen, rule.struck), (in_slow, in_slow));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::thread;
 
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,8 @@ pub(super) enum Command {
     Append(Box<NewEvent>, oneshot::Sender<Result<Appended, AppendError>>),
     /// Look whether the files are still there, and give up what is past retention.
     Tick(Option<oneshot::Sender<()>>),
+    /// Give up all there is.
+    Trim(oneshot::Sender<()>),
 }
 
 pub(super) struct Writer {
@@ -42,16 +45,24 @@ impl Writer {
             match first {
                 Command::Append(event, answer) => self.commit(*event, answer, &mut commands),
                 Command::Tick(done) => {
-                    if self.trouble.get().is_none()
-                        && let Err(error) = self.tick(self.options.clock.now())
-                    {
-                        self.fail(&error);
-                    }
+                    self.unless_failed(|| self.tick(self.options.clock.now()));
                     if let Some(done) = done {
                         let _ = done.send(());
                     }
                 }
+                Command::Trim(done) => {
+                    self.unless_failed(|| self.trim());
+                    let _ = done.send(());
+                }
             }
+        }
+    }
+
+    fn unless_failed(&self, work: impl FnOnce() -> io::Result<()>) {
+        if self.trouble.get().is_none()
+            && let Err(error) = work()
+        {
+            self.fail(&error);
         }
     }
 
@@ -84,6 +95,7 @@ impl Writer {
         time = time.max(Timestamp::from_millis(now.millis()));
         let mut buffer = vec![];
         let mut waiting = vec![];
+        let mut trims = vec![];
         let mut next = Some((first, answer));
         while let Some((event, answer)) = next {
             let position = end + buffer.len() as u64;
@@ -102,6 +114,10 @@ impl Writer {
                 match commands.try_recv() {
                     Ok(Command::Append(event, answer)) => next = Some((*event, answer)),
                     Ok(Command::Tick(done)) => drop(done),
+                    Ok(Command::Trim(done)) => {
+                        trims.push(done);
+                        break;
+                    }
                     Err(_) => break,
                 }
             }
@@ -127,11 +143,21 @@ impl Writer {
                 }
             }
         }
+        for done in trims {
+            self.unless_failed(|| self.trim());
+            let _ = done.send(());
+        }
     }
 
     fn store(&self, segment: &Segment, buffer: &[u8], end: u64) -> io::Result<()> {
         segment.file.write_all_at(buffer, end)?;
-        segment.file.sync_data()?;
+        let longer = self.options.faults.fsync(self.number);
+        if !longer.is_zero() {
+            thread::sleep(longer);
+        }
+        if self.options.fsync {
+            segment.file.sync_data()?;
+        }
         self.in_place(segment)
     }
 
@@ -186,16 +212,34 @@ impl Writer {
             if !(old || much) {
                 return Ok(());
             }
-            let path = oldest.path.clone();
             let first = oldest.start.sequence;
             let begin = next.start.sequence;
             drop(state);
-            fs::remove_file(&path)?;
+            self.give_up_oldest()?;
+            tracing::info!(partition = self.number, first, last = begin - 1, "events passed retention");
+        }
+    }
+
+    fn give_up_oldest(&self) -> io::Result<()> {
+        let path = self.partition.state().segments.front().map(|oldest| oldest.path.clone());
+        if let Some(path) = path {
+            fs::remove_file(path)?;
             self.partition.publish(|state| {
                 state.segments.pop_front();
             });
-            tracing::info!(partition = self.number, first, last = begin - 1, "events passed retention");
         }
+        Ok(())
+    }
+
+    fn trim(&self) -> io::Result<()> {
+        // Without a record there is nothing to give up.
+        if self.partition.state().active().first_enqueued().is_some() {
+            self.roll()?;
+        }
+        while 1 < self.partition.state().segments.len() {
+            self.give_up_oldest()?;
+        }
+        Ok(())
     }
 
     fn share(&self, bytes: u64) -> u64 {

@@ -2,28 +2,78 @@
 //!
 //! The user name is `{host}/{device}[/{module}]/[?]api-version=…&…`; every api-version will do. The hub is the one the
 //! user name and the token speak of, not the one TLS was opened to: a device may dial `localhost`.
+//!
+//! A password is a token, signed by the identity itself or, with `skn`, by a policy of the hub that may do so for any
+//! device. Without a password, it is the certificate of the handshake that counts.
+
+use std::time::Duration;
 
 use mqtt_protocol_core::mqtt::result_code::ConnectReturnCode;
 use shared::sas::{Refusal, Token};
 use shared::time::Timestamp;
 use shared::topic;
 
+use super::certificates::{Authorities, CertificateFault, Chain, check_thumbprint};
 use super::session::Hello;
-use crate::hub::devices::Identities;
+use crate::hub::devices::{Auth, Identities};
 
-/// How the service describes a connection that signed with a device's key.
-const AUTH_METHOD: &str = r#"{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#;
+/// How the service describes a connection, by its scope and by what it proved itself with. The texts are those that
+/// events of real hubs carry.
+const fn auth_method(scope: Scope, by_token: bool) -> &'static str {
+    match (scope, by_token) {
+        (Scope::Device, true) => r#"{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+        (Scope::Module, true) => r#"{"scope":"module","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+        (Scope::Hub, _) => r#"{"scope":"hub","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+        (Scope::Device, false) => {
+            r#"{"scope":"device","type":"x509Certificate","issuer":"external","acceptingIpFilterRule":null}"#
+        }
+        (Scope::Module, false) => {
+            r#"{"scope":"module","type":"x509Certificate","issuer":"external","acceptingIpFilterRule":null}"#
+        }
+    }
+}
 
-/// A device that may go on.
+/// Whose right let a connection in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Device,
+    Module,
+    Hub,
+}
+
+/// A device or module that may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Guest {
     pub(super) device_id: String,
+    pub(super) module_id: Option<String>,
     pub(super) generation_id: String,
     pub(super) auth_method: &'static str,
     /// `model-id` of the user name.
     pub(super) model_id: Option<String>,
-    /// When its token ends.
-    pub(super) expires: Timestamp,
+    /// When its token ends; certificates are looked at once.
+    pub(super) expires: Option<Timestamp>,
+}
+
+impl Guest {
+    /// `device` or `device/module`: one connection each.
+    pub(super) fn client_id(&self) -> String {
+        client_id(&self.device_id, self.module_id.as_deref())
+    }
+}
+
+fn client_id(device: &str, module: Option<&str>) -> String {
+    module.map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"))
+}
+
+/// What a connection is judged by.
+pub(super) struct Rules<'a> {
+    /// Every name this hub goes by.
+    pub(super) hosts: &'a [String],
+    pub(super) known: &'a Identities,
+    pub(super) authorities: &'a Authorities,
+    /// A token that ended less than this ago still lets a device in: its clock may be behind.
+    pub(super) clock_skew: Duration,
+    pub(super) now: Timestamp,
 }
 
 /// Why a device may not.
@@ -43,10 +93,12 @@ pub(super) enum Denied {
     NoToken,
     #[error("the token is for `{0}`")]
     Resource(String),
-    #[error("the token is signed with the policy `{0}`, not with a key of the device")]
+    #[error("the token is signed with the policy `{0}`, which is unknown or may not sign for devices")]
     Policy(String),
     #[error("{0}")]
     Token(#[from] Refusal),
+    #[error("{0}")]
+    Certificate(#[from] CertificateFault),
     #[error("the will's topic is not one of the device's own")]
     Will,
 }
@@ -66,6 +118,7 @@ impl Denied {
             Denied::Token(Refusal::Malformed) => "token-malformed",
             Denied::Token(Refusal::Expired { .. }) => "token-expired",
             Denied::Token(Refusal::Signature) => "token-signature",
+            Denied::Certificate(fault) => fault.as_str(),
             Denied::Will => "will",
         }
     }
@@ -96,147 +149,151 @@ fn user_name(text: &str) -> Option<UserName<'_>> {
         (None, _) => (None, ""),
         (Some(third), None) if is_query(third) => (None, third),
         (Some(third), fourth) if !is_query(third) => (Some(third), fourth.unwrap_or_default()),
-        // A query may hold slashes.
-        (Some(third), Some(_)) => (None, &text[text.find(third)?..]),
+        // A query may hold slashes: it is all that follows the second one.
+        (Some(_), Some(_)) => (None, text.splitn(3, '/').nth(2)?),
         (Some(_), None) => return None,
     };
     let whole = !host.is_empty() && !device.is_empty() && is_query(query);
     whole.then_some(UserName { host, device, module, query })
 }
 
-/// Judges a CONNECT. `hosts` are all names this hub goes by.
-pub(super) fn admit(hello: &Hello, hosts: &[String], known: &Identities, now: Timestamp) -> Result<Guest, Denied> {
+/// An identity the registry knows.
+struct Found<'a> {
+    device: &'a str,
+    module: Option<&'a str>,
+    enabled: bool,
+    generation_id: &'a str,
+    auth: &'a Auth,
+}
+
+fn find<'a>(known: &'a Identities, user: &UserName<'_>) -> Option<Found<'a>> {
+    let device = known.device(user.device)?;
+    Some(match user.module {
+        None => Found {
+            device: &device.id,
+            module: None,
+            enabled: device.enabled,
+            generation_id: &device.generation_id,
+            auth: &device.auth,
+        },
+        Some(module) => {
+            let module = device.module(module)?;
+            Found {
+                device: &device.id,
+                module: Some(&module.id),
+                enabled: device.enabled && module.enabled,
+                generation_id: &module.generation_id,
+                auth: &module.auth,
+            }
+        }
+    })
+}
+
+/// Judges a CONNECT; `chain` is what the client showed in its handshake.
+pub(super) fn admit(hello: &Hello, chain: &Chain, rules: &Rules<'_>) -> Result<Guest, Denied> {
     let user = user_name(hello.user.as_deref().unwrap_or_default()).ok_or(Denied::UserName)?;
-    let client_id = match user.module {
-        Some(module) => format!("{}/{module}", user.device),
-        None => user.device.to_owned(),
-    };
-    if hello.client_id != client_id {
+    if hello.client_id != client_id(user.device, user.module) {
         return Err(Denied::ClientId);
     }
-    let is_us = |host: &str| hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
-    if !is_us(user.host) {
+    if !rules.is_us(user.host) {
         return Err(Denied::Host(user.host.to_owned()));
     }
-    // The registry knows devices, not their modules.
-    let device = known.device(user.device).filter(|_| user.module.is_none()).ok_or(Denied::Unknown)?;
-    let token = hello.password.as_ref().map(|token| token.reveal()).filter(|token| !token.is_empty());
-    let token = Token::parse(token.ok_or(Denied::NoToken)?)?;
-    let fits = token
-        .resource
-        .split_once('/')
-        .is_some_and(|(host, path)| is_us(host) && path.strip_prefix("devices/").is_some_and(|id| id == device.id));
-    if !fits {
-        return Err(Denied::Resource(token.resource));
-    }
-    if let Some(policy) = token.policy {
-        return Err(Denied::Policy(policy));
-    }
-    token.check(&device.keys(), now.micros().div_euclid(1_000_000))?;
-    if !device.enabled {
+    let found = find(rules.known, &user).ok_or(Denied::Unknown)?;
+    let password = hello.password.as_ref().map(|token| token.reveal()).filter(|token| !token.is_empty());
+    let (auth_method, expires) = match (password, found.auth) {
+        (Some(password), _) => {
+            let (scope, expires) = rules.check_token(password, &found)?;
+            (auth_method(scope, true), Some(expires))
+        }
+        (None, Auth::Sas { .. }) => return Err(Denied::NoToken),
+        (None, Auth::Thumbprint(known)) => {
+            check_thumbprint(chain, known, rules.now)?;
+            (auth_method(found.scope(), false), None)
+        }
+        (None, Auth::Ca) => {
+            rules.authorities.check(chain, &hello.client_id, rules.now)?;
+            (auth_method(found.scope(), false), None)
+        }
+    };
+    if !found.enabled {
         return Err(Denied::Disabled);
     }
     let query = topic::parse_bag(user.query).unwrap_or_default();
     let model_id = query.into_iter().find_map(|(name, value)| (name == "model-id").then_some(value));
     Ok(Guest {
-        device_id: device.id.clone(),
-        generation_id: device.generation_id.clone(),
-        auth_method: AUTH_METHOD,
+        device_id: found.device.to_owned(),
+        module_id: found.module.map(str::to_owned),
+        generation_id: found.generation_id.to_owned(),
+        auth_method,
         model_id,
-        expires: Timestamp::from_millis(token.expiry_s.saturating_mul(1_000)),
+        expires,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use shared::config::Secret;
-    use shared::sas::{self, Key};
-
-    use super::*;
-    use crate::hub::devices::Device;
-
-    const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGRldmljZQ==";
-    const NOW_S: i64 = 1_000;
-
-    fn known() -> Identities {
-        let device = |id: &str, enabled| Device {
-            id: id.to_owned(),
-            enabled,
-            generation_id: "7".to_owned(),
-            primary_key: Secret::new("b3RoZXI="),
-            secondary_key: Secret::new(KEY),
-        };
-        Identities { devices: vec![device("d-1", true), device("off", false)], policies: vec![] }
+impl Found<'_> {
+    const fn scope(&self) -> Scope {
+        if self.module.is_some() { Scope::Module } else { Scope::Device }
     }
 
-    fn token(resource: &str, key: &str, expiry_s: i64, policy: Option<&str>) -> String {
-        sas::sign(resource, &Key::device(key).expect("base64"), expiry_s, policy)
-    }
-
-    fn judge(client_id: &str, user: &str, password: Option<String>) -> Result<Guest, Denied> {
-        let hello = Hello {
-            client_id: client_id.to_owned(),
-            user: Some(user.to_owned()),
-            password: password.map(Secret::new),
-            will: None,
-        };
-        let hosts = ["hub.azure-devices.net".to_owned(), "localhost".to_owned()];
-        admit(&hello, &hosts, &known(), Timestamp::from_millis(NOW_S * 1_000))
-    }
-
-    #[test]
-    fn user_names_of_all_sdks_are_read() {
-        for (user, device, module) in [
-            ("h/d/?api-version=2021-04-12&DeviceClientType=azure-iot-device%2F2.14.0", "d", None),
-            ("h/d/?api-version=2019-10-01&DeviceClientType=a/b/c", "d", None),
-            ("h/d/?api-version=2018-06-30", "d", None),
-            ("h/d/api-version=2016-11-14/DeviceClientType=x", "d", None),
-            ("h/d/", "d", None),
-            ("h/d", "d", None),
-            ("h/d/m/?api-version=2021-04-12", "d", Some("m")),
-            ("h/d/m/?api-version=2021-04-12&x=a/b", "d", Some("m")),
-        ] {
-            let read = user_name(user).expect(user);
-            assert_eq!((read.host, read.device, read.module), ("h", device, module), "{user}");
-        }
-        for user in ["", "h", "/d", "h//?api-version=1", "h/d/m/rest"] {
-            assert_eq!(user_name(user), None, "{user}");
-        }
-    }
-
-    #[test]
-    fn a_device_comes_in_with_its_own_token_only() {
-        let user = "hub.azure-devices.net/d-1/?api-version=2021-04-12&model-id=dtmi%3Aa%3B1";
-        let resource = "hub.azure-devices.net/devices/d-1";
-        let good = token(resource, KEY, NOW_S + 1, None);
-        let guest = judge("d-1", user, Some(good.clone())).expect("admitted");
-        assert_eq!((guest.device_id.as_str(), guest.generation_id.as_str()), ("d-1", "7"));
-        assert_eq!(guest.model_id.as_deref(), Some("dtmi:a;1"));
-        assert_eq!(guest.expires, Timestamp::from_millis((NOW_S + 1) * 1_000));
-        assert!(judge("d-1", "LOCALHOST/d-1/", Some(token("Localhost/devices/d-1", KEY, 2_000, None))).is_ok());
-
-        let expired = Refusal::Expired { expiry_s: NOW_S, now_s: NOW_S };
-        for (client_id, user, password, denied) in [
-            ("d-1", "d-1", Some(good.clone()), Denied::UserName),
-            ("d-2", user, Some(good.clone()), Denied::ClientId),
-            ("d-1", "other/d-1/", Some(good.clone()), Denied::Host("other".to_owned())),
-            ("d-2", "localhost/d-2/", Some(good.clone()), Denied::Unknown),
-            ("d-1/m", "localhost/d-1/m/", Some(good.clone()), Denied::Unknown),
-            ("d-1", user, None, Denied::NoToken),
-            ("d-1", user, Some("x".to_owned()), Denied::Token(Refusal::Malformed)),
-            ("d-1", user, Some(token(resource, "d3Jvbmc=", 2_000, None)), Denied::Token(Refusal::Signature)),
-            ("d-1", user, Some(token(resource, KEY, NOW_S, None)), Denied::Token(expired)),
-            ("d-1", user, Some(token(resource, KEY, 2_000, Some("p"))), Denied::Policy("p".to_owned())),
-            (
-                "d-1",
-                user,
-                Some(token("localhost/devices/off", KEY, 2_000, None)),
-                Denied::Resource("localhost/devices/off".to_owned()),
-            ),
-            ("off", "localhost/off/", Some(token("localhost/devices/off", KEY, 2_000, None)), Denied::Disabled),
-        ] {
-            assert_eq!(judge(client_id, user, password), Err(denied.clone()), "{denied}");
-        }
-        assert_eq!(Denied::Token(Refusal::Signature).code(), ConnectReturnCode::NotAuthorized);
+    /// `devices/{device}[/modules/{module}]`, in segments.
+    fn path(&self) -> Vec<&str> {
+        let mut path = vec!["devices", self.device];
+        path.extend(self.module.into_iter().flat_map(|module| ["modules", module]));
+        path
     }
 }
+
+impl Rules<'_> {
+    fn is_us(&self, host: &str) -> bool {
+        self.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// Whose right a token is, and when the connection it opens is to end.
+    fn check_token(&self, text: &str, found: &Found<'_>) -> Result<(Scope, Timestamp), Denied> {
+        let token = Token::parse(text)?;
+        let policy = token.policy.is_some();
+        if !self.covers(&token.resource, &found.path(), policy) {
+            return Err(Denied::Resource(token.resource));
+        }
+        let (scope, keys) = match &token.policy {
+            None => (found.scope(), found.auth.keys()),
+            Some(name) => {
+                let keys = self.known.policy(name).map(|policy| policy.device_keys()).unwrap_or_default();
+                if keys.is_empty() {
+                    return Err(Denied::Policy(name.clone()));
+                }
+                (Scope::Hub, keys)
+            }
+        };
+        let (now_s, skew_s) = (self.now.micros().div_euclid(1_000_000), self.clock_skew.as_secs().cast_signed());
+        token.check(&keys, now_s.saturating_sub(skew_s))?;
+        let expires_s = match now_s < token.expiry_s {
+            true => token.expiry_s,
+            // It was let in although its token had ended; it has the rest of the allowance.
+            false => token.expiry_s.saturating_add(skew_s),
+        };
+        Ok((scope, Timestamp::from_millis(expires_s.saturating_mul(1_000))))
+    }
+
+    /// True if a token for `resource` is one for the identity at `path`. What stands behind the identity in it does
+    /// not matter (tools of Microsoft's put the api-version there); a policy's may stop before it.
+    fn covers(&self, resource: &str, path: &[&str], policy: bool) -> bool {
+        let mut segments = resource.trim_end_matches('/').split('/');
+        if !segments.next().is_some_and(|host| self.is_us(host)) {
+            return false;
+        }
+        let mut segments = segments.filter(|segment| !segment.is_empty());
+        for wanted in path {
+            match segments.next() {
+                None => return policy,
+                Some(segment) if segment == *wanted => {}
+                Some(_) => return false,
+            }
+        }
+        // A device's token is none for its modules, nor the other way round.
+        segments.next().is_none_or(|next| next != "modules")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Door;
-use super::auth::{self, Denied, Guest};
+use super::auth::{self, Denied, Guest, Rules};
+use super::certificates::Chain;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
+use super::sessions::Filter;
 use super::telemetry::{self, Said, Violation};
+use crate::hub::faults::Action;
 use crate::hub::log::{AppendError, Appended, Appending, NewEvent};
 
 /// A device that does not take our few bytes for this long is gone.
@@ -60,6 +64,8 @@ pub(super) enum End {
     PubackLost,
     #[error("{0}")]
     NotStored(#[from] AppendError),
+    #[error("its subscriptions cannot be kept: {0}")]
+    NotKept(io::Error),
     #[error("the hub stops")]
     Stopping,
     #[error("reading or writing: {0}")]
@@ -82,6 +88,7 @@ impl End {
             End::TakenOver => Some("taken-over"),
             End::PubackLost => Some("puback-lost"),
             End::NotStored(_) => Some("not-stored"),
+            End::NotKept(_) => Some("not-kept"),
         }
     }
 }
@@ -89,7 +96,15 @@ impl End {
 /// A publish on its way to disk.
 struct Stored {
     packet_id: Option<u16>,
+    loses_puback: bool,
     appending: Option<Appending>,
+}
+
+/// What is owed to the device for a publish that is stored.
+struct Puback {
+    /// None for QoS 0.
+    packet_id: Option<u16>,
+    lost: bool,
 }
 
 /// A device that was let in.
@@ -105,7 +120,7 @@ pub(super) struct Connection<S> {
     inbox: BytesMut,
     outgoing: Vec<u8>,
     stored: VecDeque<Stored>,
-    filters: Vec<String>,
+    filters: Vec<Filter>,
     quiet: Duration,
     quiet_at: Instant,
     partial_since: Option<Instant>,
@@ -137,12 +152,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves the connection to its end; CONNECT must have come by `patience`.
-    pub(super) async fn serve(mut self, patience: Instant) -> End {
+    /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`.
+    pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> End {
         let stop = self.door.stop.clone();
         let greeted = tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            greeted = tokio::time::timeout_at(patience, self.greet()) => greeted,
+            greeted = tokio::time::timeout_at(patience, self.greet(chain)) => greeted,
         };
         let admitted = match greeted {
             Ok(Ok(admitted)) => admitted,
@@ -162,25 +177,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         end
     }
 
-    async fn greet(&mut self) -> Result<Admitted, End> {
+    async fn greet(&mut self, chain: Chain) -> Result<Admitted, End> {
         loop {
             while !self.inbox.is_empty() {
                 if let Came::Hello(hello) = self.feed().await? {
-                    return self.welcome(&hello).await;
+                    return self.welcome(&hello, &chain).await;
                 }
             }
             read_some(&mut self.stream, &mut self.inbox).await?;
         }
     }
 
-    async fn welcome(&mut self, hello: &Hello) -> Result<Admitted, End> {
+    async fn welcome(&mut self, hello: &Hello, chain: &Chain) -> Result<Admitted, End> {
         let mut acts = vec![];
-        match self.judge(hello) {
+        match self.judge(hello, chain) {
             Ok((guest, will)) => {
-                let seat = self.door.seats.take(&guest.device_id);
-                self.session.accept(&mut acts);
+                let client_id = guest.client_id();
+                let seat = self.door.seats.take(&client_id);
+                let kept = self.door.sessions.begin(&client_id, hello.clean).map_err(End::NotKept)?;
+                self.session.accept(kept.is_some(), &mut acts);
+                self.filters = kept.unwrap_or_default();
                 self.perform(acts).await?;
-                tracing::debug!(device = guest.device_id, "connected");
+                tracing::debug!(client_id, "connected");
                 Ok(Admitted { guest, seat, will })
             }
             Err(denied) => {
@@ -194,9 +212,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn judge(&self, hello: &Hello) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
+    fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
         let door = &self.door;
-        let guest = auth::admit(hello, &door.hosts, &door.registry.now(), door.clock.now())?;
+        let rules = Rules {
+            hosts: &door.hosts,
+            known: &door.registry.now(),
+            authorities: &door.authorities,
+            clock_skew: door.limits.clock_skew.duration(),
+            now: door.clock.now(),
+        };
+        let guest = auth::admit(hello, chain, &rules)?;
         let Some(will) = &hello.will else { return Ok((guest, None)) };
         match telemetry::said(&guest, will) {
             Ok(Said::Event { mut event, .. }) => {
@@ -219,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
                 () = admitted.seat.leave.cancelled() => return Ok(End::TakenOver),
-                () = door.clock.sleep_until(Some(admitted.guest.expires)) => return Ok(End::Expired),
+                () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox), if !blocked => read?,
                 stored = first_stored(&mut self.stored) => self.acknowledge(stored?).await?,
                 () = sleep_until_some(partial) => return Err(End::Slow),
@@ -241,17 +266,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(guest, publish).await?,
-                Came::Subscribe(packet_id, filters) => {
-                    telemetry::subscribe(guest, &mut self.filters, filters.iter().map(|(filter, _)| filter.as_str()))?;
-                    let code = |(_, qos): &(String, Qos)| match qos {
-                        Qos::AtMostOnce => SubackReturnCode::SuccessMaximumQos0,
-                        Qos::AtLeastOnce | Qos::ExactlyOnce => SubackReturnCode::SuccessMaximumQos1,
-                    };
-                    let mut acts = vec![];
-                    self.session.subscribed(packet_id, filters.iter().map(code).collect(), &mut acts);
-                    self.perform(acts).await?;
+                Came::Subscribe(packet_id, filters) => self.subscribe(guest, packet_id, filters).await?,
+                Came::Unsubscribe(filters) => {
+                    self.filters.retain(|(held, _)| !filters.contains(held));
+                    self.keep(guest)?;
                 }
-                Came::Unsubscribe(filters) => self.filters.retain(|held| !filters.contains(held)),
             }
         }
         if self.inbox.is_empty() && 4 * READ_BYTES < self.inbox.capacity() {
@@ -260,27 +279,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
+    async fn subscribe(&mut self, guest: &Guest, packet_id: u16, filters: Vec<(String, Qos)>) -> Result<(), End> {
+        let filters: Vec<Filter> = filters.into_iter().map(|(filter, qos)| (filter, qos as u8)).collect();
+        self.filters = telemetry::subscribe(guest, mem::take(&mut self.filters), &filters)?;
+        self.keep(guest)?;
+        let code = |(_, qos): &Filter| match qos {
+            0 => SubackReturnCode::SuccessMaximumQos0,
+            _ => SubackReturnCode::SuccessMaximumQos1,
+        };
+        let mut acts = vec![];
+        self.session.subscribed(packet_id, filters.iter().map(code).collect(), &mut acts);
+        self.perform(acts).await.map(|_| ())
+    }
+
+    fn keep(&self, guest: &Guest) -> Result<(), End> {
+        self.door.sessions.keep(&guest.client_id(), &self.filters).map_err(End::NotKept)
+    }
+
     async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
         let appending = match telemetry::said(guest, &publish)? {
             Said::Event { event, metered_units } => {
                 self.door.metrics.took(event.body.len() as u64, metered_units);
+                let _ = self.door.tier.lock().send(self.door.clock.now(), metered_units);
                 Some(self.door.log.submit(*event).await)
             }
             Said::Unasked => None,
         };
-        self.stored.push_back(Stored { packet_id: publish.packet_id, appending });
+        let loses_puback = self.door.faults.message(&guest.device_id).contains(&Action::LosePuback);
+        self.stored.push_back(Stored { packet_id: publish.packet_id, loses_puback, appending });
         Ok(())
     }
 
     /// Acknowledges what is stored by now, in one write.
-    async fn acknowledge(&mut self, first: Option<u16>) -> Result<(), End> {
+    async fn acknowledge(&mut self, first: Puback) -> Result<(), End> {
         let mut acts = vec![];
         let mut next = Some(first);
         let mut lost = false;
-        while let Some(packet_id) = next {
-            if let Some(packet_id) = packet_id {
+        while let Some(puback) = next {
+            if let Some(packet_id) = puback.packet_id {
                 crash::here("hub-stored");
-                if self.door.faults.loses_puback() {
+                if puback.lost {
                     lost = true;
                     break;
                 }
@@ -349,21 +387,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 impl Stored {
     /// `Some` once it is stored; holds the id to acknowledge, if there is one.
-    fn already(&mut self) -> Result<Option<Option<u16>>, AppendError> {
+    fn already(&mut self) -> Result<Option<Puback>, AppendError> {
         match &mut self.appending {
-            None => Ok(Some(self.packet_id)),
-            Some(appending) => Ok(appending.already()?.map(|_| self.packet_id)),
+            None => Ok(Some(self.puback())),
+            Some(appending) => Ok(appending.already()?.map(|_| self.puback())),
         }
+    }
+
+    fn puback(&self) -> Puback {
+        Puback { packet_id: self.packet_id, lost: self.loses_puback }
     }
 }
 
 /// Waits for the first publish on its way to be stored; for ever if there is none. May be dropped and called again.
-async fn first_stored(stored: &mut VecDeque<Stored>) -> Result<Option<u16>, AppendError> {
+async fn first_stored(stored: &mut VecDeque<Stored>) -> Result<Puback, AppendError> {
     let Some(first) = stored.front_mut() else { return pending().await };
     if let Some(appending) = &mut first.appending {
         let _: Appended = appending.wait().await?;
     }
-    Ok(stored.pop_front().and_then(|first| first.packet_id))
+    let first = stored.pop_front().expect("it is still the first");
+    Ok(first.puback())
 }
 
 /// Reads what has come; the end of the stream is [`End::Vanished`]. May be dropped and called again.

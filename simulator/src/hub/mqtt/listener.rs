@@ -64,7 +64,8 @@ async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
             Err(_) => return End::ConnectTimeout,
         },
     };
-    Connection::new(stream, door).serve(patience).await
+    let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    Connection::new(stream, door).serve(chain, patience).await
 }
 
 fn note(door: &Door, peer: SocketAddr, end: &End) {

@@ -10,9 +10,13 @@ mod connection; // one socket
 
 mod session; // bytes <-> packets
 
-mod auth; // user name and token against the registry
+mod auth; // user name, token and certificate against the registry
 
-mod seats; // one connection per device
+mod certificates; // X.509
+
+mod seats; // one connection per device or module
+
+mod sessions; // what outlives a connection
 
 mod telemetry; // topics, properties, sizes
 
@@ -24,12 +28,15 @@ use std::sync::Arc;
 use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
 pub(super) use self::listener::serve;
 pub(crate) use self::seats::Seats;
+pub(super) use self::sessions::Sessions;
 
 use super::config::MqttLimits;
 use super::devices::Registry;
 use super::faults::Faults;
+use super::limits::SharedLimits;
 use super::log::Log;
 use super::metrics::Metrics;
 
@@ -38,11 +45,16 @@ pub(super) struct Door {
     /// Every name this hub goes by.
     pub(super) hosts: Vec<String>,
     pub(super) registry: Registry,
+    /// Whose signature on a device's certificate counts.
+    pub(super) authorities: Authorities,
+    pub(super) sessions: Sessions,
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) limits: MqttLimits,
     pub(super) seats: Seats,
     pub(super) faults: Faults,
+    /// What the tier lets through.
+    pub(super) tier: SharedLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }

@@ -16,6 +16,8 @@ use shared::config::Secret;
 
 /// Every CONNECT begins with it.
 const CONNECT_BYTE: u8 = 0x10;
+/// "Unacceptable protocol version", in the only form that clients of every version read.
+const OTHER_VERSION: [u8; 4] = [0x20, 2, 0, 1];
 
 /// What the connection is to do next.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) struct Hello {
     pub(super) client_id: String,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
+    /// True: nothing of an earlier session counts, and nothing of this one will.
+    pub(super) clean: bool,
     /// What to publish for it when it goes without a goodbye.
     pub(super) will: Option<Publish>,
 }
@@ -145,6 +149,11 @@ impl Session {
             self.close(Fault::NotConnect, acts);
             return 0;
         }
+        if self.stage == Stage::Fresh && !self.mid_packet && speaks_other_version(bytes) {
+            acts.push(Act::Send(OTHER_VERSION.to_vec()));
+            self.close(Fault::Version, acts);
+            return 0;
+        }
         let mut cursor = Cursor::new(bytes);
         let events = self.mqtt.recv(&mut cursor);
         self.mid_packet = events.is_empty();
@@ -152,16 +161,16 @@ impl Session {
         usize::try_from(cursor.position()).unwrap_or(bytes.len())
     }
 
-    /// The device may go on.
-    pub(super) fn accept(&mut self, acts: &mut Vec<Act>) {
+    /// The device may go on; `present` if there is something of an earlier session.
+    pub(super) fn accept(&mut self, present: bool, acts: &mut Vec<Act>) {
         self.stage = Stage::Open;
-        self.connack(ConnectReturnCode::Accepted, acts);
+        self.connack(ConnectReturnCode::Accepted, present, acts);
     }
 
     /// The device may not; the connection is to be closed once the answer is written.
     pub(super) fn refuse(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
         self.stage = Stage::Closed;
-        self.connack(code, acts);
+        self.connack(code, false, acts);
     }
 
     /// The publish with this id is stored.
@@ -180,8 +189,8 @@ impl Session {
         }
     }
 
-    fn connack(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
-        let connack = v3_1_1::Connack::builder().return_code(code).session_present(false).build();
+    fn connack(&mut self, code: ConnectReturnCode, present: bool, acts: &mut Vec<Act>) {
+        let connack = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
         self.send(connack.expect("a CONNACK has all its fields").into(), acts);
     }
 
@@ -265,6 +274,17 @@ impl Session {
     }
 }
 
+/// True for a CONNECT of MQTT 3.1 or 5, as far as it has come.
+fn speaks_other_version(bytes: &[u8]) -> bool {
+    // The type, then a length whose bytes but the last have their high bit set.
+    let Some(length) = bytes.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0) else { return false };
+    match bytes.get(length + 2..) {
+        Some([0, 4, b'M', b'Q', b'T', b'T', level, ..]) => *level != 4,
+        Some([0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..]) => true,
+        _ => false,
+    }
+}
+
 fn hello(connect: &v3_1_1::Connect) -> Hello {
     let will = connect.will_flag().then(|| Publish {
         topic: connect.will_topic().unwrap_or_default().to_owned(),
@@ -276,6 +296,7 @@ fn hello(connect: &v3_1_1::Connect) -> Hello {
         client_id: connect.client_id().to_owned(),
         user: connect.user_name().map(str::to_owned),
         password: connect.password().map(|bytes| Secret::new(String::from_utf8_lossy(bytes))),
+        clean: connect.clean_session(),
         will,
     }
 }
@@ -297,7 +318,7 @@ mod tests {
             }
             bytes = &bytes[taken..];
             if matches!(acts.last(), Some(Act::Connect(_))) {
-                session.accept(&mut acts);
+                session.accept(false, &mut acts);
             }
         }
     }
@@ -310,6 +331,8 @@ mod tests {
             (&[0x10, 0xff, 0xff, 0xff, 0xff, 0x7f], "Garbage"),
             (&[0x10, 0xff, 0xff, 0xff, 0x7f], "TooLarge"),
             (&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 1, b'd'], "Version"),
+            (&[0x10, 15, 0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3, 2, 0, 60, 0, 1, b'd'], "Version"),
+            (&[0x10, 0x8d, 0x00, 0, 4, b'M', b'Q', b'T', b'T', 5, 2], "Version"),
         ] {
             let acts = run(&mut Session::new(1024), bytes);
             let last = format!("{:?}", acts.last());

@@ -4,6 +4,7 @@ use shared::topic;
 
 use super::auth::Guest;
 use super::session::Publish;
+use super::sessions::Filter;
 use crate::hub::log::{NewEvent, SystemProperties};
 
 /// Body and properties together, as the service counts.
@@ -62,7 +63,7 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
         return known.iter().any(|known| rest.starts_with(known)).then_some(Said::Unasked).ok_or_else(foreign);
     }
     let topic = topic::parse_events(&publish.topic).ok_or_else(foreign)?;
-    if topic.device != guest.device_id || topic.module.is_some() {
+    if topic.device != guest.device_id || topic.module != guest.module_id.as_deref() {
         return Err(foreign());
     }
     let mut system = SystemProperties { model_id: guest.model_id.clone(), ..SystemProperties::default() };
@@ -89,7 +90,7 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
     }
     let event = NewEvent {
         device_id: guest.device_id.clone(),
-        module_id: None,
+        module_id: guest.module_id.clone(),
         auth_method: guest.auth_method.to_owned(),
         auth_generation_id: guest.generation_id.clone(),
         message_source: "Telemetry".to_owned(),
@@ -116,44 +117,60 @@ fn field<'a>(system: &'a mut SystemProperties, name: &str) -> Option<&'a mut Opt
     })
 }
 
-/// Adds `filters` to what a device has subscribed to already.
-pub(super) fn subscribe<'a>(
-    guest: &Guest,
-    held: &mut Vec<String>,
-    filters: impl IntoIterator<Item = &'a str>,
-) -> Result<(), Violation> {
-    for filter in filters {
-        let own = filter.strip_prefix("devices/").and_then(|rest| rest.strip_prefix(guest.device_id.as_str()));
-        let known = own == Some("/messages/devicebound/#")
-            || ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"]
-                .contains(&filter);
-        if !known {
-            return Err(Violation::Filter(filter.to_owned()));
+/// What a device is subscribed to once it has asked for `filters` too, each with the quality of service granted: what
+/// it asked for, but at most 1.
+pub(super) fn subscribe(guest: &Guest, mut held: Vec<Filter>, filters: &[Filter]) -> Result<Vec<Filter>, Violation> {
+    for (filter, qos) in filters {
+        if !is_own(guest, filter) {
+            return Err(Violation::Filter(filter.clone()));
         }
-        if !held.iter().any(|held| held == filter) {
-            held.push(filter.to_owned());
+        match held.iter_mut().find(|(other, _)| other == filter) {
+            Some((_, granted)) => *granted = (*qos).min(1),
+            None => held.push((filter.clone(), (*qos).min(1))),
         }
         if SUBSCRIPTIONS_MAX < held.len() {
             return Err(Violation::Subscriptions);
         }
     }
-    Ok(())
+    Ok(held)
+}
+
+/// True for filters of twins, methods and cloud-to-device messages, and for narrower ones than the documented.
+fn is_own(guest: &Guest, filter: &str) -> bool {
+    let shared = ["$iothub/twin/res/", "$iothub/twin/PATCH/properties/desired/", "$iothub/methods/POST/"];
+    let below = |rest: &str| !rest.is_empty();
+    if shared.iter().any(|tree| filter.strip_prefix(tree).is_some_and(below)) {
+        return true;
+    }
+    let own = filter.strip_prefix("devices/").and_then(|rest| rest.strip_prefix(guest.device_id.as_str()));
+    let own = own.and_then(|rest| rest.strip_prefix('/'));
+    match &guest.module_id {
+        None => own.and_then(|rest| rest.strip_prefix("messages/devicebound/")).is_some_and(below),
+        Some(module) => own
+            .and_then(|rest| rest.strip_prefix("modules/"))
+            .and_then(|rest| rest.strip_prefix(module.as_str()))
+            .and_then(|rest| rest.strip_prefix('/'))
+            .is_some_and(|rest| {
+                rest == "#" || rest.starts_with("inputs/") || rest.starts_with("messages/devicebound/")
+            }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use shared::time::Timestamp;
+    use proptest::prelude::*;
 
     use super::*;
 
     fn guest() -> Guest {
         Guest {
             device_id: "d".to_owned(),
+            module_id: None,
             generation_id: "1".to_owned(),
             auth_method: "{}",
             model_id: None,
-            expires: Timestamp::from_micros(0),
+            expires: None,
         }
     }
 
@@ -199,13 +216,50 @@ mod tests {
         }
         assert!(matches!(publish("$iothub/twin/GET/?$rid=1", 1, false), Ok(Said::Unasked)));
 
-        let mut held = vec![];
-        let own = ["$iothub/twin/res/#", "devices/d/messages/devicebound/#", "$iothub/methods/POST/#"];
-        assert_eq!(subscribe(&guest(), &mut held, own), Ok(()));
-        assert_eq!(subscribe(&guest(), &mut held, own), Ok(()), "again is not more");
-        assert_eq!(held.len(), 3);
-        for filter in ["#", "devices/e/messages/devicebound/#", "devices/d/messages/events/#"] {
-            assert_eq!(subscribe(&guest(), &mut held, [filter]), Err(Violation::Filter(filter.to_owned())));
+        let ask = |filters: &[&str]| filters.iter().map(|filter| ((*filter).to_owned(), 2)).collect::<Vec<_>>();
+        let own = ask(&["$iothub/twin/res/#", "devices/d/messages/devicebound/#", "$iothub/methods/POST/#"]);
+        let held = subscribe(&guest(), vec![], &own).expect("granted");
+        assert!(held.len() == 3 && held.iter().all(|(_, qos)| *qos == 1));
+        assert_eq!(subscribe(&guest(), held.clone(), &own), Ok(held.clone()), "again is not more");
+        for filter in ["#", "", "devices/e/messages/devicebound/#", "devices/d/messages/events/#", "$iothub/#"] {
+            let refused = subscribe(&guest(), vec![], &ask(&[filter]));
+            assert_eq!(refused, Err(Violation::Filter(filter.to_owned())));
+        }
+        let more = ask(&["$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/reboot/#"]);
+        let held = subscribe(&guest(), held, &more).expect("five");
+        assert_eq!(subscribe(&guest(), held, &ask(&["$iothub/methods/POST/x/#"])), Err(Violation::Subscriptions));
+    }
+
+    #[test]
+    fn a_module_has_topics_of_its_own() {
+        let guest = Guest { module_id: Some("m".to_owned()), ..guest() };
+        let said = |topic: &str| {
+            let payload = Bytes::new();
+            said(&guest, &Publish { topic: topic.to_owned(), payload, retain: false, packet_id: None })
+        };
+        let Ok(Said::Event { event, .. }) = said("devices/d/modules/m/messages/events/%24.on=out") else {
+            panic!("an event")
+        };
+        assert_eq!((event.module_id.as_deref(), event.system.output.as_deref()), (Some("m"), Some("out")));
+        for topic in ["devices/d/messages/events/", "devices/d/modules/n/messages/events/"] {
+            assert!(matches!(said(topic), Err(Violation::Topic(_))), "{topic}");
+        }
+        for (filter, granted) in [
+            ("devices/d/modules/m/#", true),
+            ("devices/d/modules/m/inputs/#", true),
+            ("devices/d/messages/devicebound/#", false),
+            ("devices/d/modules/n/#", false),
+        ] {
+            assert_eq!(subscribe(&guest, vec![], &[(filter.to_owned(), 1)]).is_ok(), granted, "{filter}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_topic_makes_it_panic(topic in ".{0,60}", bag in "[a-z0-9%&=$.+/-]{0,60}") {
+            let _ = publish(&topic, 1, false);
+            let _ = publish(&format!("devices/d/messages/events/{bag}"), 1, true);
+            let _ = subscribe(&guest(), vec![], &[(topic, 2)]);
         }
     }
 }

@@ -22,7 +22,10 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::Config;
 use crate::hub::ca;
+use crate::hub::faults::{Fault, Rule};
+use crate::hub::limits::{self, Limits};
 use crate::hub::log::{Options, StoredEvent};
 
 const HOST: &str = "hub.azure-devices.net";
@@ -41,25 +44,29 @@ impl Stand {
     async fn open(limits: MqttLimits) -> Self {
         shared::tls::install_provider();
         let dir = tempfile::tempdir().expect("a directory");
-        let options = Options { partitions: 4, retention_time: None, retention_bytes: None, clock: Clock::Real };
+        let options = Options::new(4, Clock::Real);
         let log = Log::open(&dir.path().join("log"), &options).expect("a log");
         let registry = Registry::prepare(dir.path().join("devices.toml"), &["d-1".to_owned(), "d-2".to_owned()]);
         let hosts = ca::server_names(HOST, &[], &[]);
         let server = ca::server(dir.path(), &hosts, Clock::Real.now()).expect("a certificate");
+        let tier = Config::load(None).expect("the default").hub.limits;
         let door = Arc::new(Door {
             hosts,
             registry: registry.expect("a registry"),
+            authorities: Authorities::read(&[ca::device_ca_file(dir.path())]).expect("authorities"),
+            sessions: Sessions::open(dir.path().join("sessions.jsonl")).expect("sessions"),
             log,
             clock: Clock::Real,
             limits,
             seats: Seats::default(),
             faults: Faults::default(),
+            tier: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
             metrics: Metrics::new(&mut Metered::default()),
             stop: CancellationToken::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
-        let served = tokio::spawn(serve(listener, server.tls, Arc::clone(&door)));
+        let served = tokio::spawn(serve(listener, server.device_tls, Arc::clone(&door)));
         Self { dir, addr, door, served }
     }
 
@@ -70,7 +77,7 @@ impl Stand {
 
     fn token(&self, device: &str, expiry_s: i64) -> String {
         let known = self.door.registry.now();
-        let key = known.device(device).map_or_else(|| Key::service("none"), |device| device.keys().remove(0));
+        let key = known.device(device).map_or_else(|| Key::service("none"), |device| device.auth.keys().remove(0));
         sas::sign(&sas::device_resource(HOST, device), &key, expiry_s, None)
     }
 
@@ -117,6 +124,7 @@ fn limits() -> MqttLimits {
         connect_timeout: Span::new(Duration::from_secs(10)),
         packet_timeout: Span::new(Duration::from_secs(10)),
         unacknowledged_max: 16,
+        clock_skew: Span::new(Duration::from_secs(60)),
     }
 }
 
@@ -200,7 +208,7 @@ async fn whoever_has_no_right_is_told_so() {
     let wrong = sas::sign(&sas::device_resource(HOST, "d-1"), &Key::service("wrong"), FAR, None);
     for (what, device, token) in [
         ("a wrong key", "d-1", wrong),
-        ("an expired token", "d-1", stand.token("d-1", now_s() - 1)),
+        ("an expired token", "d-1", stand.token("d-1", now_s() - 61)),
         ("another device's token", "d-1", stand.token("d-2", FAR)),
         ("an unknown device", "stranger", stand.token("stranger", FAR)),
         ("no token", "d-1", String::new()),
@@ -280,7 +288,7 @@ async fn a_second_connection_of_a_device_drops_the_first() {
 #[tokio::test]
 async fn a_lost_puback_leaves_the_event_stored_and_the_connection_dead() {
     let stand = Stand::open(limits()).await;
-    stand.door.faults.lose_pubacks(1);
+    stand.door.faults.add(Rule { times: Some(1), ..Rule::new(Fault::LosePuback) });
     let (client, mut device) = stand.good("d-1");
     connected(&mut device).await.expect("admitted");
     client.publish(events("d-1"), QoS::AtLeastOnce, false, "once").await.expect("queued");

@@ -36,7 +36,7 @@ impl TestHub {
 
     pub(super) async fn start_with(directory: &Path, port: u16, limits: Limits, clock: Clock) -> Self {
         shared::tls::install_provider();
-        let options = Options { partitions: 2, retention_time: None, retention_bytes: None, clock: Clock::Real };
+        let options = Options::new(2, Clock::Real);
         let log = Log::open(&directory.join("log"), &options).expect("a log");
         let setup = Setup {
             name: NAME.to_owned(),

@@ -1,0 +1,375 @@
+//! What a tier lets through: rates with traffic shaping, and the daily quota. A pure core: time comes in, verdicts go
+//! out.
+//!
+//! Numbers are those of "IoT Hub quotas and throttling" (Microsoft, read in November 2026). That page says that bursts
+//! above the throttle are accepted for "the first minute or two", then queued at the rate of the throttle, then refused
+//! when the queue is full; over MQTT the device is told nothing: its PUBACKs come later, not at all, and then the
+//! connection is closed. How long the service accepts bursts and how much it queues is not published: the defaults of
+//! `hub.limits` are ours.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::config::{Mistakes, Span};
+use shared::time::Timestamp;
+
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// The table `[hub.limits]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The tier.
+    pub profile: Profile,
+    /// Units of the tier.
+    pub units: u32,
+    /// How much more than the rate is let through at once: the messages of so long.
+    pub burst: Span,
+    /// How much more is queued: the messages of so long. Their PUBACKs are late.
+    pub backlog: Span,
+    /// A device beyond the backlog, or above the quota, gets no PUBACK, and is cut off after so long.
+    pub patience: Span,
+}
+
+/// A tier of IoT Hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// No limits.
+    None,
+    /// The free tier: one unit, metered in half kilobytes.
+    Free,
+    /// Standard S1 (and Basic B1).
+    S1,
+    /// Standard S2 (and Basic B2).
+    S2,
+}
+
+impl Profile {
+    /// Sends per second, and as many new connections; `None` where nothing is limited.
+    fn rate(self, units: u32) -> Option<f64> {
+        let units = f64::from(units);
+        match self {
+            Profile::None => None,
+            Profile::Free | Profile::S1 => Some((12.0 * units).max(100.0)),
+            Profile::S2 => Some(120.0 * units),
+        }
+    }
+
+    /// Metered messages per day.
+    fn quota(self, units: u32) -> Option<u64> {
+        match self {
+            Profile::None => None,
+            Profile::Free => Some(8_000),
+            Profile::S1 => Some(400_000 * u64::from(units)),
+            Profile::S2 => Some(6_000_000 * u64::from(units)),
+        }
+    }
+
+    /// Bytes of one metered message.
+    pub fn metered_bytes(self) -> usize {
+        match self {
+            Profile::Free => 512,
+            Profile::None | Profile::S1 | Profile::S2 => 4 * 1024,
+        }
+    }
+}
+
+impl Config {
+    /// Metered messages in a message of so many bytes; an empty one counts too.
+    pub fn metered_units(&self, bytes: usize) -> u64 {
+        bytes.div_ceil(self.profile.metered_bytes()).max(1) as u64
+    }
+
+    /// Adds what cannot be used as it stands.
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        let units = 1..=if self.profile == Profile::Free { 1 } else { 200 };
+        mistakes.ensure(
+            units.contains(&self.units),
+            "units",
+            format!("must be 1 to {} with this profile, write e.g. 1", units.end()),
+        );
+        for (key, span) in [("burst", self.burst), ("backlog", self.backlog), ("patience", self.patience)] {
+            let fits = span.duration() <= Duration::from_secs(3600);
+            mistakes.ensure(fits, key, "must be at most an hour, write e.g. \"30s\"");
+        }
+    }
+}
+
+/// What becomes of a send or of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// At once.
+    Now,
+    /// Queued: so long from now.
+    Later(Duration),
+    /// Not at all: nothing is stored, no PUBACK is sent, and the connection is closed after this time.
+    Never {
+        /// Why, as it stands in metrics.
+        reason: &'static str,
+        /// Until the connection is closed.
+        after: Duration,
+    },
+}
+
+/// The state of a hub's limits.
+#[derive(Debug)]
+pub struct Limits {
+    config: Config,
+    sends: Option<Throttle>,
+    connections: Option<Throttle>,
+    meter: Metered,
+    /// Everything is beyond the backlog until then.
+    forced_until: Option<Timestamp>,
+}
+
+/// The limits of a running hub, for all its connections; clones are the same.
+#[derive(Debug, Clone)]
+pub struct SharedLimits(Arc<Mutex<Limits>>);
+
+impl SharedLimits {
+    /// Shares `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(Mutex::new(limits)))
+    }
+
+    /// The limits, for a moment without waiting.
+    pub fn lock(&self) -> MutexGuard<'_, Limits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was metered today; the part of the limits that outlives a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Metered {
+    /// Days since 1970-01-01, UTC.
+    pub day: i64,
+    /// Metered messages of that day.
+    pub used: u64,
+}
+
+/// The limits as of now, for `/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Standing {
+    /// The tier.
+    pub profile: Profile,
+    /// Its units.
+    pub units: u32,
+    /// Bytes of a metered message.
+    pub metered_bytes: usize,
+    /// Metered messages since UTC midnight.
+    pub metered_today: u64,
+    /// The daily quota, if there is one.
+    pub quota: Option<u64>,
+    /// How far the queue of sends is behind.
+    pub backlog_ms: u64,
+}
+
+/// A rate with a burst and a queue: the generic cell rate algorithm, in microseconds.
+#[derive(Debug)]
+struct Throttle {
+    interval: f64,
+    burst: f64,
+    backlog: f64,
+    /// When the next one would be due if all came at the rate.
+    due: f64,
+}
+
+impl Throttle {
+    fn new(rate: f64, config: &Config) -> Self {
+        let micros = |span: Span| span.duration().as_secs_f64() * 1e6;
+        Self { interval: 1e6 / rate, burst: micros(config.burst), backlog: micros(config.backlog), due: f64::MIN }
+    }
+
+    /// `None` if the queue is full; then nothing was counted.
+    fn admit(&mut self, now: f64) -> Option<Duration> {
+        let due = self.due.max(now);
+        let wait = due - self.burst - now;
+        if self.backlog < wait {
+            return None;
+        }
+        self.due = due + self.interval;
+        Some(Duration::from_micros(wait.max(0.0) as u64))
+    }
+
+    fn backlog(&self, now: f64) -> Duration {
+        Duration::from_micros((self.due - self.burst - now).max(0.0) as u64)
+    }
+}
+
+impl Limits {
+    /// Limits of a hub that had metered `meter` when it stopped.
+    pub fn new(config: Config, meter: Metered) -> Self {
+        let throttle = || config.profile.rate(config.units).map(|rate| Throttle::new(rate, &config));
+        Self { sends: throttle(), connections: throttle(), meter, forced_until: None, config }
+    }
+
+    /// Judges a message of so many metered units.
+    pub fn send(&mut self, now: Timestamp, metered_units: u64) -> Verdict {
+        self.turn_day(now);
+        if self.quota().is_some_and(|quota| quota < self.meter.used.saturating_add(metered_units)) {
+            return self.never("quota");
+        }
+        let verdict = self.judge(now, |limits| limits.sends.as_mut());
+        if !matches!(verdict, Verdict::Never { .. }) {
+            self.meter.used += metered_units;
+        }
+        verdict
+    }
+
+    /// Judges a new connection. A queued one is welcomed late.
+    pub fn connect(&mut self, now: Timestamp) -> Verdict {
+        self.judge(now, |limits| limits.connections.as_mut())
+    }
+
+    /// Everything is refused for so long, as if the backlog were full.
+    pub fn throttle_until(&mut self, until: Timestamp) {
+        self.forced_until = Some(until);
+    }
+
+    /// What has to be kept.
+    pub fn meter(&self) -> Metered {
+        self.meter
+    }
+
+    /// For `/status`.
+    pub fn standing(&mut self, now: Timestamp) -> Standing {
+        self.turn_day(now);
+        let backlog = self.sends.as_ref().map_or(Duration::ZERO, |sends| sends.backlog(now.micros() as f64));
+        Standing {
+            profile: self.config.profile,
+            units: self.config.units,
+            metered_bytes: self.config.profile.metered_bytes(),
+            metered_today: self.meter.used,
+            quota: self.quota(),
+            backlog_ms: u64::try_from(backlog.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Metered messages in a message of so many bytes.
+    pub fn metered_units(&self, bytes: usize) -> u64 {
+        self.config.metered_units(bytes)
+    }
+
+    fn judge(&mut self, now: Timestamp, throttle: impl FnOnce(&mut Self) -> Option<&mut Throttle>) -> Verdict {
+        if self.forced_until.is_some_and(|until| now < until) {
+            return self.never("throttled");
+        }
+        self.forced_until = None;
+        match throttle(self).map(|throttle| throttle.admit(now.micros() as f64)) {
+            None => Verdict::Now,
+            Some(Some(Duration::ZERO)) => Verdict::Now,
+            Some(Some(wait)) => Verdict::Later(wait),
+            Some(None) => self.never("throttled"),
+        }
+    }
+
+    fn never(&self, reason: &'static str) -> Verdict {
+        Verdict::Never { reason, after: self.config.patience.duration() }
+    }
+
+    fn quota(&self) -> Option<u64> {
+        self.config.profile.quota(self.config.units)
+    }
+
+    fn turn_day(&mut self, now: Timestamp) {
+        let day = now.micros().div_euclid(DAY_MICROS);
+        if self.meter.day != day {
+            self.meter = Metered { day, used: 0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(profile: Profile, units: u32) -> Limits {
+        let seconds = |seconds| Span::new(Duration::from_secs(seconds));
+        let config = Config { profile, units, burst: seconds(60), backlog: seconds(30), patience: seconds(10) };
+        Limits::new(config, Metered::default())
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(20_000 * 86_400_000 + millis)
+    }
+
+    #[test]
+    fn a_burst_passes_then_pubacks_are_late_then_they_stop() {
+        // 200 a second where 100 are allowed: 6,000 more than the rate pass at once, 3,000 more are queued.
+        let mut limits = limits(Profile::S1, 1);
+        let (mut now, mut later, mut never) = (0, 0, 0);
+        let mut longest = Duration::ZERO;
+        let mut refused_at = None;
+        for message in 0..30_000 {
+            let millis = message * 5;
+            match limits.send(at(millis), 1) {
+                Verdict::Now => {
+                    now += 1;
+                    assert_eq!((later, never), (0, 0), "no message passes at once while others are queued");
+                }
+                Verdict::Later(wait) => {
+                    later += 1;
+                    longest = longest.max(wait);
+                }
+                Verdict::Never { reason, after } => {
+                    never += 1;
+                    refused_at.get_or_insert(millis);
+                    assert_eq!((reason, after), ("throttled", Duration::from_secs(10)));
+                }
+            }
+        }
+        assert!((11_990..=12_010).contains(&now), "{now} in the first minute");
+        assert!((89_000..=91_000).contains(&refused_at.expect("refused")), "the queue is full after another half");
+        assert_eq!(longest.as_secs(), 30);
+        // From then on half of what comes is taken.
+        assert!((5_900..=6_100).contains(&never), "{never}");
+        assert_eq!(limits.standing(at(150_000)).backlog_ms / 1_000, 30);
+        assert_eq!(limits.send(at(300_000), 1), Verdict::Now, "a quiet while, and all is well");
+    }
+
+    #[test]
+    fn rates_and_quotas_are_those_of_the_tiers() {
+        for (profile, units, rate, quota, block) in [
+            (Profile::None, 1, None, None, 4_096),
+            (Profile::Free, 1, Some(100.0), Some(8_000), 512),
+            (Profile::S1, 1, Some(100.0), Some(400_000), 4_096),
+            (Profile::S1, 9, Some(108.0), Some(3_600_000), 4_096),
+            (Profile::S2, 1, Some(120.0), Some(6_000_000), 4_096),
+            (Profile::S2, 10, Some(1_200.0), Some(60_000_000), 4_096),
+        ] {
+            assert_eq!(profile.rate(units), rate, "{profile:?} {units}");
+            assert_eq!(profile.quota(units), quota, "{profile:?} {units}");
+            assert_eq!(profile.metered_bytes(), block, "{profile:?} {units}");
+        }
+    }
+
+    #[test]
+    fn the_quota_ends_the_day_and_midnight_begins_a_new_one() {
+        let mut limits = limits(Profile::Free, 1);
+        assert_eq!(limits.metered_units(0), 1);
+        assert_eq!(limits.metered_units(513), 2);
+        assert_eq!(limits.send(at(0), 7_999), Verdict::Now);
+        assert!(matches!(limits.send(at(1), 2), Verdict::Never { reason: "quota", .. }), "it does not fit");
+        assert_eq!(limits.send(at(2), 1), Verdict::Now, "this one does");
+        assert!(matches!(limits.send(at(86_399_999), 1), Verdict::Never { reason: "quota", .. }));
+        assert_eq!(limits.meter(), Metered { day: 20_000, used: 8_000 });
+        assert_eq!(limits.send(at(86_400_000), 1), Verdict::Now);
+        assert_eq!(limits.meter(), Metered { day: 20_001, used: 1 });
+    }
+
+    #[test]
+    fn connections_have_a_rate_of_their_own_and_a_forced_throttle_ends_by_itself() {
+        let mut limits = limits(Profile::None, 1);
+        for _ in 0..100_000 {
+            assert_eq!(limits.connect(at(0)), Verdict::Now);
+        }
+        limits.throttle_until(at(2_000));
+        assert!(matches!(limits.send(at(1_999), 1), Verdict::Never { reason: "throttled", .. }));
+        assert_eq!(limits.send(at(2_000), 1), Verdict::Now);
+        assert_eq!(limits.meter().used, 1, "what was refused is not metered");
+    }
+}
