@@ -126,7 +126,10 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let limits = meter.limits(&config.limits);
     let setup = amqp::Setup {
         name: config.name.clone(),
-        policies: policies(&registry.now()),
+        policies: {
+            let registry = registry.clone();
+            Arc::new(move || policies(&registry.now()))
+        },
         consumer_groups: config.consumer_groups.clone(),
         limits: amqp::Limits::default(),
     };

@@ -96,7 +96,7 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
     }
     let now_s = hub.clock().now().millis().div_euclid(1000);
     let kind = kind.unwrap_or_default();
-    match judge(&kind, &audience, token, hub.name(), hub.policies(), now_s) {
+    match judge(&kind, &audience, token, hub.name(), &hub.policies(), now_s) {
         Ok(grant) => {
             tokens.grant(grant, now_s);
             Response { status: 202, description: "Accepted".to_owned(), body: Value::Null }

@@ -25,7 +25,7 @@ use super::cbs::{self, Tokens};
 use super::line::Line;
 use super::management;
 use super::owners::Denied;
-use super::pad::PadIo;
+use super::pad::{INCOMING_FRAME_MAX, PadIo};
 use super::receiver::{self, Delivery, Ending, Place};
 use super::request::{Answers, Desk, Response};
 use super::sasl::Mechanisms;
@@ -33,7 +33,7 @@ use super::{AmqpHub, filter};
 use crate::hub::log::Position;
 
 /// As the service answers.
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
+const FRAME_BYTES_MAX: u32 = INCOMING_FRAME_MAX as u32;
 const CHANNEL_MAX: u16 = 4999;
 /// Microsoft's Python SDK fails on a session without one.
 const HANDLE_MAX: u32 = 255;
@@ -95,7 +95,7 @@ where
         // The peer is told half of it ([`super::frame`]).
         .idle_time_out(silence_ms)
         .buffer_size(CONNECTION_FRAMES)
-        .sasl_acceptor(Mechanisms::new(hub.policies_shared(), Arc::clone(&tokens)))
+        .sasl_acceptor(Mechanisms::new(Arc::clone(&hub.inner.setup.policies), Arc::clone(&tokens)))
         .build();
     let patience = hub.limits().handshake;
     let mut connection = tokio::select! {

@@ -15,6 +15,7 @@ mod line; // a socket that can fail on demand
 mod websocket; // AMQP inside WebSocket messages
 
 mod frame; // [p] frames as bytes, and two edits
+mod nest; // [p] what must not be decoded
 mod pad; // the stream those edits happen in
 
 mod connection; // sessions, links, and what each is for
@@ -97,13 +98,16 @@ impl Default for Limits {
     }
 }
 
+/// Who may read as of now; asked for each token.
+pub type Policies = Arc<dyn Fn() -> Vec<Policy> + Send + Sync>;
+
 /// What a hub's services are told and asked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     /// The Event-Hubs-compatible name: the `EntityPath`.
     pub name: String,
     /// Who may read.
-    pub policies: Vec<Policy>,
+    pub policies: Policies,
     /// Consumer groups that exist, in any case of letters.
     pub consumer_groups: Vec<String>,
     /// How much it puts up with.
@@ -122,7 +126,6 @@ pub struct AmqpHub {
 struct Inner {
     log: Log,
     setup: Setup,
-    policies: Arc<[Policy]>,
     clock: Clock,
     owners: Mutex<Owners<oneshot::Sender<Ending>>>,
     peers: Mutex<Peers>,
@@ -157,15 +160,8 @@ impl Drop for Here {
 impl AmqpHub {
     /// A hub as set up.
     pub fn new(log: Log, setup: Setup, clock: Clock) -> Self {
-        let inner = Inner {
-            log,
-            policies: setup.policies.clone().into(),
-            setup,
-            clock,
-            owners: Mutex::default(),
-            peers: Mutex::default(),
-            books: Arc::default(),
-        };
+        let inner =
+            Inner { log, setup, clock, owners: Mutex::default(), peers: Mutex::default(), books: Arc::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -198,12 +194,8 @@ impl AmqpHub {
         groups.any(|group| group.eq_ignore_ascii_case(name))
     }
 
-    fn policies(&self) -> &[Policy] {
-        &self.inner.policies
-    }
-
-    fn policies_shared(&self) -> Arc<[Policy]> {
-        Arc::clone(&self.inner.policies)
+    fn policies(&self) -> Vec<Policy> {
+        (self.inner.setup.policies)()
     }
 
     fn limits(&self) -> &Limits {

@@ -62,7 +62,7 @@ where
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
     let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, upgrade, Some(config)).await?;
-    Ok(WsIo { socket, read: Bytes::new() })
+    Ok(WsIo::new(socket))
 }
 
 /// The bytes in a WebSocket's binary messages.
@@ -71,6 +71,12 @@ pub(super) struct WsIo<S> {
     socket: WebSocketStream<S>,
     /// Of the last message, not yet read.
     read: Bytes,
+}
+
+impl<S> WsIo<S> {
+    pub(super) fn new(socket: WebSocketStream<S>) -> Self {
+        Self { socket, read: Bytes::new() }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsIo<S> {
