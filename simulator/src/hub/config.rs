@@ -27,6 +27,11 @@ pub struct Config {
     /// Services dial this, with TLS.
     #[serde(default)]
     pub amqps_listen: Option<SocketAddr>,
+    /// Services dial this, with AMQP in WebSocket messages in TLS.
+    #[serde(default)]
+    pub amqp_websocket_listen: Option<SocketAddr>,
+    /// Consumer groups beside `$Default`, which is always there.
+    pub consumer_groups: Vec<String>,
     /// More names for the server's certificate.
     pub server_names: Vec<String>,
     /// Partitions of a new log.
@@ -107,8 +112,8 @@ impl Config {
 
     /// Every address the hub listens on.
     pub fn listens(&self) -> Vec<SocketAddr> {
-        let listens = [Some(self.mqtt_listen), Some(self.amqp_listen), self.amqps_listen, Some(self.http.listen)];
-        listens.into_iter().flatten().collect()
+        let always = [self.mqtt_listen, self.amqp_listen, self.http.listen];
+        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).collect()
     }
 
     /// Adds what cannot be used as it stands.
@@ -138,8 +143,14 @@ impl Config {
         mistakes.ensure(
             distinct.len() == listens.len(),
             "mqtt-listen",
-            "and `amqp-listen`, `amqps-listen`, `http.listen` must differ",
+            "and `amqp-listen`, `amqps-listen`, `amqp-websocket-listen`, `http.listen` must differ",
         );
+        for (at, group) in self.consumer_groups.iter().enumerate() {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            let fits = (1..=50).contains(&group.len()) && group.bytes().all(allowed);
+            let fault = "must be \"$Default\", or 1 to 50 ASCII letters, digits, `-`, `_` and `.`";
+            mistakes.ensure(fits || group == super::amqp::DEFAULT_GROUP, format!("consumer-groups[{at}]"), fault);
+        }
         for (at, device) in self.devices.iter().enumerate() {
             if let Some(fault) = super::devices::id_fault(device) {
                 mistakes.add(format!("devices[{at}]"), fault);

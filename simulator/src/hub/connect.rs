@@ -1,5 +1,7 @@
 //! What each side needs to connect, ready to paste.
 
+mod snippets;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,8 +9,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use self::snippets::{Facts, Snippet};
+use super::amqp::DEFAULT_GROUP;
 use super::config::Config;
-use super::devices::{Auth, Identities, Right};
+use super::devices::{Auth, Identities, Policy, Right};
 
 /// Everything a client must be told. Holds secrets.
 #[derive(Debug, Serialize)]
@@ -21,6 +25,8 @@ pub(super) struct Connect {
     mqtt: Dial,
     amqp: Dial,
     amqps: Option<Dial>,
+    amqp_websocket: Option<Dial>,
+    consumer_groups: Vec<String>,
     /// Status, health, metrics.
     http: String,
     /// By device id.
@@ -33,6 +39,8 @@ pub(super) struct Connect {
     device_policies: BTreeMap<String, String>,
     /// By policy.
     services: BTreeMap<String, String>,
+    /// For the policy services are meant to use.
+    snippets: Vec<Snippet>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +67,11 @@ impl Dial {
         };
         let url = format!("{scheme}://{}", SocketAddr::new(ip, listen.port()));
         Self { host: ip.to_string(), port: listen.port(), url }
+    }
+
+    /// `host:port`.
+    fn endpoint(&self) -> String {
+        self.url.split_once("://").map_or(&*self.url, |(_, endpoint)| endpoint).to_owned()
     }
 }
 
@@ -100,30 +113,47 @@ impl Connect {
             let (name, key) = (&policy.name, policy.primary_key.reveal());
             (name.clone(), format!("HostName={host};SharedAccessKeyName={name};SharedAccessKey={key}"))
         };
-        let service = |policy: &super::devices::Policy| {
-            let text = format!(
-                "Endpoint={};SharedAccessKeyName={};SharedAccessKey={};EntityPath={}",
-                Dial::new("sb", config.amqp_listen).url,
-                policy.name,
-                policy.primary_key.reveal(),
-                config.name
-            );
+        let keys = |policy: &Policy| {
+            let (name, key) = (&policy.name, policy.primary_key.reveal());
+            format!("SharedAccessKeyName={name};SharedAccessKey={key};EntityPath={}", config.name)
+        };
+        let service = |policy: &Policy| {
+            let text = format!("Endpoint={};{}", Dial::new("sb", config.amqp_listen).url, keys(policy));
             (policy.name.clone(), text)
         };
+        let ca_file = absolute(ca_file);
+        let amqps = config.amqps_listen.map(|listen| Dial::new("amqps", listen));
+        let amqp_websocket = config.amqp_websocket_listen.map(|listen| Dial::new("wss", listen));
         let having = |right: Right| identities.policies.iter().filter(move |policy| policy.may(right));
+        let snippets = having(Right::ServiceConnect).next().map(|policy| {
+            snippets::snippets(&Facts {
+                plain: amqp.endpoint(),
+                tls: amqps.as_ref().map(Dial::endpoint),
+                websocket: amqp_websocket.as_ref().map(Dial::endpoint),
+                rest: keys(policy),
+                ca_file: &ca_file.display().to_string(),
+            })
+        });
+        let mut consumer_groups = config.consumer_groups.clone();
+        if !consumer_groups.iter().any(|group| group.eq_ignore_ascii_case(DEFAULT_GROUP)) {
+            consumer_groups.insert(0, DEFAULT_GROUP.to_owned());
+        }
         Self {
             host_name: config.host_name.clone(),
             event_hub: config.name.clone(),
-            ca_file: absolute(ca_file),
             mqtt: Dial::new("mqtts", config.mqtt_listen),
-            amqps: config.amqps_listen.map(|listen| Dial::new("amqps", listen)),
             http: Dial::new("http", config.http.listen).url,
             devices,
             modules,
             certificates,
             device_policies: having(Right::DeviceConnect).map(device_policy).collect(),
             services: having(Right::ServiceConnect).map(service).collect(),
+            snippets: snippets.unwrap_or_default(),
+            consumer_groups,
+            ca_file,
             amqp,
+            amqps,
+            amqp_websocket,
         }
     }
 
@@ -139,21 +169,21 @@ impl Connect {
         if self.devices.is_empty() {
             writeln!(out, "  none is registered; write e.g. `hub.devices = [\"gw-01\"]`")?;
         }
-        match &self.amqps {
-            None => writeln!(out, "Services dial {}", self.amqp.url)?,
-            Some(amqps) => {
-                writeln!(out, "Services dial {}, or {} and trust {}", self.amqp.url, amqps.url, self.ca_file.display())?
-            }
-        }
+        let ways = [Some(&self.amqp), self.amqps.as_ref(), self.amqp_websocket.as_ref()].into_iter().flatten();
+        let ways: Vec<_> = ways.map(|dial| dial.url.as_str()).collect();
+        writeln!(out, "Services dial {}", ways.join(", or "))?;
         for text in self.services.values() {
             writeln!(out, "  {text}")?;
         }
-        writeln!(
-            out,
-            "Microsoft's SDKs for Python and Node want `;UseDevelopmentEmulator=true` behind it for {}; the",
-            self.amqp.url
-        )?;
-        writeln!(out, "one for Rust is given {} as its custom endpoint.", self.amqp.url)
+        writeln!(out, "  consumer groups: {}", self.consumer_groups.join(", "))?;
+        for snippet in &self.snippets {
+            writeln!(out, "\n{}, {}", snippet.sdk, snippet.way)?;
+            if let Some(environment) = &snippet.environment {
+                writeln!(out, "  {environment}")?;
+            }
+            writeln!(out, "  {}", snippet.code)?;
+        }
+        Ok(())
     }
 }
 
@@ -208,5 +238,7 @@ mod tests {
         );
         assert_eq!((&connect["mqtt"]["host"], &connect["mqtt"]["port"]), (&"127.0.0.1".into(), &8883.into()));
         assert_eq!(connect["amqp"]["url"], "amqp://127.0.0.1:5672");
+        assert_eq!(connect["consumer-groups"], serde_json::json!(["$Default"]));
+        assert_eq!(connect["snippets"].as_array().map(Vec::len), Some(3), "of the default, one port for each SDK");
     }
 }

@@ -16,7 +16,7 @@ use shared::shutdown::{Failure, Shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::amqp::{self, AmqpHub};
+use super::amqp::{self, AmqpHub, Wrapping};
 use super::ca::{self, CaError};
 use super::config::Config;
 use super::devices::{Identities, Registry, RegistryError, Right};
@@ -96,7 +96,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let lock = lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone() })?;
     let identity = config.identity_dir();
     let registry = Registry::prepare(config.registry_file(), &config.devices)?;
-    let listens = [Some(config.mqtt_listen), config.amqps_listen].into_iter().flatten();
+    let listens = [Some(config.mqtt_listen), config.amqps_listen, config.amqp_websocket_listen].into_iter().flatten();
     let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
     let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::server(&identity, &names, clock.now())?;
@@ -106,10 +106,15 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     // Ports first: a hub that cannot serve makes no log.
     let mqtt_listener = listen(config.mqtt_listen, "hub.mqtt-listen").await?;
     let amqp_listener = listen(config.amqp_listen, "hub.amqp-listen").await?;
-    let amqps_listener = match config.amqps_listen {
-        Some(addr) => Some((addr, listen(addr, "hub.amqps-listen").await?)),
-        None => None,
-    };
+    let mut amqp_listeners = vec![(config.amqp_listen, "hub.amqp-listen", amqp_listener, Wrapping::Plain)];
+    if let Some(addr) = config.amqps_listen {
+        let key = "hub.amqps-listen";
+        amqp_listeners.push((addr, key, listen(addr, key).await?, Wrapping::Tls(Arc::clone(&server.tls))));
+    }
+    if let Some(addr) = config.amqp_websocket_listen {
+        let key = "hub.amqp-websocket-listen";
+        amqp_listeners.push((addr, key, listen(addr, key).await?, Wrapping::WebSocket(Arc::clone(&server.tls))));
+    }
     let log = Log::open(&config.log_dir(), &options(config, &clock, &faults))?;
     let path = config.sessions_file();
     let sessions = Sessions::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
@@ -119,8 +124,16 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let (seats, health) = (Seats::default(), Health::new());
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
-    let amqp =
-        AmqpHub::new(log.clone(), &config.name, policies(&registry.now()), amqp::Limits::default(), clock.clone());
+    let setup = amqp::Setup {
+        name: config.name.clone(),
+        policies: {
+            let registry = registry.clone();
+            Arc::new(move || policies(&registry.now()))
+        },
+        consumer_groups: config.consumer_groups.clone(),
+        limits: amqp::Limits::default(),
+    };
+    let amqp = AmqpHub::new(log.clone(), setup, clock.clone());
     let stop = tasks.token();
 
     let books = Books {
@@ -172,13 +185,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         mqtt::serve(mqtt_listener, tls, Arc::new(door)).await;
         Ok(())
     });
-    let serve = |addr, key, listener, tls| {
-        let served = amqp::serve(listener, tls, amqp.clone(), stop.clone());
-        async move { served.await.map_err(|source| HubError::Listen { addr, key, source }) }
-    };
-    tasks.spawn("amqp", serve(config.amqp_listen, "hub.amqp-listen", amqp_listener, None));
-    if let Some((addr, listener)) = amqps_listener {
-        tasks.spawn("amqps", serve(addr, "hub.amqps-listen", listener, Some(Arc::clone(&server.tls))));
+    for (addr, key, listener, wrapping) in amqp_listeners {
+        let served = amqp::serve(listener, wrapping, amqp.clone(), stop.clone());
+        tasks.spawn("amqp", async move { served.await.map_err(|source| HubError::Listen { addr, key, source }) });
     }
     let partitions = log.partition_count();
     let created_at = log.created_at();

@@ -67,7 +67,25 @@ pub(super) fn covers(granted: &str, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(super::super::tests::fuzz())]
+
+        #[test]
+        fn no_text_makes_it_panic_and_a_path_covers_itself(
+            text in "\\PC{0,20}",
+            parts in proptest::collection::vec("(sb://|/|:[0-9]{1,5}|ConsumerGroups|Partitions|[$]cbs|[a-zé]{1,4})", 0..8),
+        ) {
+            for address in [text, parts.concat()] {
+                let _ = (node(&address), host(&address));
+                prop_assert!(covers(path(&address), path(&address)), "{address}");
+                prop_assert!(covers("", path(&address)), "{address}");
+            }
+        }
+    }
 
     #[test]
     fn a_node_is_known_in_every_spelling() {

@@ -96,7 +96,7 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
     }
     let now_s = hub.clock().now().millis().div_euclid(1000);
     let kind = kind.unwrap_or_default();
-    match judge(&kind, &audience, token, hub.name(), hub.policies(), now_s) {
+    match judge(&kind, &audience, token, hub.name(), &hub.policies(), now_s) {
         Ok(grant) => {
             tokens.grant(grant, now_s);
             Response { status: 202, description: "Accepted".to_owned(), body: Value::Null }
@@ -127,6 +127,13 @@ impl Tokens {
         grants.push(grant);
         drop(grants);
         self.changed.send_replace(());
+    }
+
+    /// Ends all tokens; `false` if there were none.
+    pub(super) fn end(&self) -> bool {
+        let had = !std::mem::take(&mut *self.lock()).is_empty();
+        self.changed.send_replace(());
+        had
     }
 
     /// Until when links to `wanted` are allowed, in Unix seconds; `None` if they are not.

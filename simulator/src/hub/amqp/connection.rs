@@ -15,30 +15,29 @@ use fe2o3_amqp_types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp_types::performatives::Attach;
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::address::{self, Node};
 use super::cbs::{self, Tokens};
+use super::line::Line;
 use super::management;
 use super::owners::Denied;
-use super::pad::PadIo;
-use super::receiver::{self, Delivery, Place};
-use super::request::{Answers, Desk};
+use super::pad::{INCOMING_FRAME_MAX, PadIo};
+use super::receiver::{self, Delivery, Ending, Place};
+use super::request::{Answers, Desk, Response};
 use super::sasl::Mechanisms;
 use super::{AmqpHub, filter};
 use crate::hub::log::Position;
 
 /// As the service answers.
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
+const FRAME_BYTES_MAX: u32 = INCOMING_FRAME_MAX as u32;
 const CHANNEL_MAX: u16 = 4999;
 /// Microsoft's Python SDK fails on a session without one.
 const HANDLE_MAX: u32 = 255;
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
-/// A silent peer is given up after this; half of it is what the peer is told ([`super::frame`]).
-const SILENCE_MAX_MS: u32 = 120_000;
 /// Frames between a session and its connection. Few: each may be a frame long, and behind them waits the log.
 const CONNECTION_FRAMES: usize = 64;
 /// Frames and attaches of a session. More than it may have handles, or its engine would wait for itself.
@@ -57,6 +56,14 @@ const RECEIVER_NAMES: [&str; 2] = ["com.microsoft:receiver-name", "com.microsoft
 pub(super) struct Shared {
     pub(super) hub: AmqpHub,
     pub(super) tokens: Arc<Tokens>,
+    end: Arc<watch::Sender<Option<definitions::Error>>>,
+}
+
+impl Shared {
+    /// Has the connection closed.
+    pub(super) fn close(&self, error: definitions::Error) {
+        self.end.send_replace(Some(error));
+    }
 }
 
 /// Why a connection did not come about.
@@ -69,18 +76,26 @@ pub(super) enum HandshakeError {
 }
 
 /// Serves a peer until it closes the connection or `stop` is cancelled.
-pub(super) async fn serve<S>(stream: S, hub: AmqpHub, stop: CancellationToken) -> Result<(), HandshakeError>
+pub(super) async fn serve<S>(
+    stream: S,
+    line: Arc<Line>,
+    hub: AmqpHub,
+    stop: CancellationToken,
+) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
 {
     let tokens = Arc::new(Tokens::default());
+    let _here = hub.enter(line, Arc::clone(&tokens));
+    let silence_ms = u32::try_from(hub.limits().silence.as_millis()).unwrap_or(u32::MAX);
     let acceptor = ConnectionAcceptor::builder()
         .container_id(hub.name())
         .max_frame_size(FRAME_BYTES_MAX)
         .channel_max(CHANNEL_MAX)
-        .idle_time_out(SILENCE_MAX_MS)
+        // The peer is told half of it ([`super::frame`]).
+        .idle_time_out(silence_ms)
         .buffer_size(CONNECTION_FRAMES)
-        .sasl_acceptor(Mechanisms::new(hub.policies_shared(), Arc::clone(&tokens)))
+        .sasl_acceptor(Mechanisms::new(Arc::clone(&hub.inner.setup.policies), Arc::clone(&tokens)))
         .build();
     let patience = hub.limits().handshake;
     let mut connection = tokio::select! {
@@ -89,27 +104,34 @@ where
             .map_err(|error| HandshakeError::Failed(error.to_string()))?,
         () = stop.cancelled() => return Ok(()),
     };
-    let shared = Shared { hub, tokens };
+    let end = Arc::new(watch::Sender::new(None));
+    let mut ending = end.subscribe();
+    let shared = Shared { hub, tokens, end };
     let mut sessions = JoinSet::new();
-    loop {
+    let error = loop {
         tokio::select! {
             incoming = connection.next_incoming_session() => match incoming {
                 Some(incoming) => match begin(incoming, &mut connection).await {
                     Some(session) => { sessions.spawn(serve_session(session, shared.clone())); }
-                    None => break,
+                    None => return Ok(()),
                 },
-                None => break,
+                None => return Ok(()),
             },
             Some(ended) = sessions.join_next() => log_panic(ended),
             () = stop.cancelled() => {
                 let why = "The hub is shutting down.".to_owned();
-                let error = definitions::Error::new(ConnectionError::ConnectionForced, why, None);
-                let _ = timeout(FAREWELL, connection.close_with_error(error)).await;
-                break;
+                break definitions::Error::new(ConnectionError::ConnectionForced, why, None);
             }
+            Some(error) = ordered(&mut ending) => break error,
         }
-    }
+    };
+    let _ = timeout(FAREWELL, connection.close_with_error(error)).await;
     Ok(())
+}
+
+/// The error somebody wants the connection closed with.
+async fn ordered(ending: &mut watch::Receiver<Option<definitions::Error>>) -> Option<definitions::Error> {
+    ending.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 async fn begin(incoming: IncomingSession, connection: &mut ListenerConnectionHandle) -> Option<ListenerSessionHandle> {
@@ -179,10 +201,13 @@ async fn accept(
             links.spawn(async move { answers.serve(desk, sender).await });
         }
         (Ok(Purpose::Desk(desk)), LinkEndpoint::Receiver(receiver)) => {
-            let (answers, Shared { hub, tokens }) = (Arc::clone(answers), shared.clone());
+            let (answers, Shared { hub, tokens, .. }) = (Arc::clone(answers), shared.clone());
             links.spawn(async move {
                 let answer = |request: &_| match desk {
                     Desk::Cbs => cbs::answer(request, &hub, &tokens),
+                    Desk::Management if tokens.until_any(now_s(&hub)).is_none() => {
+                        Response::refused(401, "Unauthorized access: no token holds any more.")
+                    }
                     Desk::Management => management::answer(request, hub.name(), hub.log()),
                 };
                 answers.listen(desk, receiver, answer).await;
@@ -221,7 +246,7 @@ async fn purpose(attach: &Attach, shared: &Shared) -> Result<Purpose, definition
         _ => None,
     };
     let address = address.unwrap_or_default();
-    let now_s = shared.hub.clock().now().millis().div_euclid(1000);
+    let now_s = now_s(&shared.hub);
     match address::node(address) {
         Node::Cbs => Ok(Purpose::Desk(Desk::Cbs)),
         Node::Management if shared.tokens.until_any(now_s).is_some() => Ok(Purpose::Desk(Desk::Management)),
@@ -232,6 +257,14 @@ async fn purpose(attach: &Attach, shared: &Shared) -> Result<Purpose, definition
             }
             if !entity.eq_ignore_ascii_case(shared.hub.name()) {
                 return Err(not_found(format!("The messaging entity '{address}' could not be found.")));
+            }
+            if !shared.hub.has_group(&consumer_group) {
+                let hub = shared.hub.name();
+                let why = format!(
+                    "The messaging entity '{hub}:ConsumerGroup:{consumer_group}' could not be found (consumer groups are \
+                     named in `hub.consumer-groups`)."
+                );
+                return Err(not_found(why));
             }
             receive(attach, address, &consumer_group, &partition, shared).await
         }
@@ -278,7 +311,7 @@ fn claim(attach: &Attach, consumer_group: &str, partition: u32, shared: &Shared)
         _ => None,
     });
     let key = (consumer_group.to_ascii_lowercase(), partition);
-    let (tell, stolen) = oneshot::channel();
+    let (tell, lost) = oneshot::channel();
     let claimed = shared.hub.owners().claim(key.clone(), level, tell).map_err(|denied| {
         let condition: ErrorCondition = match denied {
             Denied::Owned { .. } => LinkError::Stolen.into(),
@@ -293,9 +326,9 @@ fn claim(attach: &Attach, consumer_group: &str, partition: u32, shared: &Shared)
              disconnected. If you are recreating the receiver, make sure a higher epoch is used."
         );
         // Who has just gone by itself need not be told.
-        let _ = displaced.send(why);
+        let _ = displaced.send(Ending::Stolen(why));
     }
-    Ok(Place { shared: shared.clone(), key, id: claimed.id, stolen })
+    Ok(Place { shared: shared.clone(), key, id: claimed.id, lost })
 }
 
 /// Refuses a position behind the end: it is one of another log, and waiting for it would hide a loss.
@@ -340,6 +373,10 @@ fn selector(value: &Value) -> &str {
         Value::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
         _ => "",
     }
+}
+
+fn now_s(hub: &AmqpHub) -> i64 {
+    hub.clock().now().millis().div_euclid(1000)
 }
 
 fn property<'a>(attach: &'a Attach, name: &str) -> Option<&'a Value> {

@@ -97,6 +97,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(super::super::tests::fuzz())]
+
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,60}", tail in "[>= '@a-z0-9-]{0,20}") {
             let _ = parse(&text);

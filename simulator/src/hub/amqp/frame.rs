@@ -13,6 +13,7 @@ use bytes::BytesMut;
 
 pub(super) const OPEN: u8 = 0x10;
 pub(super) const ATTACH: u8 = 0x12;
+pub(super) const TRANSFER: u8 = 0x14;
 pub(super) const DETACH: u8 = 0x16;
 pub(super) const END: u8 = 0x17;
 pub(super) const CLOSE: u8 = 0x18;
@@ -26,6 +27,8 @@ const LIST_8: u8 = 0xc0;
 const LIST_32: u8 = 0xd0;
 /// `idle-time-out` is the fifth field of `open`.
 const IDLE_TIME_OUT: usize = 4;
+/// `more` is the sixth field of `transfer`.
+const MORE: usize = 5;
 
 /// How many fields a performative has.
 const fn fields_of(code: u8) -> Option<u32> {
@@ -75,6 +78,15 @@ pub(super) struct Performative {
     count: u32,
     /// The bytes of its fields; the payload begins after them.
     fields: Range<usize>,
+}
+
+/// What is in a whole frame after its header; `None` for protocol headers.
+pub(super) fn body(frame: &[u8]) -> Option<&[u8]> {
+    let header: &[u8; HEADER] = frame.first_chunk()?;
+    if header.starts_with(b"AMQP") {
+        return None;
+    }
+    frame.get(usize::from(header[4]) * 4..)
 }
 
 /// Reads the performative of a whole frame; `None` for protocol headers, SASL, heartbeats and what is not understood.
@@ -134,22 +146,34 @@ pub(super) fn push_padded(out: &mut BytesMut, frame: &[u8], performative: Option
 
 /// Halves the `idle-time-out` of an `open` where it stands.
 pub(super) fn halve_idle_time_out(frame: &mut [u8], performative: &Performative) {
-    if performative.code != OPEN || (performative.count as usize) <= IDLE_TIME_OUT {
+    if performative.code != OPEN {
         return;
     }
-    let Some(fields) = frame.get_mut(performative.fields.clone()) else { return };
-    let mut at = 0;
-    for _ in 0..IDLE_TIME_OUT {
-        match fields.get(at..).and_then(value_length) {
-            Some(length) => at += length,
-            None => return,
-        }
-    }
-    if let Some([UINT, value @ ..]) = fields.get_mut(at..)
+    let Some(at) = field(frame, performative, IDLE_TIME_OUT) else { return };
+    if let Some([UINT, value @ ..]) = frame.get_mut(at..)
         && let Some(value) = value.first_chunk_mut::<4>()
     {
         *value = (u32::from_be_bytes(*value) / 2).to_be_bytes();
     }
+}
+
+/// Whether a frame is a transfer whose delivery goes on in the next one.
+pub(super) fn goes_on(frame: &[u8], performative: &Performative) -> bool {
+    let more = (performative.code == TRANSFER).then(|| field(frame, performative, MORE)).flatten();
+    more.is_some_and(|at| matches!(frame.get(at..), Some([0x41, ..] | [0x56, 1, ..])))
+}
+
+/// Where a field of a performative stands; `None` if it is left out.
+fn field(frame: &[u8], performative: &Performative, number: usize) -> Option<usize> {
+    if performative.count as usize <= number {
+        return None;
+    }
+    let fields = frame.get(performative.fields.clone())?;
+    let mut at = 0;
+    for _ in 0..number {
+        at += fields.get(at..).and_then(value_length)?;
+    }
+    Some(performative.fields.start + at)
 }
 
 /// How many bytes the value at the start of `bytes` takes; its code says.
@@ -269,6 +293,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(super::super::tests::fuzz())]
+
         #[test]
         fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), code in 0x10..0x19u8) {
             if bytes.len() > 11 {
@@ -278,8 +304,10 @@ mod tests {
             }
             let _ = unit(&bytes, 64 * 1024);
             if let Some(p) = performative(&bytes) {
+                let _ = goes_on(&bytes, &p);
                 halve_idle_time_out(&mut bytes, &p);
             }
+            let _ = body(&bytes);
             let _ = padded(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! The port: connections up to a limit, TLS first where it is configured, each in a task of its own.
+//! The port: connections up to a limit, TLS and WebSocket first where it is configured, each in a task of its own.
 
 use std::fmt::Debug;
 use std::io;
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{AmqpHub, connection};
+use super::line::{Line, LineIo};
+use super::{AmqpHub, connection, websocket};
 
 /// Microsoft's Python SDK sets the segment size it reads, and on loopback it may read one that cannot be set.
 const SEGMENT_BYTES: u32 = 16_384;
@@ -23,31 +24,42 @@ const BREATH: Duration = Duration::from_millis(50);
 /// How long connections may take to close when the hub stops.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// What AMQP is wrapped in.
+#[derive(Clone)]
+pub enum Wrapping {
+    /// Nothing.
+    Plain,
+    /// TLS.
+    Tls(Arc<rustls::ServerConfig>),
+    /// WebSocket within TLS.
+    WebSocket(Arc<rustls::ServerConfig>),
+}
+
 /// Serves connections until `stop` is cancelled; then closes them and returns.
 ///
 /// # Errors
 /// If the listener is unusable.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    hub: AmqpHub,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, wrapping: Wrapping, hub: AmqpHub, stop: CancellationToken) -> io::Result<()> {
     if let Err(error) = SockRef::from(&listener).set_tcp_mss(SEGMENT_BYTES) {
         tracing::warn!(%error, "failed to set the segment size; Microsoft's Python SDK may fail to connect on loopback");
     }
-    let tls = tls.map(TlsAcceptor::from);
     let mut connections = JoinSet::new();
+    let mut full = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if hub.limits().connections_max <= connections.len() => {
-                    tracing::warn!(%peer, max = hub.limits().connections_max, "refused a connection: too many are open");
+                    // Once: a flood of connections is not to become one of messages.
+                    if !std::mem::replace(&mut full, true) {
+                        let max = hub.limits().connections_max;
+                        tracing::warn!(%peer, max, "refuses connections: too many are open");
+                    }
                     hub.books().connection_refused();
                     drop(stream);
                 }
                 Ok((stream, peer)) => {
-                    connections.spawn(connect(stream, peer, tls.clone(), hub.clone(), stop.clone()));
+                    full = false;
+                    connections.spawn(connect(stream, peer, wrapping.clone(), hub.clone(), stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
@@ -67,27 +79,46 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connect(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, hub: AmqpHub, stop: CancellationToken) {
+async fn connect(stream: TcpStream, peer: SocketAddr, wrapping: Wrapping, hub: AmqpHub, stop: CancellationToken) {
     let _open = hub.books().connection_opened();
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "failed to set nodelay");
     }
-    match tls {
-        None => talk(stream, peer, hub, stop).await,
-        Some(tls) => match timeout(hub.limits().handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => talk(stream, peer, hub, stop).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
-        },
+    let (stream, line) = LineIo::new(stream);
+    let patience = hub.limits().handshake;
+    let failed = |what: &'static str, error: &dyn std::fmt::Display| {
+        tracing::debug!(%peer, %error, "the {what} handshake failed");
+        hub.books().handshake_failed();
+    };
+    let (tls, websocket) = match wrapping {
+        Wrapping::Plain => return talk(stream, line, peer, hub, stop).await,
+        Wrapping::Tls(tls) => (tls, false),
+        Wrapping::WebSocket(tls) => (tls, true),
+    };
+    let stream = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return failed("TLS", &error),
+        Err(slow) => return failed("TLS", &slow),
+    };
+    if !websocket {
+        return talk(stream, line, peer, hub, stop).await;
+    }
+    match timeout(patience, websocket::accept(stream)).await {
+        Ok(Ok(stream)) => talk(stream, line, peer, hub, stop).await,
+        Ok(Err(error)) => failed("WebSocket", &error),
+        Err(slow) => failed("WebSocket", &slow),
     }
 }
 
-async fn talk<S>(stream: S, peer: SocketAddr, hub: AmqpHub, stop: CancellationToken)
+async fn talk<S>(stream: S, line: Arc<Line>, peer: SocketAddr, hub: AmqpHub, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
 {
-    match connection::serve(stream, hub, stop).await {
+    match connection::serve(stream, line, hub.clone(), stop).await {
         Ok(()) => tracing::debug!(%peer, "the connection is closed"),
-        Err(error) => tracing::debug!(%peer, %error, "no connection"),
+        Err(error) => {
+            hub.books().handshake_failed();
+            tracing::debug!(%peer, %error, "no connection");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The service side: an Event-Hubs-compatible endpoint, AMQP 1.0, read by Microsoft's SDKs as they are.
 //!
 //! ```text
-//! socket ── TLS? ── pad ── acceptor ── sasl ──> sessions ──> links
+//! socket ── line ── TLS? ── WebSocket? ── pad ── acceptor ── sasl ──> sessions ──> links
 //!                                                  ├─ $cbs         tokens, checked
 //!                                                  ├─ $management  the hub and its partitions
 //!                                                  └─ {hub}/ConsumerGroups/{group}/Partitions/{n}  events from the log
@@ -11,7 +11,11 @@
 
 mod listener; // the port
 
+mod line; // a socket that can fail on demand
+mod websocket; // AMQP inside WebSocket messages
+
 mod frame; // [p] frames as bytes, and two edits
+mod nest; // [p] what must not be decoded
 mod pad; // the stream those edits happen in
 
 mod connection; // sessions, links, and what each is for
@@ -27,6 +31,8 @@ mod message; // [p] event -> AMQP message
 mod owners; // [p] who receives from a partition
 mod receiver; // a partition to a link
 
+mod faults; // what tests do to peers
+
 #[cfg(test)]
 mod tests;
 
@@ -40,8 +46,12 @@ use shared::config::Secret;
 use shared::sas::Key;
 use tokio::sync::oneshot;
 
-pub use self::listener::serve;
+use self::cbs::Tokens;
+pub use self::faults::Break;
+use self::line::Line;
+pub use self::listener::{Wrapping, serve};
 use self::owners::Owners;
+use self::receiver::Ending;
 use super::log::Log;
 
 /// A shared-access policy that may read. A policy with two keys is two of these.
@@ -76,15 +86,36 @@ impl Policy {
 pub struct Limits {
     /// Connections of one listener; more are closed at once.
     pub connections_max: usize,
-    /// How long TLS, and after it SASL and `open`, may take.
+    /// How long TLS, after it WebSocket, and after it SASL and `open`, may take.
     pub handshake: Duration,
+    /// A peer that is silent for this long is given up; half of it is what the peer is told.
+    pub silence: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 1000, handshake: Duration::from_secs(10) }
+        Self { connections_max: 1000, handshake: Duration::from_secs(10), silence: Duration::from_secs(120) }
     }
 }
+
+/// Who may read as of now; asked for each token.
+pub type Policies = Arc<dyn Fn() -> Vec<Policy> + Send + Sync>;
+
+/// What a hub's services are told and asked.
+#[derive(Clone)]
+pub struct Setup {
+    /// The Event-Hubs-compatible name: the `EntityPath`.
+    pub name: String,
+    /// Who may read.
+    pub policies: Policies,
+    /// Consumer groups that exist, in any case of letters.
+    pub consumer_groups: Vec<String>,
+    /// How much it puts up with.
+    pub limits: Limits,
+}
+
+/// The group every hub has.
+pub const DEFAULT_GROUP: &str = "$Default";
 
 /// A hub as its services see it; clones are the same hub. Several listeners may serve one.
 #[derive(Clone)]
@@ -94,26 +125,43 @@ pub struct AmqpHub {
 
 struct Inner {
     log: Log,
-    name: String,
-    policies: Arc<[Policy]>,
-    limits: Limits,
+    setup: Setup,
     clock: Clock,
-    owners: Mutex<Owners<oneshot::Sender<String>>>,
+    owners: Mutex<Owners<oneshot::Sender<Ending>>>,
+    peers: Mutex<Peers>,
     books: Arc<Books>,
 }
 
+/// Everybody connected, for those who want to disturb them.
+#[derive(Default)]
+struct Peers {
+    next: u64,
+    peers: Vec<Peer>,
+}
+
+struct Peer {
+    id: u64,
+    line: Arc<Line>,
+    tokens: Arc<Tokens>,
+}
+
+/// Keeps a peer among the [`Peers`] until it is dropped.
+struct Here {
+    hub: AmqpHub,
+    id: u64,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.hub.peers().peers.retain(|peer| peer.id != self.id);
+    }
+}
+
 impl AmqpHub {
-    /// A hub whose Event-Hubs-compatible name (the `EntityPath`) is `name`.
-    pub fn new(log: Log, name: impl Into<String>, policies: Vec<Policy>, limits: Limits, clock: Clock) -> Self {
-        let inner = Inner {
-            log,
-            name: name.into(),
-            policies: policies.into(),
-            limits,
-            clock,
-            owners: Mutex::default(),
-            books: Arc::default(),
-        };
+    /// A hub as set up.
+    pub fn new(log: Log, setup: Setup, clock: Clock) -> Self {
+        let inner =
+            Inner { log, setup, clock, owners: Mutex::default(), peers: Mutex::default(), books: Arc::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -124,6 +172,7 @@ impl AmqpHub {
             connections: books.connections.load(Relaxed),
             receivers: self.owners().len(),
             connections_refused: books.connections_refused.load(Relaxed),
+            handshakes_failed: books.handshakes_failed.load(Relaxed),
             links_refused: books.links_refused.load(Relaxed),
             tokens_refused: books.tokens_refused.load(Relaxed),
             events_delivered: books.events_delivered.load(Relaxed),
@@ -136,19 +185,21 @@ impl AmqpHub {
     }
 
     fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner.setup.name
     }
 
-    fn policies(&self) -> &[Policy] {
-        &self.inner.policies
+    /// Whether there is such a consumer group.
+    fn has_group(&self, name: &str) -> bool {
+        let mut groups = self.inner.setup.consumer_groups.iter().map(String::as_str).chain([DEFAULT_GROUP]);
+        groups.any(|group| group.eq_ignore_ascii_case(name))
     }
 
-    fn policies_shared(&self) -> Arc<[Policy]> {
-        Arc::clone(&self.inner.policies)
+    fn policies(&self) -> Vec<Policy> {
+        (self.inner.setup.policies)()
     }
 
     fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.inner.setup.limits
     }
 
     fn clock(&self) -> &Clock {
@@ -159,8 +210,20 @@ impl AmqpHub {
         &self.inner.books
     }
 
-    fn owners(&self) -> MutexGuard<'_, Owners<oneshot::Sender<String>>> {
+    fn owners(&self) -> MutexGuard<'_, Owners<oneshot::Sender<Ending>>> {
         self.inner.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.inner.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, line: Arc<Line>, tokens: Arc<Tokens>) -> Here {
+        let mut peers = self.peers();
+        peers.next += 1;
+        let id = peers.next;
+        peers.peers.push(Peer { id, line, tokens });
+        Here { hub: self.clone(), id }
     }
 }
 
@@ -174,6 +237,8 @@ pub struct Status {
     pub receivers: usize,
     /// Connections closed at once because too many were open.
     pub connections_refused: u64,
+    /// Connections that came to nothing: too slow, not TLS, not AMQP, a wrong key over SASL.
+    pub handshakes_failed: u64,
     /// Links closed at once: no token, nothing there, place taken.
     pub links_refused: u64,
     /// Tokens not taken.
@@ -188,6 +253,7 @@ pub struct Status {
 struct Books {
     connections: AtomicU64,
     connections_refused: AtomicU64,
+    handshakes_failed: AtomicU64,
     links_refused: AtomicU64,
     tokens_refused: AtomicU64,
     events_delivered: AtomicU64,
@@ -202,6 +268,10 @@ impl Books {
 
     fn connection_refused(&self) {
         self.connections_refused.fetch_add(1, Relaxed);
+    }
+
+    fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
     fn link_refused(&self) {

@@ -80,6 +80,12 @@ impl<T> Owners<T> {
         }
     }
 
+    /// Takes their places from all receivers of some partitions.
+    pub(super) fn evict(&mut self, of: impl Fn(&Key) -> bool) -> Vec<T> {
+        let evicted = self.slots.extract_if(|key, _| of(key));
+        evicted.flat_map(|(_, slots)| slots).map(|slot| slot.reach).collect()
+    }
+
     /// How many receivers there are.
     pub(super) fn len(&self) -> usize {
         self.slots.values().map(Vec::len).sum()
@@ -116,6 +122,18 @@ mod tests {
         assert!(owners.claim(key(1), None, ()).is_ok(), "another partition is another matter");
         owners.leave(&key(0), ids[2]);
         assert!(owners.claim(key(0), None, ()).is_ok());
+    }
+
+    #[test]
+    fn who_is_evicted_leaves_its_place_to_anybody() {
+        let mut owners = Owners::default();
+        owners.claim(key(0), Some(5), "a").expect("room");
+        owners.claim(key(1), None, "b").expect("room");
+        owners.claim(("other".to_owned(), 0), None, "c").expect("room");
+        let mut evicted = owners.evict(|(_, partition)| *partition == 0);
+        evicted.sort_unstable();
+        assert_eq!((evicted, owners.len()), (vec!["a", "c"], 1));
+        assert!(owners.claim(key(0), None, "d").is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::frame::{self, ATTACH, CLOSE, DETACH, END, Unit};
+use super::nest;
 
 /// How long a `detach` waits for an `end`. In trials 5 ms were enough; a busy machine needs more.
 const HOLD: Duration = Duration::from_millis(25);
@@ -22,8 +23,8 @@ const HOLD: Duration = Duration::from_millis(25);
 const READY_MAX: usize = 256 * 1024;
 /// The hub's own frames are as long as the peer allows: an event, its properties, and room.
 const OUTGOING_FRAME_MAX: usize = 16 * 1024 * 1024;
-/// Nothing before the peer's `open` is long.
-const GREETING_FRAME_MAX: usize = 64 * 1024;
+/// As the hub tells its peers.
+pub(super) const INCOMING_FRAME_MAX: usize = 64 * 1024;
 
 /// What leaves: whole frames, padded; each `detach` held back.
 #[derive(Debug, Default)]
@@ -102,39 +103,47 @@ impl Outgoing {
     }
 }
 
-/// What arrives: whole frames until the peer's `open` has passed, then bytes as they come.
+/// What arrives: whole frames, each looked at before the acceptor decodes it.
 #[derive(Debug, Default)]
 struct Incoming {
     part: BytesMut,
     ready: BytesMut,
-    opened: bool,
+}
+
+/// Why a peer is not listened to any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Unfit {
+    #[error("not AMQP, or a frame longer than allowed")]
+    Bytes,
+    #[error("values lie too deep in one another, or are said to be more than there can be")]
+    Values,
+    #[error("a question longer than a frame")]
+    Length,
 }
 
 impl Incoming {
-    /// Whether the reader is to be given what is ready and nothing else.
-    fn buffers(&self) -> bool {
-        !self.opened || !self.ready.is_empty()
-    }
-
-    /// `false` if this is not AMQP.
-    fn push(&mut self, bytes: &[u8]) -> bool {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
         self.part.extend_from_slice(bytes);
-        while !self.opened {
-            match frame::unit(&self.part, GREETING_FRAME_MAX) {
-                Unit::Part => return true,
-                Unit::Broken => return false,
+        loop {
+            match frame::unit(&self.part, INCOMING_FRAME_MAX) {
+                Unit::Part => return Ok(()),
+                Unit::Broken => return Err(Unfit::Bytes),
                 Unit::Whole(length) => {
                     let mut frame = self.part.split_to(length);
+                    if !frame::body(&frame).is_none_or(nest::decodable) {
+                        return Err(Unfit::Values);
+                    }
                     if let Some(performative) = frame::performative(&frame) {
                         frame::halve_idle_time_out(&mut frame, &performative);
-                        self.opened = performative.code == frame::OPEN;
+                        // What spans frames would be gathered, and could lie deeper than any of its parts shows.
+                        if frame::goes_on(&frame, &performative) {
+                            return Err(Unfit::Length);
+                        }
                     }
-                    self.ready.extend_from_slice(&frame);
+                    self.ready.unsplit(frame);
                 }
             }
         }
-        self.ready.unsplit(self.part.split());
-        true
     }
 }
 
@@ -188,9 +197,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PadIo<S> {
                 let _ = Pin::new(&mut this.io).poll_flush(cx)?;
             }
         }
-        if !this.incoming.buffers() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
         while this.incoming.ready.is_empty() {
             let mut bytes = [0; 4096];
             let mut read = ReadBuf::new(&mut bytes);
@@ -198,8 +204,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PadIo<S> {
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if !this.incoming.push(read.filled()) {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "not AMQP")));
+            if let Err(unfit) = this.incoming.push(read.filled()) {
+                tracing::debug!(%unfit, "a peer is not listened to any further");
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, unfit)));
             }
         }
         let length = this.incoming.ready.len().min(buf.remaining());
@@ -236,14 +243,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PadIo<S> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use super::super::nest::tests::nested;
+    use super::super::tests::fuzz;
+    use super::frame::TRANSFER;
     use super::*;
 
     fn frame(channel: u8, code: u8, fields: &[u8], count: u8) -> Vec<u8> {
-        let size = u8::try_from(fields.len() + 1).expect("short");
-        let length = u8::try_from(8 + 6 + fields.len()).expect("short");
-        [&[0, 0, 0, length, 2, 0, 0, channel, 0, 0x53, code, 0xc0, size, count], fields].concat()
+        let word = |number: usize| u32::try_from(number).expect("short").to_be_bytes();
+        let list = match u8::try_from(fields.len() + 1) {
+            Ok(size) => vec![0xc0, size, count],
+            Err(_) => [&[0xd0][..], &word(fields.len() + 4), &[0, 0, 0, count]].concat(),
+        };
+        let length = word(8 + 3 + list.len() + fields.len());
+        [&length[..], &[2, 0, 0, channel, 0, 0x53, code], &list, fields].concat()
     }
 
     fn padded(frame: &[u8]) -> Vec<u8> {
@@ -253,7 +268,6 @@ mod tests {
     }
 
     const HEADER: &[u8] = b"AMQP\0\x01\0\0";
-    const TRANSFER: u8 = 0x14;
 
     fn detach(channel: u8) -> Vec<u8> {
         frame(channel, DETACH, &[0x43, 0x41], 2)
@@ -330,11 +344,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_arrives_is_the_same_but_for_the_idle_timeout() {
+        let long = frame(3, TRANSFER, &[0x43], 1);
+        let long: Vec<u8> = long.repeat(1000);
         let fields = |idle: [u8; 4]| [&[0xa1, 1, b'c', 0x40, 0x70, 0, 1, 0, 0, 0x60, 1, 0, 0x70], &idle[..]].concat();
         let open = frame(0, 0x10, &fields(60_000_u32.to_be_bytes()), 5);
         let halved = frame(0, 0x10, &fields(30_000_u32.to_be_bytes()), 5);
-        let sent = [HEADER, &open, &detach(1), &[7; 20_000]].concat();
-        let expected = [HEADER, &halved, &detach(1), &[7; 20_000]].concat();
+        let sent = [HEADER, &open, &detach(1), &long].concat();
+        let expected = [HEADER, &halved, &detach(1), &long].concat();
         for step in [1, 5, 29, sent.len()] {
             let (hub, mut peer) = tokio::io::duplex(64);
             let mut hub = PadIo::new(hub);
@@ -347,6 +363,59 @@ mod tests {
             let mut read = vec![];
             hub.read_to_end(&mut read).await.expect("read");
             assert!(read == expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_does_not_reach_the_acceptor() {
+        let with = |value: &[u8]| {
+            let fields = [&[0xa1, 1, b'c'][..], &[0x40; 8], value].concat();
+            [HEADER, &frame(0, 0x10, &fields, 10)].concat()
+        };
+        let sasl = |value: &[u8]| {
+            let mut bytes = with(value);
+            bytes[HEADER.len() + 5] = 1;
+            bytes
+        };
+        // handle, delivery-id, delivery-tag, message-format, settled, more
+        let transfer = |more: &[u8]| frame(1, TRANSFER, &[&[0x43, 0x43, 0xa0, 1, 0, 0x43, 0x41], more].concat(), 6);
+        for (name, bytes, is) in [
+            ("a shallow value", with(&nested("map", 5)), Ok(())),
+            ("a deep value", with(&nested("described", 5000)), Err(Unfit::Values)),
+            ("a deep value over SASL", sasl(&nested("list", 1000)), Err(Unfit::Values)),
+            ("a long frame", vec![0, 1, 0, 1, 2, 0, 0, 0], Err(Unfit::Bytes)),
+            ("a transfer", transfer(&[0x42]), Ok(())),
+            ("a transfer with more", transfer(&[0x41]), Err(Unfit::Length)),
+            ("a transfer with more, at length", transfer(&[0x56, 1]), Err(Unfit::Length)),
+        ] {
+            assert_eq!(Incoming::default().push(&bytes), is, "{name}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(fuzz())]
+
+        #[test]
+        fn any_frames_in_any_pieces_pass_or_are_refused_alike(
+            frames in proptest::collection::vec((0x0f..0x1au8, proptest::collection::vec(any::<u8>(), 0..60)), 1..8),
+            step in 1..40usize,
+        ) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|(code, body)| {
+                let head = [0, 0x53, *code];
+                let length = u32::try_from(8 + head.len() + body.len()).expect("short").to_be_bytes();
+                [&length[..], &[2, 0, 0, 1], &head, body].concat()
+            }).collect();
+            let mut whole = Incoming::default();
+            let at_once = whole.push(&bytes);
+            let mut pieces = Incoming::default();
+            let in_pieces = bytes.chunks(step).try_for_each(|bytes| pieces.push(bytes));
+            prop_assert_eq!((at_once, &whole.ready), (in_pieces, &pieces.ready));
+
+            let (mut whole, mut pieces) = (Outgoing::default(), Outgoing::default());
+            let now = Instant::now();
+            whole.push(&bytes, now);
+            bytes.chunks(step).for_each(|bytes| pieces.push(bytes, now));
+            prop_assert_eq!(&whole.ready, &pieces.ready);
         }
     }
 

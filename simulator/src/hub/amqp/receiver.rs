@@ -4,7 +4,7 @@
 
 use fe2o3_amqp::link::delivery::Sendable;
 use fe2o3_amqp::link::{SendError, Sender};
-use fe2o3_amqp_types::definitions::{self, AmqpError, LinkError};
+use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, LinkError};
 use tokio::sync::oneshot;
 
 use super::connection::Shared;
@@ -28,13 +28,40 @@ pub(super) struct Delivery {
     pub(super) metrics: bool,
 }
 
+/// Why a receiver has to leave.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Another one has its place; what to tell it.
+    Stolen(String),
+    /// Somebody wanted its link detached.
+    Detached,
+    /// Somebody wanted its connection closed.
+    Moved,
+}
+
+impl Ending {
+    /// What to close the link with; nothing if the connection will be closed.
+    fn error(self, shared: &Shared, delivery: &str) -> Option<definitions::Error> {
+        let (condition, why) = match self {
+            Ending::Stolen(why) => (LinkError::Stolen, why),
+            Ending::Detached => (LinkError::DetachForced, format!("The link to '{delivery}' is force detached.")),
+            Ending::Moved => {
+                let why = format!("The connection was closed by '{}': '{delivery}' has moved.", shared.hub.name());
+                shared.close(definitions::Error::new(ConnectionError::ConnectionForced, why, None));
+                return None;
+            }
+        };
+        Some(definitions::Error::new(condition, why, None))
+    }
+}
+
 /// A place among the receivers of a partition; given back when dropped.
 pub(super) struct Place {
     pub(super) shared: Shared,
     pub(super) key: Key,
     pub(super) id: u64,
-    /// Says why, once another receiver has taken the place.
-    pub(super) stolen: oneshot::Receiver<String>,
+    /// Says why, once the place is lost.
+    pub(super) lost: oneshot::Receiver<Ending>,
 }
 
 impl Drop for Place {
@@ -49,7 +76,7 @@ pub(super) async fn deliver(mut sender: Sender, mut place: Place, delivery: Deli
     let path = delivery.path.clone();
     let end = tokio::select! {
         end = pump(&mut sender, &shared, delivery) => end,
-        why = &mut place.stolen => Some(definitions::Error::new(LinkError::Stolen, why.ok(), None)),
+        Ok(ending) = &mut place.lost => ending.error(&shared, &path),
         () = shared.tokens.expired(&path, shared.hub.clock()) => {
             let why = "The token for this link has expired.".to_owned();
             Some(definitions::Error::new(AmqpError::UnauthorizedAccess, why, None))

@@ -8,13 +8,13 @@ use fe2o3_amqp::acceptor::sasl_acceptor::SaslServerFrame;
 use fe2o3_amqp_types::primitives::{Array, Symbol};
 use fe2o3_amqp_types::sasl::{SaslCode, SaslInit, SaslOutcome, SaslResponse};
 
-use super::Policy;
 use super::cbs::{Grant, Tokens};
+use super::{Policies, Policy};
 
 /// The mechanisms of one connection.
 #[derive(Clone)]
 pub(super) struct Mechanisms {
-    policies: Arc<[Policy]>,
+    policies: Policies,
     tokens: Arc<Tokens>,
 }
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Mechanisms {
 }
 
 impl Mechanisms {
-    pub(super) fn new(policies: Arc<[Policy]>, tokens: Arc<Tokens>) -> Self {
+    pub(super) fn new(policies: Policies, tokens: Arc<Tokens>) -> Self {
         Self { policies, tokens }
     }
 }
@@ -40,7 +40,7 @@ impl SaslAcceptor for Mechanisms {
         let ok = match init.mechanism.as_str() {
             "MSSBCBS" | "ANONYMOUS" | "EXTERNAL" => true,
             "PLAIN" => {
-                let ok = plain(&response, &self.policies);
+                let ok = plain(&response, &(self.policies)());
                 if ok {
                     self.tokens.grant(Grant { path: String::new(), until_s: i64::MAX }, 0);
                 }
@@ -74,12 +74,25 @@ fn plain(response: &[u8], policies: &[Policy]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(super::super::tests::fuzz())]
+
+        #[test]
+        fn no_response_that_was_not_made_with_a_key_lets_anybody_in(
+            response in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..40),
+        ) {
+            prop_assert!(!plain(&response, &[Policy::new("service", "a key")]));
+        }
+    }
 
     fn code(mechanism: &str, response: &[u8]) -> (SaslCode, bool) {
         let tokens = Arc::new(Tokens::default());
-        let policies = [Policy::new("service", "key"), Policy::new("service", "second")];
-        let mut mechanisms = Mechanisms::new(Arc::from(policies), Arc::clone(&tokens));
+        let policies = || vec![Policy::new("service", "key"), Policy::new("service", "second")];
+        let mut mechanisms = Mechanisms::new(Arc::new(policies), Arc::clone(&tokens));
         let init = SaslInit {
             mechanism: Symbol::from(mechanism),
             initial_response: Some(response.to_vec().into()),

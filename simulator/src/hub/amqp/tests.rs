@@ -1,18 +1,27 @@
 //! The endpoint as Microsoft's Rust SDK sees it, unmodified, and as the uninvited see it.
 
 mod kit;
+mod misfortune;
+mod processor;
 mod raw;
 mod uninvited;
+mod wrapped;
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use azure_messaging_eventhubs::error::ErrorKind;
 use azure_messaging_eventhubs::{OpenReceiverOptions, StartLocation};
 use futures::StreamExt as _;
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tempfile::tempdir;
 
 use self::kit::{KEY, POLICY, TestHub, chain, end, event, from, next, receiver, within};
 use super::Limits;
+
+/// Parsers are tried with some thousand inputs, the same ones every time.
+pub(super) fn fuzz() -> ProptestConfig {
+    ProptestConfig { cases: 4096, rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..ProptestConfig::default() }
+}
 
 fn earliest() -> OpenReceiverOptions {
     from(StartLocation::Earliest, false)

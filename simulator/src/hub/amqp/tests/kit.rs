@@ -1,6 +1,7 @@
 //! A hub on a free port, and Microsoft's SDK pointed at it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use azure_messaging_eventhubs::{
@@ -13,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{AmqpHub, Limits, Policy, serve};
+use super::super::{AmqpHub, Limits, Policy, Setup, Status, Wrapping, serve};
 use crate::hub::log::{Log, NewEvent, Options, SystemProperties};
 
 pub(super) const NAME: &str = "myhub";
@@ -38,13 +39,25 @@ impl TestHub {
         shared::tls::install_provider();
         let options = Options::new(2, Clock::Real);
         let log = Log::open(&directory.join("log"), &options).expect("a log");
-        let policies = vec![Policy::new(POLICY, KEY)];
-        let hub = AmqpHub::new(log.clone(), NAME, policies, limits, clock);
+        let setup = Setup {
+            name: NAME.to_owned(),
+            policies: Arc::new(|| vec![Policy::new(POLICY, KEY)]),
+            consumer_groups: vec!["second".to_owned()],
+            limits,
+        };
+        let hub = AmqpHub::new(log.clone(), setup, clock);
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, None, hub.clone(), stop.clone()));
+        let serving = tokio::spawn(serve(listener, Wrapping::Plain, hub.clone(), stop.clone()));
         Self { log, hub, port, stop, serving }
+    }
+
+    /// Returns once the books say so.
+    pub(super) async fn until(&self, holds: impl Fn(&Status) -> bool) {
+        while !holds(&self.hub.status()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(super) async fn stop(self) {

@@ -1,6 +1,5 @@
 //! What no SDK does by itself, with a plain AMQP client.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
@@ -9,30 +8,26 @@ use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use fe2o3_amqp_types::messaging::annotations::OwnedKey;
-use fe2o3_amqp_types::messaging::{Body, Source};
-use fe2o3_amqp_types::primitives::{Symbol, Value};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use fe2o3_amqp_types::messaging::{AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties, Source};
+use fe2o3_amqp_types::primitives::{SimpleValue, Symbol, Value};
 use shared::clock::{Clock, VirtualClock};
 use shared::time::Timestamp;
 use tempfile::tempdir;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
-use super::super::{Limits, serve};
+use super::super::Limits;
 use super::kit::{KEY, POLICY, TestHub, within};
 
-const PARTITION: &str = "myhub/ConsumerGroups/$Default/Partitions/0";
+pub(super) const PARTITION: &str = "myhub/ConsumerGroups/$Default/Partitions/0";
 
-type Peer = (ConnectionHandle<()>, SessionHandle<()>);
+pub(super) type Peer = (ConnectionHandle<()>, SessionHandle<()>);
 
-async fn connect(hub: &TestHub, sasl: SaslProfile) -> Option<Peer> {
+pub(super) async fn connect(hub: &TestHub, sasl: SaslProfile) -> Option<Peer> {
     open(TcpStream::connect(("127.0.0.1", hub.port)).await.expect("connected"), sasl).await
 }
 
-async fn open<S>(stream: S, sasl: SaslProfile) -> Option<Peer>
+pub(super) async fn open<S>(stream: S, sasl: SaslProfile) -> Option<Peer>
 where
     S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
 {
@@ -42,7 +37,7 @@ where
     Some((connection, session))
 }
 
-fn plain(key: &str) -> SaslProfile {
+pub(super) fn plain(key: &str) -> SaslProfile {
     SaslProfile::Plain { username: POLICY.to_owned(), password: key.to_owned() }
 }
 
@@ -173,30 +168,68 @@ async fn when_its_token_ends_a_receiver_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tls_the_same_hub_answers() {
+async fn a_consumer_group_is_there_or_not_and_has_owners_of_its_own() {
     let directory = tempdir().expect("a directory");
     let hub = TestHub::start(directory.path()).await;
-    hub.fill(&hub.device_of(0), 150).await;
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
-    let (tls, stop) = (Arc::new(config.expect("they belong together")), CancellationToken::new());
-    let serving = tokio::spawn(serve(listener, Some(tls), hub.hub.clone(), stop.clone()));
-
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let stream = within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await.expect("encrypted");
-    let mut peer = Box::pin(open(stream, plain(KEY))).await.expect("the key is right");
-    let mut receiver = within(Receiver::attach(&mut peer.1, "r", PARTITION)).await.expect("attached");
-    for _ in 0..150 {
+    hub.fill(&hub.device_of(0), 1).await;
+    let mut peer = connect(&hub, plain(KEY)).await.expect("the key is right");
+    let mut receivers = vec![];
+    for group in ["$Default", "second", "SECOND"] {
+        let address = format!("myhub/ConsumerGroups/{group}/Partitions/0");
+        let attaching = Receiver::builder()
+            .name(group)
+            .source(address.as_str())
+            .properties([(Symbol::from("com.microsoft:epoch"), Value::Long(1))].into_iter().collect())
+            .attach(&mut peer.1);
+        let mut receiver = within(attaching).await.expect("attached");
         within(receiver.recv::<Body<Value>>()).await.expect("delivered");
+        receivers.push(receiver);
     }
-    stop.cancel();
-    within(serving).await.expect("no panic").expect("served");
+    assert_eq!(hub.hub.status().receivers, 2, "names of groups are the same in any case of letters");
+    let error = refused(&mut peer, "third", "myhub/ConsumerGroups/third/Partitions/0").await;
+    assert!(error.contains("NotFound") && error.contains("third"), "{error}");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_nobody_understands_are_answered_and_the_next_one_too() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let mut peer = connect(&hub, plain(KEY)).await.expect("the key is right");
+    let mut answers = within(Receiver::attach(&mut peer.1, "answers", "$management")).await.expect("attached");
+    let mut questions = within(Sender::attach(&mut peer.1, "questions", "$management")).await.expect("attached");
+    let text = |text: &str| SimpleValue::String(text.to_owned());
+    let hub_type = || ("type", text("com.microsoft:eventhub"));
+    let read = || ("operation", text("READ"));
+    for (properties, status) in [
+        (vec![], 501),
+        (vec![read()], 404),
+        (vec![read(), hub_type(), ("name", SimpleValue::Int(7))], 404),
+        (vec![("operation", SimpleValue::Long(1)), hub_type(), ("name", text("myhub"))], 501),
+        (vec![read(), ("type", text("com.microsoft:teapot")), ("name", text("myhub"))], 400),
+        (vec![read(), ("type", text("com.microsoft:partition")), ("name", text("myhub"))], 404),
+        (vec![("operation", text("DELETE")), hub_type(), ("name", text("myhub"))], 501),
+        (vec![read(), hub_type(), ("name", text("myhub"))], 200),
+    ] {
+        let mut application = ApplicationProperties::builder();
+        for (key, value) in properties.clone() {
+            application = application.insert(key, value);
+        }
+        let message = Message::builder()
+            .properties(Properties { message_id: Some(MessageId::Ulong(7)), ..Properties::new() })
+            .application_properties(application.build())
+            .body(AmqpValue(Value::List(vec![Value::Null])))
+            .build();
+        within(questions.send(message)).await.expect("taken");
+        let answer = within(answers.recv::<Body<Value>>()).await.expect("answered").into_message();
+        assert_eq!(answer.properties.and_then(|properties| properties.correlation_id), Some(MessageId::Ulong(7)));
+        let code = answer.application_properties.and_then(|told| told.get("status-code").cloned());
+        assert_eq!(code, Some(SimpleValue::Int(status)), "{properties:?}");
+    }
+    hub.hub.expire_tokens();
+    within(questions.send("anything")).await.expect("taken");
+    let answer = within(answers.recv::<Body<Value>>()).await.expect("answered").into_message();
+    let code = answer.application_properties.and_then(|told| told.get("status-code").cloned());
+    assert_eq!(code, Some(SimpleValue::Int(401)), "no token holds any more");
     hub.stop().await;
 }

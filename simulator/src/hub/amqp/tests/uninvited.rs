@@ -1,7 +1,7 @@
 //! Whoever connects without speaking the protocol, or without end.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::clock::Clock;
 use tempfile::tempdir;
@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::super::Limits;
+use super::super::nest::tests::nested;
 use super::kit::{TestHub, within};
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -25,7 +26,7 @@ async fn closed(stream: &mut TcpStream) {
 
 /// A frame of garbage where one is expected: after the SASL header, and after a whole SASL exchange and the AMQP header.
 const SASL_HEADER: &[u8] = b"AMQP\x03\x01\0\0";
-const ANONYMOUS: &[u8] = b"\0\0\0\x1f\x02\x01\0\0\0\x53\x41\xc0\x12\x03\xa3\x09ANONYMOUS\x40\xa1\x01h";
+const ANONYMOUS: &[u8] = b"\0\0\0\x1d\x02\x01\0\0\0\x53\x41\xc0\x10\x03\xa3\x09ANONYMOUS\x40\xa1\x01h";
 const HEADER: &[u8] = b"AMQP\0\x01\0\0";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,6 +71,111 @@ async fn garbage_closes_a_connection_and_nothing_else() {
     let consumer = hub.consumer().await;
     within(consumer.get_eventhub_properties()).await.expect("the hub lives");
     assert_eq!(PANICS.load(Relaxed), 0);
+    hub.stop().await;
+}
+
+/// A frame on channel 0 with a performative in it.
+fn frame(code: u8, fields: &[&[u8]]) -> Vec<u8> {
+    let list = fields.concat();
+    let word = |number: usize| u32::try_from(number).expect("short").to_be_bytes();
+    let head = [&[0, 0x53, code, 0xd0][..], &word(4 + list.len()), &word(fields.len())].concat();
+    [&word(8 + head.len() + list.len())[..], &[2, 0, 0, 0], &head, &list].concat()
+}
+
+/// `open` up to its idle timeout, and the rest of its fields.
+fn open_frame(idle_time_out: &[u8], rest: &[&[u8]]) -> Vec<u8> {
+    let null: &[u8] = &[0x40];
+    frame(0x10, &[&[&[0xa1, 1, b'p'][..], null, null, null, idle_time_out], rest].concat())
+}
+
+/// `properties` with one entry.
+fn properties(value: &[u8]) -> Vec<u8> {
+    let entry = [&[0xa3, 1, b'k'][..], value].concat();
+    let word = |number: usize| u32::try_from(number).expect("short").to_be_bytes();
+    [&[0xd1][..], &word(4 + entry.len()), &word(2), &entry].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let greeting = [SASL_HEADER, ANONYMOUS, HEADER].concat();
+    let null: &[u8] = &[0x40];
+    let begin = frame(0x11, &[null, &[0x43], &[0x52, 100], &[0x52, 100], &[0x52, 10]]);
+    let attach = |value: &[u8]| {
+        let source: &[u8] = &[0x00, 0x53, 0x28, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
+        let target: &[u8] = &[0x00, 0x53, 0x29, 0x45];
+        let properties = properties(value);
+        let fields: [&[u8]; 14] = [
+            &[0xa1, 1, b'l'],
+            &[0x43],
+            &[0x41],
+            null,
+            null,
+            source,
+            target,
+            null,
+            null,
+            null,
+            null,
+            null,
+            null,
+            &properties,
+        ];
+        [open_frame(null, &[]), begin.clone(), frame(0x12, &fields)].concat()
+    };
+    let huge: &[u8] = &[0xf0, 0, 0, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x40];
+    for (kind, depth) in [("described", 20_000), ("list", 6_000), ("map", 4_000), ("array", 6_000)] {
+        let value = nested(kind, depth);
+        let open = open_frame(null, &[null, null, null, null, &properties(&value)]);
+        for bytes in [open, attach(&value), attach(huge)] {
+            let mut stream = connect(&hub).await;
+            stream.write_all(&[&greeting[..], &bytes].concat()).await.expect("written");
+            closed(&mut stream).await;
+        }
+    }
+    let consumer = hub.consumer().await;
+    within(consumer.get_eventhub_properties()).await.expect("the hub lives");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_peer_is_given_up_and_the_hub_itself_is_not_silent() {
+    let directory = tempdir().expect("a directory");
+    let limits = Limits { silence: Duration::from_secs(1), ..Limits::default() };
+    let hub = TestHub::start_with(directory.path(), 0, limits, Clock::Real).await;
+    let mut stream = connect(&hub).await;
+    // It wants to hear something every 600 ms, and says nothing itself.
+    let open = open_frame(&[0x70, 0, 0, 2, 88], &[]);
+    stream.write_all(&[SASL_HEADER, ANONYMOUS, HEADER, &open].concat()).await.expect("written");
+    let started = Instant::now();
+    let mut bytes = vec![];
+    let _ = within(stream.read_to_end(&mut bytes)).await;
+    let silence = started.elapsed();
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&silence), "{silence:?}");
+    let heartbeats = bytes.windows(8).filter(|bytes| *bytes == [0, 0, 0, 8, 2, 0, 0, 0]).count();
+    assert!(2 <= heartbeats, "{heartbeats} in {silence:?}");
+    // 0x70: the peer was told half of the second.
+    assert!(bytes.windows(5).any(|bytes| bytes == [0x70, 0, 0, 1, 244]), "{bytes:x?}");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_connections_is_refused_with_a_count() {
+    let directory = tempdir().expect("a directory");
+    let limits = Limits { connections_max: 20, ..Limits::default() };
+    let hub = TestHub::start_with(directory.path(), 0, limits, Clock::Real).await;
+    let mut streams = vec![];
+    for _ in 0..400 {
+        streams.push(connect(&hub).await);
+    }
+    within(hub.until(|status| status.connections_refused == 380)).await;
+    assert_eq!(hub.hub.status().connections, 20);
+    drop(streams);
+    within(hub.until(|status| status.connections == 0)).await;
+    let consumer = hub.consumer().await;
+    within(consumer.get_eventhub_properties()).await.expect("there is room again");
+    assert_eq!(hub.hub.status().handshakes_failed, 20);
     hub.stop().await;
 }
 
