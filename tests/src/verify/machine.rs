@@ -1,14 +1,23 @@
-//! What the tests need that cargo does not bring: a broker, and Python with Delta readers that are not ours.
+//! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours, and
+//! Microsoft's SDKs for Python and Node.
 
 use std::path::{Path, PathBuf};
 
-use super::part::{command, search_path};
+use super::part::{Call, command, search_path};
 use super::{VerifyError, say};
 
-/// Names the Python that has the packages of `tests/e2e/readers.requirements.txt`.
-pub(super) const PYTHON: &str = "READERS_PYTHON";
+/// What was installed, as the variables by which the tests find it.
+pub(super) type Installed = Vec<(&'static str, PathBuf)>;
 
-const REQUIREMENTS: &str = "tests/e2e/readers.requirements.txt";
+/// Virtual environments: the variable that names their Python, their folder, their pins.
+const PYTHONS: [(&str, &str, &str); 2] = [
+    ("READERS_PYTHON", "readers", "tests/e2e/readers.requirements.txt"),
+    ("SDK_PYTHON", "sdk-python", "tests/sdk/python/requirements.txt"),
+];
+
+/// The variable that names the folder of Node's modules, and where their pins are.
+const NODE_MODULES: &str = "SDK_NODE_MODULES";
+const NODE_PINS: &str = "tests/sdk/node";
 
 /// Installs, as root on Debian, what is missing; otherwise names it.
 pub(super) fn install_packages() -> Result<(), VerifyError> {
@@ -17,6 +26,8 @@ pub(super) fn install_packages() -> Result<(), VerifyError> {
         ("mosquitto-clients", has_program("mosquitto_pub")),
         ("python3", has_program("python3")),
         ("python3-venv", has_program("python3") && has_venv()),
+        ("nodejs", has_program("node")),
+        ("npm", has_program("npm")),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))
@@ -38,35 +49,72 @@ pub(super) fn install_packages() -> Result<(), VerifyError> {
     }
 }
 
-/// The Python of a virtual environment with the pinned readers, made at the first run and after each change of the pins.
-pub(super) fn readers_python(workspace: &Path, cache: &Path) -> Result<PathBuf, VerifyError> {
-    let requirements = workspace.join(REQUIREMENTS);
-    let pins = std::fs::read_to_string(&requirements)
-        .map_err(|source| VerifyError::Run { what: format!("a read of {}", requirements.display()), source })?;
-    let folder = cache.join("readers");
+/// Python's and Node's packages, made at the first run and after each change of their pins.
+pub(super) fn install_libraries(workspace: &Path, cache: &Path) -> Result<Installed, VerifyError> {
+    let mut installed = vec![];
+    for (variable, folder, pins) in PYTHONS {
+        installed.push((variable, python(workspace, &cache.join(folder), pins)?));
+    }
+    installed.push((NODE_MODULES, node_modules(workspace, &cache.join("sdk-node"))?));
+    Ok(installed)
+}
+
+fn python(workspace: &Path, folder: &Path, pins: &str) -> Result<PathBuf, VerifyError> {
+    let requirements = workspace.join(pins);
     let python = folder.join("bin/python");
+    unless_complete(folder, &[&requirements], &python, || {
+        say(&format!("verify: Python packages of {pins} into {}", folder.display()));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "-r"];
+        let make = command("python3").args(["-m", "venv"]).args([folder]);
+        run_all(workspace, [make, command(&python).args(pip).args([&requirements])])
+    })?;
+    Ok(python)
+}
+
+fn node_modules(workspace: &Path, folder: &Path) -> Result<PathBuf, VerifyError> {
+    let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(NODE_PINS).join(file));
+    let modules = folder.join("node_modules");
+    unless_complete(folder, &[&pins[0], &pins[1]], &modules, || {
+        say(&format!("verify: Node packages of {NODE_PINS} into {}", folder.display()));
+        let copy = |from: &PathBuf| command("cp").args([from.as_path(), folder]);
+        let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
+        let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);
+        run_all(workspace, [make, copy(&pins[0]), copy(&pins[1]), command("npm").args(clean).args([folder])])
+    })?;
+    Ok(modules)
+}
+
+/// Makes what is in `folder` anew, unless it was made whole from the same pins.
+fn unless_complete(
+    folder: &Path,
+    pins: &[&Path],
+    made: &Path,
+    make: impl FnOnce() -> Result<(), VerifyError>,
+) -> Result<(), VerifyError> {
+    let mut wanted = String::new();
+    for pin in pins {
+        let read = std::fs::read_to_string(pin);
+        wanted += &read.map_err(|source| VerifyError::Run { what: format!("a read of {}", pin.display()), source })?;
+    }
     // Written last: what an interrupted run left is made anew.
     let complete = folder.join("complete.txt");
-    if std::fs::read_to_string(&complete).is_ok_and(|had| had == pins) && python.is_file() {
-        return Ok(python);
+    if std::fs::read_to_string(&complete).is_ok_and(|had| had == wanted) && made.exists() {
+        return Ok(());
     }
-    say(&format!("verify: Python packages of {REQUIREMENTS} into {}", folder.display()));
     if folder.exists() {
-        std::fs::remove_dir_all(&folder).map_err(|source| VerifyError::Write { path: folder.clone(), source })?;
+        std::fs::remove_dir_all(folder).map_err(|source| VerifyError::Write { path: folder.to_owned(), source })?;
     }
-    let steps = [
-        command("python3").args(["-m", "venv"]).args([&folder]),
-        command(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "-r"])
-            .args([&requirements]),
-    ];
+    make()?;
+    std::fs::write(&complete, wanted).map_err(|source| VerifyError::Write { path: complete, source })
+}
+
+fn run_all(workspace: &Path, steps: impl IntoIterator<Item = Call>) -> Result<(), VerifyError> {
     for step in steps {
         if !step.stream(workspace, |_| ())? {
             return Err(VerifyError::Failed { what: step.line() });
         }
     }
-    std::fs::write(&complete, pins).map_err(|source| VerifyError::Write { path: complete, source })?;
-    Ok(python)
+    Ok(())
 }
 
 pub(super) fn has_program(name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! `cargo verify`: prepares the machine, then runs what a change must pass, in order of speed.
 //!
 //! ```text
-//! machine (packages, Python) -> parts (fmt, clippy, dependencies, unit, integration) -> minutes per part, N passed
+//! machine (packages, Python, Node) -> parts (fmt, clippy, dependencies, unit, integration) -> minutes per part, N passed
 //! ```
 //!
 //! Every part runs, also after one has failed. What a plain run leaves out is printed; `--all` runs it.
@@ -67,10 +67,10 @@ fn verify(args: &Args) -> Result<bool, VerifyError> {
 
     let begun = Instant::now();
     machine::install_packages()?;
-    let python = machine::readers_python(&workspace, &cache)?;
+    let installed = machine::install_libraries(&workspace, &cache)?;
     let mut outcomes = vec![Outcome::prepared(begun.elapsed())];
 
-    for part in parts(args, &workspace, &python) {
+    for part in parts(args, &workspace, &installed) {
         outcomes.push(part.run(&workspace)?);
         if part.name == "clippy" {
             outcomes.push(dependencies::check(&workspace, &cache)?);
@@ -80,14 +80,16 @@ fn verify(args: &Args) -> Result<bool, VerifyError> {
 }
 
 /// All but the dependency check, which has steps of its own.
-fn parts(args: &Args, workspace: &std::path::Path, python: &std::path::Path) -> Vec<Part> {
+fn parts(args: &Args, workspace: &std::path::Path, installed: &machine::Installed) -> Vec<Part> {
     let deny_warnings = ["--", "-D", "warnings"];
     let clippy = cargo(&["clippy", "--workspace", "--all-targets"]).args(deny_warnings);
     // The vocabulary alone, as an outside program would use it: without the feature `service`.
     let vocabulary = cargo(&["clippy", "--package", "shared", "--lib"]).args(deny_warnings);
     let mut unit = cargo(&["test", "--workspace", "--lib", "--no-fail-fast"]);
-    let mut integration =
-        cargo(&["test", "--workspace", "--test", "*", "--no-fail-fast"]).env(machine::PYTHON, python.as_os_str());
+    let mut integration = cargo(&["test", "--workspace", "--test", "*", "--no-fail-fast"]);
+    for (variable, path) in installed {
+        integration = integration.env(variable, path.as_os_str());
+    }
     if args.all {
         unit = unit.env("PROPTEST_CASES", "4096".as_ref()).args(["--", "--include-ignored"]);
         integration = integration.args(["--", "--include-ignored"]);
