@@ -10,6 +10,8 @@ mod crash; // kill -9, in mid-run and at each named point
 
 mod offline; // hub away, broker away, wrong key
 
+mod misfortune; // each fault that the hub can be scripted to have
+
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 
 mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB computes them

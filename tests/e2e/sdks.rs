@@ -16,7 +16,7 @@ use tests::{probe, wait};
 
 /// The variables by which `cargo verify` says where the SDKs are.
 const PYTHON: &str = "SDK_PYTHON";
-const NODE_MODULES: &str = "SDK_NODE_MODULES";
+const NODE: &str = "SDK_NODE";
 
 /// For one feature; the slowest waits for a token to run out.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,13 +47,19 @@ enum Side {
     Service,
 }
 
-const SDKS: [Sdk; 4] = [
+const SDKS: [Sdk; 5] = [
     Sdk { name: "Python azure-iot-device", run: Run::Python("device.py"), side: Side::Device, pin: "azure-iot-device" },
     Sdk {
         name: "Node azure-iot-device-mqtt",
         run: Run::Node("device.mjs"),
         side: Side::Device,
         pin: "azure-iot-device-mqtt",
+    },
+    Sdk {
+        name: "by hand: paho, Node-RED's recipe, mosquitto_pub; paho",
+        run: Run::Python("paho_device.py"),
+        side: Side::Device,
+        pin: "paho-mqtt",
     },
     Sdk { name: "Python azure-eventhub", run: Run::Python("service.py"), side: Side::Service, pin: "azure-eventhub" },
     Sdk {
@@ -90,14 +96,26 @@ impl Hub {
         let devices: Vec<String> = SDKS.iter().map(|sdk| format!("{:?}", sdk.device())).collect();
         let text = format!(
             "[hub]\ndata-dir = {:?}\nmqtt-listen = \"{ip}:8883\"\namqp-listen = \"{amqp}\"\namqps-listen = \"{amqps}\"\n\
-             devices = [{}]\nserver-names = [\"localhost\", \"{ip}\"]\n{}\n[hub.http]\nlisten = \"{http}\"\n",
+             devices = [{}]\nserver-names = [\"localhost\", \"{ip}\"]\n[hub.http]\nlisten = \"{http}\"\n",
             dir.path().join("hub"),
             devices.join(", "),
-            extra_settings(ip),
         );
         let config = dir.path().join("sim.toml");
         fs::write(&config, text).expect("written");
         let config = config.display().to_string();
+        for sdk in SDKS.iter().filter(|sdk| sdk.side == Side::Device) {
+            for more in [
+                ["", "--module", "m", "--days", "1"],
+                ["-ca", "--auth", "x509-ca", "--days", "1"],
+                ["-thumbprint", "--auth", "x509-thumbprint", "--days", "1"],
+                ["-expired", "--auth", "x509-ca", "--days", "0"],
+            ] {
+                let device = sdk.device() + more[0];
+                let args = [&["--config", &config, "hub", "register", &device], &more[1..]].concat();
+                let said = launcher.run(Name::Simulator, &args).expect("the hub registers");
+                assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            }
+        }
         let said = launcher.run(Name::Simulator, &["--config", &config, "hub", "connection-strings", "--json"]);
         let said = said.expect("the hub says how to connect");
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
@@ -116,10 +134,6 @@ impl Hub {
     }
 }
 
-fn extra_settings(_ip: Ipv4Addr) -> String {
-    String::new()
-}
-
 fn free_loopback() -> Ipv4Addr {
     let mut addresses = (2..250).map(|last| Ipv4Addr::new(127, 0, 3, last));
     let free = |ip: &Ipv4Addr| [8883, 5671].iter().all(|port| TcpListener::bind((*ip, *port)).is_ok());
@@ -136,7 +150,7 @@ impl Sdk {
         language.replace(['.', '/'], "-")
     }
 
-    fn command(&self, folder: &Path) -> Command {
+    fn command(&self) -> Command {
         match self.run {
             Run::Python(script) => {
                 let mut command = Command::new(needed(PYTHON));
@@ -144,27 +158,15 @@ impl Sdk {
                 command
             }
             Run::Node(script) => {
-                // Modules are looked for beside the script.
-                let folder = folder.join(self.device());
-                if !folder.exists() {
-                    fs::create_dir_all(&folder).expect("a folder");
-                    for entry in fs::read_dir(sources("node")).expect("the scripts").flatten() {
-                        if entry.path().extension().is_some_and(|extension| extension == "mjs") {
-                            fs::copy(entry.path(), folder.join(entry.file_name())).expect("copied");
-                        }
-                    }
-                    let modules = PathBuf::from(needed(NODE_MODULES));
-                    std::os::unix::fs::symlink(modules, folder.join("node_modules")).expect("linked");
-                }
                 let mut command = Command::new("node");
-                command.arg(folder.join(script));
+                command.arg(sources("node").join(script)).env(NODE, needed(NODE));
                 command
             }
         }
     }
 
-    fn features(&self, folder: &Path) -> Vec<String> {
-        let output = self.command(folder).arg("--list").output().expect("the script starts");
+    fn features(&self) -> Vec<String> {
+        let output = self.command().arg("--list").output().expect("the script starts");
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
@@ -172,7 +174,7 @@ impl Sdk {
     /// Why the feature failed; `None` if it passed.
     fn attempt(&self, feature: &str, hub: &Hub) -> Option<String> {
         let errors = hub.dir.path().join(format!("{}-{feature}.err", self.device()));
-        let mut command = self.command(hub.dir.path());
+        let mut command = self.command();
         command
             .arg(feature)
             .env("SDK_HUB", hub.dir.path().join("hub.json"))
@@ -262,7 +264,7 @@ fn microsofts_sdks_accept_the_hub_and_the_readme_says_which() {
             .map(|(at, sdk)| {
                 let hub = &hub;
                 scope.spawn(move || {
-                    let features = sdk.features(hub.dir.path()).into_iter().enumerate();
+                    let features = sdk.features().into_iter().enumerate();
                     let tried = features.map(|(row, feature)| {
                         let why = sdk.attempt(&feature, hub);
                         ((at, row), (feature, why))

@@ -168,7 +168,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         metrics,
         stop: stop.clone(),
     };
-    let hands = faults::Hands { log: log.clone(), skew };
+    let hands = faults::Hands { log: log.clone(), amqp: amqp.clone(), skew };
     tasks.spawn("faults", {
         let stop = stop.clone();
         async move {

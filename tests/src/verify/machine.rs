@@ -15,8 +15,8 @@ const PYTHONS: [(&str, &str, &str); 2] = [
     ("SDK_PYTHON", "sdk-python", "tests/sdk/python/requirements.txt"),
 ];
 
-/// The variable that names the folder of Node's modules, and where their pins are.
-const NODE_MODULES: &str = "SDK_NODE_MODULES";
+/// The variable that names the folder with Node's `node_modules`, and where their pins are.
+const NODE: &str = "SDK_NODE";
 const NODE_PINS: &str = "tests/sdk/node";
 
 /// Installs, as root on Debian, what is missing; otherwise names it.
@@ -55,7 +55,9 @@ pub(super) fn install_libraries(workspace: &Path, cache: &Path) -> Result<Instal
     for (variable, folder, pins) in PYTHONS {
         installed.push((variable, python(workspace, &cache.join(folder), pins)?));
     }
-    installed.push((NODE_MODULES, node_modules(workspace, &cache.join("sdk-node"))?));
+    let node = cache.join("sdk-node");
+    node_modules(workspace, &node)?;
+    installed.push((NODE, node));
     Ok(installed)
 }
 
@@ -71,7 +73,7 @@ fn python(workspace: &Path, folder: &Path, pins: &str) -> Result<PathBuf, Verify
     Ok(python)
 }
 
-fn node_modules(workspace: &Path, folder: &Path) -> Result<PathBuf, VerifyError> {
+fn node_modules(workspace: &Path, folder: &Path) -> Result<(), VerifyError> {
     let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(NODE_PINS).join(file));
     let modules = folder.join("node_modules");
     unless_complete(folder, &[&pins[0], &pins[1]], &modules, || {
@@ -80,8 +82,7 @@ fn node_modules(workspace: &Path, folder: &Path) -> Result<PathBuf, VerifyError>
         let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
         let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);
         run_all(workspace, [make, copy(&pins[0]), copy(&pins[1]), command("npm").args(clean).args([folder])])
-    })?;
-    Ok(modules)
+    })
 }
 
 /// Makes what is in `folder` anew, unless it was made whole from the same pins.

@@ -29,6 +29,16 @@ pub enum Fault {
     Refuse,
     /// An fsync takes `lasts` longer.
     SlowFsync,
+    /// Receivers of services are detached.
+    DetachReceivers,
+    /// A partition moves: the connections that read it are closed.
+    MovePartition,
+    /// The tokens of services end now.
+    ExpireServiceTokens,
+    /// Connections of services break.
+    ResetServices,
+    /// Connections of services are neither read nor written for `lasts`, then let go of without a word.
+    BlackHoleServices,
     /// Everything a partition holds is given up, as if retention had passed.
     TrimLog,
     /// The hub's clock is set `by` off the machine's.
@@ -62,16 +72,29 @@ impl Fault {
             | Fault::Throttle => Occasion::Message,
             Fault::Refuse => Occasion::Connect,
             Fault::SlowFsync => Occasion::Fsync,
-            Fault::TrimLog | Fault::ShiftClock => Occasion::Moment,
+            Fault::DetachReceivers
+            | Fault::MovePartition
+            | Fault::ExpireServiceTokens
+            | Fault::ResetServices
+            | Fault::BlackHoleServices
+            | Fault::TrimLog
+            | Fault::ShiftClock => Occasion::Moment,
         }
     }
 
     const fn needs_lasts(self) -> bool {
-        matches!(self, Fault::Delay | Fault::BlackHole | Fault::Throttle | Fault::SlowFsync)
+        matches!(self, Fault::Delay | Fault::BlackHole | Fault::Throttle | Fault::SlowFsync | Fault::BlackHoleServices)
     }
 
     const fn has_partition(self) -> bool {
-        matches!(self, Fault::TrimLog | Fault::SlowFsync)
+        matches!(
+            self,
+            Fault::DetachReceivers
+                | Fault::MovePartition
+                | Fault::TrimLog
+                | Fault::SlowFsync
+                | Fault::BlackHoleServices
+        )
     }
 }
 

@@ -161,9 +161,15 @@ fn action(fault: Fault, lasts: Duration) -> Action {
         Fault::LosePuback => Action::LosePuback,
         Fault::ExpireToken => Action::ExpireToken,
         Fault::Throttle => Action::Throttle(lasts),
-        Fault::Refuse | Fault::SlowFsync | Fault::TrimLog | Fault::ShiftClock => {
-            unreachable!("not an occasion of messages")
-        }
+        Fault::Refuse
+        | Fault::SlowFsync
+        | Fault::DetachReceivers
+        | Fault::MovePartition
+        | Fault::ExpireServiceTokens
+        | Fault::ResetServices
+        | Fault::BlackHoleServices
+        | Fault::TrimLog
+        | Fault::ShiftClock => unreachable!("not an occasion of messages"),
     }
 }
 
