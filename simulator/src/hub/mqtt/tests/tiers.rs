@@ -11,7 +11,7 @@ pub(super) fn none() -> Tier {
 
 fn s1(burst_ms: u64, backlog_ms: u64) -> Tier {
     let span = |millis| Span::new(Duration::from_millis(millis));
-    Tier { profile: Profile::S1, burst: span(burst_ms), backlog: span(backlog_ms), patience: span(200), ..none() }
+    Tier { profile: Profile::S1, burst: span(burst_ms), backlog: span(backlog_ms), patience: span(600), ..none() }
 }
 
 /// Publishes so many at once and gives how many were acknowledged before the connection ended or all were.
