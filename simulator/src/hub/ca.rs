@@ -157,7 +157,9 @@ pub(super) fn issue_device(
     params.distinguished_name.push(DnType::CommonName, name.as_str());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    (params.not_before, params.not_after) = validity(now, i64::from(days));
+    let (not_before, not_after) = validity(now, i64::from(days));
+    // Of no days it has ended already: somebody wants to see it refused.
+    (params.not_before, params.not_after) = (not_before, not_after - Duration::SECOND);
     let signed = match by_authority {
         true => params.signed_by(&pair, &issuer(directory, "device-ca")?),
         false => params.self_signed(&pair),

@@ -93,6 +93,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`.
     pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> End {
+        let end = self.serve_until(chain, patience).await;
+        if !matches!(end, End::BlackHole(_)) {
+            let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
+        }
+        end
+    }
+
+    async fn serve_until(&mut self, chain: Chain, patience: Instant) -> End {
         let stop = self.door.stop.clone();
         let hello = tokio::select! {
             () = stop.cancelled() => return End::Stopping,
@@ -127,9 +135,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(will) = admitted.will.filter(|_| !matches!(end, End::Left | End::Stopping)) {
             // The device is gone; nobody is left to be told.
             let _ = self.door.log.append(*will).await;
-        }
-        if !matches!(end, End::BlackHole(_)) {
-            let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
         }
         end
     }
@@ -181,11 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn refuse(&mut self, code: ConnectReturnCode, end: End) -> End {
         let mut acts = vec![];
         self.session.refuse(code, &mut acts);
-        if let Err(end) = self.perform(acts).await {
-            return end;
-        }
-        let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
-        end
+        self.perform(acts).await.err().unwrap_or(end)
     }
 
     fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
