@@ -4,8 +4,9 @@
 //     service.mjs FEATURE      exit 0 if it works; else one paragraph on stderr says what does not
 //
 // Environment: SDK_HUB, the file that `simulator hub connection-strings --json` printed; SDK_DEVICE, the id of a device
-// of this script alone; SDK_NODE, the folder whose `node_modules` holds the packages of package.json, if not this one.
-// Its events are told from others by a mark in their bodies, so runs may follow one another.
+// of this script alone; SDK_HUB_HTTP, the hub's HTTP address; SDK_NODE, the folder whose `node_modules` holds the
+// packages of package.json, if not this one. Its events are told from others by a mark in their bodies, so runs
+// may follow one another.
 
 import { createHmac, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -85,6 +86,14 @@ class Hub {
       retryOptions: { maxRetries: 0, timeoutInMs: 10_000 },
       ...options,
     });
+  }
+
+  /** Has something go wrong now. */
+  async fault(rule) {
+    const url = `${process.env.SDK_HUB_HTTP.replace(/\/$/, "")}/faults`;
+    const body = JSON.stringify(rule);
+    const answer = await fetch(url, { method: "POST", body, headers: { "content-type": "application/json" } });
+    ensure(answer.ok, `the fault was refused: ${answer.status} ${await answer.text()}`);
   }
 
   /** Publishes at QoS 1 as the device, and returns when all are acknowledged. */
@@ -497,6 +506,46 @@ const FEATURES = {
     ensure(!running.errors.length, `the link did not live on: ${running.errors}`);
     ensure(first < asked, "the SDK did not renew its token");
     await running.close();
+  },
+
+  // The subscription goes on by itself after each error it reports, from its last checkpoint: events may come again.
+  recovery: async (hub) => {
+    const first = await Mine.of(hub, 2);
+    const store = new Memory();
+    const client = hub.client({
+      store,
+      options: {
+        retryOptions: { maxRetries: 5, retryDelayInMs: 100, timeoutInMs: 10_000 },
+        loadBalancingOptions: { strategy: "greedy", updateIntervalInMs: 300 },
+      },
+    });
+    const numbers = new Map();
+    const subscription = client.subscribe(
+      {
+        processEvents: async (events, context) => {
+          for (const event of events) {
+            numbers.set(bodyOf(event), event.sequenceNumber);
+            await context.updateCheckpoint(event);
+          }
+        },
+        processError: async () => {},
+      },
+      {
+        startPosition: Object.fromEntries(Object.keys(first.before).map((id) => [id, first.from(id)])),
+        maxWaitTimeInSeconds: 1,
+        skipParsingBodyAsJson: true,
+      },
+    );
+    const came = (mine, count) => [...numbers.keys()].filter((body) => body.startsWith(mine.mark)).length === count;
+    await wait(() => came(first, 2), "the first events");
+    for (const fault of ["detach-receivers", "move-partition", "expire-service-tokens", "reset-services"]) {
+      const partition = ["detach-receivers", "move-partition"].includes(fault) ? { partition: Number(first.partition) } : {};
+      await hub.fault({ fault, ...partition });
+      const late = await Mine.of(hub, 3);
+      await wait(() => came(late, 3), `events after ${fault}`);
+    }
+    await subscription.close();
+    await client.close();
   },
 
   annotations: async (hub) => {

@@ -5,7 +5,7 @@
     service.py FEATURE      exit 0 if it works; else one paragraph on stderr says what does not
 
 Environment: SDK_HUB, the file that `simulator hub connection-strings --json` printed; SDK_DEVICE, the id of a device
-of this script alone. Its events are told from others by a mark in their bodies, so runs may follow one another.
+of this script alone; SDK_HUB_HTTP, the hub's HTTP address. Its events are told from others by a mark in their bodies, so runs may follow one another.
 """
 
 import asyncio
@@ -90,6 +90,16 @@ class Hub:
         signature = urllib.parse.quote(base64.b64encode(digest), safe="")
         name = self.parts["SharedAccessKeyName"]
         return f"SharedAccessSignature sr={resource}&sig={signature}&se={until_s}&skn={name}"
+
+    def fault(self, rule):
+        """Has something go wrong now."""
+        request = urllib.request.Request(
+            os.environ["SDK_HUB_HTTP"].rstrip("/") + "/faults",
+            json.dumps(rule).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            json.load(answer)
 
     def publish(self, bodies, bag=""):
         """Publishes at QoS 1 as the device, and returns when all are acknowledged."""
@@ -565,6 +575,26 @@ def token_renewal(hub):
     running.close()
 
 
+def recovery(hub):
+    first = Mine(hub, 2)
+    options = {"retry_total": 5, "retry_backoff_factor": 0.1}
+    running = Running(hub.client(**options), first.partition, starting_position=first.before[first.partition])
+    running.wait_for(2)
+    mine = [first]
+    for fault in ("detach-receivers", "move-partition", "expire-service-tokens", "reset-services"):
+        hub.fault({"fault": fault, "partition": int(first.partition)} if fault in WITH_PARTITION else {"fault": fault})
+        mine.append(Mine(hub, 3))
+        late = mine[-1]
+        wait(lambda: len(list(filter(late.keep, running.got))) == 3 or running.errors, f"events after {fault}")
+        ensure(not running.errors, f"after {fault}: {running.errors}")
+    numbers = [event.sequence_number for event in running.got]
+    running.close()
+    ensure(numbers == sorted(set(numbers)), f"events came twice or out of order: {numbers}")
+
+
+WITH_PARTITION = ("detach-receivers", "move-partition")
+
+
 def async_client(hub):
     mine = Mine(hub, 20)
 
@@ -631,7 +661,7 @@ FEATURES = {
     for work in (
         properties, earliest, latest, offset, sequence_number, enqueued_time, owner_level, receiver_limit,
         consumer_groups, checkpoint_store, runtime_metrics, large_message, plain, tls, websocket, wrong_key,
-        unknown_partition, token_renewal, async_client, annotations,
+        unknown_partition, token_renewal, recovery, async_client, annotations,
     )
 }
 
