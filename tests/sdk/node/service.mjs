@@ -60,6 +60,9 @@ class Hub {
     this.eventHub = this.told["event-hub"];
     this.ca = readFileSync(this.told["ca-file"]);
     this.parts = partsOf(this.told.services.service ?? Object.values(this.told.services)[0]);
+    // Where there is a group of this script's own, scripts beside it do not take its place.
+    this.groups = this.told["consumer-groups"] ?? [];
+    this.group = this.groups.includes("node") ? "node" : "$Default";
   }
 
   /** A connection string for the port without TLS. */
@@ -69,7 +72,7 @@ class Hub {
     return `Endpoint=${endpoint};SharedAccessKeyName=${policy};SharedAccessKey=${key};EntityPath=${this.eventHub};UseDevelopmentEmulator=true`;
   }
 
-  client({ group = "$Default", key, store, options = {} } = {}) {
+  client({ group = this.group, key, store, options = {} } = {}) {
     const all = { retryOptions: { maxRetries: 0, timeoutInMs: 10_000 }, ...options };
     return store
       ? new EventHubConsumerClient(group, this.text(key), store, all)
@@ -81,7 +84,7 @@ class Hub {
     const dial = this.told[kind];
     ensure(dial, `the hub has no \`${kind}\`: set \`hub.${kind}-listen\``);
     const text = `Endpoint=sb://${dial.host};SharedAccessKeyName=${this.parts.SharedAccessKeyName};SharedAccessKey=${this.parts.SharedAccessKey};EntityPath=${this.eventHub}`;
-    return new EventHubConsumerClient("$Default", text, {
+    return new EventHubConsumerClient(this.group, text, {
       customEndpointAddress: `sb://${dial.host}:${dial.port}`,
       retryOptions: { maxRetries: 0, timeoutInMs: 10_000 },
       ...options,
@@ -389,9 +392,10 @@ const FEATURES = {
   },
 
   "consumer-groups": async (hub) => {
-    const groups = hub.told["consumer-groups"] ?? [];
-    ensure(groups.includes("$Default"), `$Default is not among ${groups}`);
-    ensure(2 <= groups.length, 'only one consumer group: set e.g. `hub.consumer-groups = ["$Default", "second"]`');
+    ensure(hub.groups.includes("$Default"), `$Default is not among ${hub.groups}`);
+    const second = hub.groups.find((group) => ![hub.group, "$Default", "python", "python-2"].includes(group));
+    ensure(second, 'only one consumer group: set e.g. `hub.consumer-groups = ["second"]`');
+    const groups = [hub.group, second];
     const mine = await Mine.of(hub, 3);
     const owners = groups.map(
       (group) => new Running(hub.client({ group }), mine.partition, mine.from(), { ownerLevel: 1 }),
@@ -492,7 +496,7 @@ const FEATURES = {
     globalThis.setTimeout = (work, ms, ...rest) => real(work, ms === 45 * 60 * 1000 ? 6_000 : ms, ...rest);
     const dial = hub.told.amqps;
     ensure(dial, "the hub has no TLS port: set `hub.amqps-listen`");
-    const client = new EventHubConsumerClient("$Default", dial.host, hub.eventHub, credential, {
+    const client = new EventHubConsumerClient(hub.group, dial.host, hub.eventHub, credential, {
       customEndpointAddress: `sb://${dial.host}:${dial.port}`,
       retryOptions: { maxRetries: 0, timeoutInMs: 10_000 },
     });

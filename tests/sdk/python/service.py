@@ -54,6 +54,9 @@ class Hub:
         self.ca_file = self.told["ca-file"]
         text = self.told["services"].get("service") or next(iter(self.told["services"].values()))
         self.parts = dict(part.split("=", 1) for part in text.split(";"))
+        # Where there is a group of this script's own, scripts beside it do not take its place.
+        self.groups = self.told.get("consumer-groups", [])
+        self.group = "python" if "python" in self.groups else "$Default"
 
     def text(self, plain=True, key=None):
         """A connection string."""
@@ -64,9 +67,9 @@ class Hub:
             f"Endpoint={endpoint};SharedAccessKeyName={policy};SharedAccessKey={key};EntityPath={self.event_hub}{end}"
         )
 
-    def client(self, group="$Default", cls=EventHubConsumerClient, key=None, **options):
+    def client(self, group=None, cls=EventHubConsumerClient, key=None, **options):
         options = {"retry_total": 0, **options}
-        return cls.from_connection_string(self.text(key=key), consumer_group=group, **options)
+        return cls.from_connection_string(self.text(key=key), consumer_group=group or self.group, **options)
 
     def secure(self, kind, transport):
         """A client over TLS: `kind` is the entry that says where to dial."""
@@ -74,7 +77,7 @@ class Hub:
         ensure(dial, f"the hub has no `{kind}`: set `hub.{kind}-listen`")
         return EventHubConsumerClient.from_connection_string(
             self.text(plain=False),
-            consumer_group="$Default",
+            consumer_group=self.group,
             custom_endpoint_address=f"sb://{dial['host']}:{dial['port']}",
             transport_type=transport,
             connection_verify=self.ca_file,
@@ -363,9 +366,10 @@ def receiver_limit(hub):
 
 
 def consumer_groups(hub):
-    groups = hub.told.get("consumer-groups", [])
-    ensure("$Default" in groups, f"$Default is not among {groups}")
-    ensure(2 <= len(groups), "only one consumer group: set e.g. `hub.consumer-groups = [\"$Default\", \"second\"]`")
+    ensure("$Default" in hub.groups, f"$Default is not among {hub.groups}")
+    second = next((group for group in hub.groups if group not in (hub.group, "$Default", "node", "node-2")), None)
+    ensure(second, "only one consumer group: set e.g. `hub.consumer-groups = [\"second\"]`")
+    groups = [hub.group, second]
     mine = Mine(hub, 3)
     owners = [Running(hub.client(group), mine.partition, owner_level=1, starting_position="-1") for group in groups]
     for owner in owners:
@@ -559,7 +563,7 @@ def token_renewal(hub):
     dial = hub.told["amqps"]
     ensure(dial, "the hub has no TLS port: set `hub.amqps-listen`")
     client = EventHubConsumerClient(
-        dial["host"], hub.event_hub, "$Default", credential,
+        dial["host"], hub.event_hub, hub.group, credential,
         custom_endpoint_address=f"sb://{dial['host']}:{dial['port']}", transport_type=TransportType.Amqp,
         connection_verify=hub.ca_file, retry_total=0,
     )
