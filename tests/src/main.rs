@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     }
     match args.first().and_then(|arg| arg.to_str()) {
         Some("--as") => run_as(&args[1..]),
+        Some("--trial") => tests::trials::main(&args[1..]),
         Some("demo") => tests::demo::main(named("cargo demo", &args)),
         Some("verify") => tests::verify::main(named("cargo verify", &args)),
         _ => {
