@@ -59,7 +59,7 @@ const SDKS: [Sdk; 5] = [
         pin: "azure-iot-device-mqtt",
     },
     Sdk {
-        name: "by hand: paho, Node-RED's recipe, mosquitto_pub; paho",
+        name: "no SDK: Node-RED's recipe, mosquitto_pub, paho",
         run: Run::Python("paho_device.py"),
         side: Side::Device,
         pin: "paho-mqtt",

@@ -275,9 +275,15 @@ def earliest(hub):
 def latest(hub):
     mine = Mine(hub, 3)
     running = Running(hub.client(), mine.partition, starting_position="@latest")
-    time.sleep(2)
+    # Once one has arrived, the receiver is there, and what follows cannot be missed.
+    probes = []
+    def probed():
+        probes.append(Mine(hub, 1))
+        return running.errors or any(probe.keep(event) for event in running.got for probe in probes)
+    wait(probed, "a first event")
     more = Mine(hub, 4)
-    running.wait_for(4)
+    wait(lambda: running.errors or len(list(filter(more.keep, running.got))) == 4, "four more")
+    running.wait_for(0)
     running.close()
     bodies = [event.body_as_str() for event in running.got]
     ensure(not any(body.startswith(mine.mark) for body in bodies), f"old events came: {bodies}")
