@@ -51,7 +51,7 @@ const OWNERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 40] = [
+const PURE: [&str; 43] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -87,6 +87,9 @@ const PURE: [&str; 40] = [
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
     "simulator/src/hub/amqp/filter.rs",
+    "simulator/src/hub/mqtt/auth.rs",
+    "simulator/src/hub/mqtt/session.rs",
+    "simulator/src/hub/mqtt/telemetry.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
     "simulator/src/verify/expected.rs",
