@@ -63,10 +63,51 @@ pub struct Draft {
     pub time: Timestamp,
     /// How many times it is published, all the same bytes.
     pub copies: u8,
+    /// No PUBACK is asked for.
+    pub best_effort: bool,
     /// What is wrong with it.
     pub fault: Option<Fault>,
     /// What should become of it.
     pub expect: Vec<Expect>,
+}
+
+/// Which way sends go to the cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Over a gateway, whose rules refuse what is out of range.
+    Gateway,
+    /// To an IoT Hub, each with a message id; nobody looks at its range.
+    Hub {
+        /// Begins the message ids of this run, so that they are like those of no other.
+        run: String,
+        /// No PUBACK is asked for.
+        best_effort: bool,
+    },
+}
+
+impl Route {
+    /// Where send number `n` of `device` goes.
+    fn topic(&self, device: &str, n: i64) -> String {
+        match self {
+            Route::Gateway => topic_of(device),
+            // Spelt as Microsoft's SDKs do, with nothing in it that would have to be encoded.
+            Route::Hub { run, .. } => {
+                format!("devices/{device}/messages/events/%24.mid={run}-{n}&%24.ct=application%2Fjson&%24.ce=utf-8")
+            }
+        }
+    }
+
+    const fn best_effort(&self) -> bool {
+        matches!(self, Route::Hub { best_effort: true, .. })
+    }
+
+    /// What becomes of a value that no sensor of its kind can have.
+    const fn out_of_range(&self) -> Fate {
+        match self {
+            Route::Gateway => Fate::Quarantine,
+            Route::Hub { .. } => Fate::Reading,
+        }
+    }
 }
 
 /// The topic of a device in the default mapping.
@@ -96,6 +137,8 @@ pub struct Maker {
     pub metrics: Vec<Metric>,
     /// How often what goes wrong.
     pub faults: Rates,
+    /// Which way it goes.
+    pub route: Route,
 }
 
 impl Maker {
@@ -123,7 +166,7 @@ impl Maker {
             let true_value = json_of(&metric.at(self.seed, device, lane as u64, tick));
             let (value, fate) = match fault {
                 Some(Fault::OutOfRange) if spoilt == Some(lane) => {
-                    (metric.out_of_range.map(Json::from), Fate::Quarantine)
+                    (metric.out_of_range.map(Json::from), self.route.out_of_range())
                 }
                 Some(Fault::MissingField) if spoilt == Some(lane) => (None, Fate::Quarantine),
                 Some(Fault::WrongClock) => (Some(true_value), Fate::Quarantine),
@@ -137,8 +180,11 @@ impl Maker {
             garble(&mut bytes, chance(15));
             expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
         }
-        let copies = if fault == Some(Fault::Twice) { 2 } else { 1 };
-        Draft { device: name.to_owned(), n, topic: topic_of(name), payload: bytes, time, copies, fault, expect }
+        let best_effort = self.route.best_effort();
+        // Where nobody recognises a repeat, there is none.
+        let copies = if fault == Some(Fault::Twice) && !best_effort { 2 } else { 1 };
+        let topic = self.route.topic(name, n);
+        Draft { device: name.to_owned(), n, topic, payload: bytes, time, copies, best_effort, fault, expect }
     }
 
     /// Which metric the fault hits.
@@ -213,7 +259,7 @@ mod tests {
         };
         let metrics =
             vec![metric("temperature", Kind::Number, Some("Cel"), Some(900.0)), metric("door", Kind::Bool, None, None)];
-        Maker { seed: 3, metrics, faults }
+        Maker { seed: 3, metrics, faults, route: Route::Gateway }
     }
 
     const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
@@ -273,6 +319,20 @@ mod tests {
         check(Fault::Late, &["rr"]);
         check(Fault::Twice, &["rr"]);
         check(Fault::WrongClock, &["qq"]);
+    }
+
+    #[test]
+    fn a_hub_gets_the_same_payload_under_a_message_id_and_refuses_no_range() {
+        let gateway = maker(Rates { out_of_range: 1.0, ..no_faults() });
+        let route = Route::Hub { run: "9f3c".into(), best_effort: false };
+        let hub = Maker { route, ..gateway.clone() };
+        let draft = hub.make("dev-1", 1, 7, NOW);
+        assert_eq!(draft.payload, gateway.make("dev-1", 1, 7, NOW).payload);
+        assert!(draft.expect.iter().all(|expect| expect.fate == Fate::Reading), "{draft:?}");
+        let read = shared::topic::parse_events(&draft.topic).expect("a hub's topic");
+        let bag = [("$.mid", "9f3c-7"), ("$.ct", "application/json"), ("$.ce", "utf-8")];
+        assert_eq!((read.device, read.module), ("dev-1", None));
+        assert_eq!(read.bag, bag.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 
     #[test]

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::table::{Table, TableError, Wanted};
 use crate::fleet::broker::Broker;
 use crate::fleet::counters::{Counters, Progress};
+use crate::fleet::dial::Dial;
 use crate::fleet::ledger::{Ledger, Start, VERSION};
 use crate::fleet::publisher::{self, Source, Wire};
 use crate::fleet::send::{Draft, Expect, Fate, payload, topic_of, wire};
@@ -233,7 +234,8 @@ pub async fn run(
     let left_out = table.left_out.clone();
     let shift = recovered.start.map_or(shift, |start| start.shift);
     let replay = Replay::open(config, file, table, shift, rows_before, Arc::clone(&cells))?;
-    let wire = Wire { broker: Arc::new(broker), ledger: Arc::new(ledger), counters, window: config.window, stop };
+    let dial = Arc::new(Dial::Broker(broker));
+    let wire = Wire { dial, ledger: Arc::new(ledger), counters, window: config.window, stop };
     let mut tasks = JoinSet::new();
     let task = wire.clone();
     let device = config.device.clone();
@@ -369,6 +371,7 @@ impl Replay {
                 payload: payload(sent, self.row, &values),
                 time: sent,
                 copies: 1,
+                best_effort: false,
                 fault: None,
                 expect,
             };

@@ -94,6 +94,7 @@ pub(super) fn send(device: &str, n: i64, value: f64, fate: Fate) -> Draft {
         payload: payload(time, n, &[("t", json!(value))]),
         time,
         copies: 1,
+        best_effort: false,
         fault: None,
         expect: vec![Expect { metric: Some("t".into()), value: Some(json!(value)), unit: None, fate }],
     }
