@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rumqttc::{AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS};
 use shared::backoff::Backoff;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -21,10 +21,12 @@ use super::send::Draft;
 
 /// Longest wait for a connection; a hub or broker under load is slow to greet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection on which nothing was acknowledged for so long is given up and made anew.
+/// A connection on which a send waits so long for its PUBACK is given up and made anew.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a goodbye to be written.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How often a connection is looked at: whether its time is over, or a PUBACK overdue.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long a connection that has to be made anew may wait for its PUBACKs.
 const RENEWAL: Duration = Duration::from_secs(5);
 
@@ -54,6 +56,8 @@ pub(crate) struct Wire {
 struct Outstanding {
     sent: Sent,
     acks_due: u8,
+    /// When this connection got it.
+    since: Instant,
 }
 
 /// Why a connection is left.
@@ -98,7 +102,7 @@ pub(crate) async fn run<S: Source>(
     let seed = name.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
     let mut window: VecDeque<Outstanding> =
-        unacked.into_iter().map(|sent| Outstanding { acks_due: sent.copies, sent }).collect();
+        unacked.into_iter().map(|sent| Outstanding { acks_due: sent.copies, sent, since: Instant::now() }).collect();
     Counters::add(&wire.counters.unacked, window.len() as u64);
     let mut ended = false;
     loop {
@@ -146,66 +150,72 @@ async fn talk<S: Source>(
     ended: &mut bool,
 ) -> Result<Left, LedgerError> {
     let Connection { eventloop, line, renew_at } = connection;
-    for outstanding in window.iter() {
+    for outstanding in window.iter_mut() {
+        outstanding.since = Instant::now();
         line.publish(&outstanding.sent, outstanding.acks_due);
     }
     Counters::add(&wire.counters.again, window.len() as u64);
-    let mut heard = Instant::now();
     let mut renewing = false;
+    // Made once: each of them costs a lock to make, and this is gone through for every packet.
+    let mut stopped = std::pin::pin!(wire.stop.cancelled());
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
-        // Held until it is done: a poll that is dropped half-way can lose a packet.
-        let mut poll = std::pin::pin!(eventloop.poll());
-        let event = loop {
-            if window.is_empty() && (*ended || wire.stop.is_cancelled()) {
-                return Ok(Left::Done);
-            }
-            if window.is_empty() && renewing {
-                return Ok(Left::Renew);
-            }
-            let taking = !*ended && !renewing && !wire.stop.is_cancelled() && window.len() < wire.window;
-            tokio::select! {
-                event = &mut poll => break event,
-                draft = source.next(), if taking => {
-                    let Some(draft) = draft else {
-                        *ended = true;
-                        continue;
-                    };
-                    if window.is_empty() {
-                        heard = Instant::now();
-                    }
-                    let room = wire.window - window.len() - 1;
-                    let drafts = std::iter::once(draft).chain(std::iter::from_fn(|| source.ready()).take(room));
-                    for sent in wire.note(drafts)? {
-                        line.publish(&sent, sent.copies);
-                        window.push_back(Outstanding { acks_due: sent.copies, sent });
-                    }
+        let event = {
+            // Held until it is done: a poll that is dropped half-way can lose a packet.
+            let mut poll = std::pin::pin!(eventloop.poll());
+            loop {
+                if !line.unnumbered.is_empty() {
+                    break poll.await; // what was handed over goes out first
                 }
-                () = wire.stop.cancelled(), if !*ended => *ended = true,
-                () = reached(*renew_at), if !renewing => renewing = true,
-                () = reached(renew_at.map(|at| at + RENEWAL)), if renewing => return Ok(Left::Renew),
-                () = sleep_until(heard + ACK_TIMEOUT), if !window.is_empty() => {
-                    return Ok(Left::Lost(format!("no PUBACK within {} s", ACK_TIMEOUT.as_secs())));
+                if window.is_empty() && *ended {
+                    return Ok(Left::Done);
+                }
+                if window.is_empty() && renewing {
+                    return Ok(Left::Renew);
+                }
+                tokio::select! {
+                    event = &mut poll => break event,
+                    draft = source.next(), if !*ended && !renewing && window.len() < wire.window => {
+                        let Some(draft) = draft else {
+                            *ended = true;
+                            continue;
+                        };
+                        let room = wire.window - window.len() - 1;
+                        let drafts = std::iter::once(draft).chain(std::iter::from_fn(|| source.ready()).take(room));
+                        let since = Instant::now();
+                        for sent in wire.note(drafts)? {
+                            line.publish(&sent, sent.copies);
+                            window.push_back(Outstanding { acks_due: sent.copies, sent, since });
+                        }
+                    }
+                    () = &mut stopped, if !*ended => *ended = true,
+                    now = look.tick() => {
+                        renewing |= renew_at.is_some_and(|at| at <= now);
+                        if renew_at.is_some_and(|at| at + RENEWAL <= now) {
+                            return Ok(Left::Renew);
+                        }
+                        if window.front().is_some_and(|oldest| oldest.since + ACK_TIMEOUT <= now) {
+                            return Ok(Left::Lost(format!("no PUBACK within {} s", ACK_TIMEOUT.as_secs())));
+                        }
+                    }
                 }
             }
         };
-        match event {
-            Ok(event) => {
-                if let Some(id) = line.acked(&event) {
-                    heard = Instant::now();
-                    line.worked = true;
-                    acknowledge(wire, window, id)?;
-                }
+        let (mut event, lost) = match event {
+            Ok(event) => (Some(event), None),
+            Err(error) => (eventloop.state.events.pop_front(), Some(explain(&error))),
+        };
+        while let Some(heard) = event {
+            if let Some(id) = line.acked(&heard) {
+                line.worked = true;
+                acknowledge(wire, window, id)?;
             }
-            Err(error) => return Ok(Left::Lost(explain(&error))),
+            // What came in the same breath needs no poll of its own, and counts where it was the connection's last.
+            event = eventloop.state.events.pop_front();
         }
-    }
-}
-
-/// Never, if there is no such time.
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
+        if let Some(why) = lost {
+            return Ok(Left::Lost(why));
+        }
     }
 }
 

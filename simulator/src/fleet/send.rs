@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use shared::payload::number_of;
 use shared::reading::Value;
 use shared::time::Timestamp;
@@ -115,17 +115,44 @@ pub fn topic_of(device: &str) -> String {
     format!("telemetry/{device}")
 }
 
-/// The payload of the default mapping: time, number, then the values in order.
-pub fn payload(time: Timestamp, n: i64, values: &[(&str, Json)]) -> Vec<u8> {
-    let mut object = format!("{{\"ts\":{},\"n\":{n}", time.micros()).into_bytes();
-    for (name, value) in values {
+/// The payload of the default mapping: time, number, then the values in order. A value stands bare where it has no unit;
+/// without a value only `{"u": …}` or `{}` is left.
+pub fn payload(time: Timestamp, n: i64, values: &[Expect]) -> Vec<u8> {
+    let mut object = Vec::with_capacity(64 + 48 * values.len());
+    let mut put = |bytes: &[u8]| object.extend_from_slice(bytes);
+    put(b"{\"ts\":");
+    put(time.micros().to_string().as_bytes());
+    put(b",\"n\":");
+    put(n.to_string().as_bytes());
+    for Expect { metric, value, unit, .. } in values {
         object.push(b',');
-        object.extend(serde_json::to_vec(name).expect("a text is JSON"));
+        json(&mut object, metric.as_deref().unwrap_or_default());
         object.push(b':');
-        object.extend(serde_json::to_vec(value).expect("plain JSON"));
+        match (value, unit) {
+            (Some(value), None) => json(&mut object, value),
+            (value, unit) => {
+                object.push(b'{');
+                if let Some(value) = value {
+                    object.extend_from_slice(b"\"v\":");
+                    json(&mut object, value);
+                }
+                if value.is_some() && unit.is_some() {
+                    object.push(b',');
+                }
+                if let Some(unit) = unit {
+                    object.extend_from_slice(b"\"u\":");
+                    json(&mut object, unit);
+                }
+                object.push(b'}');
+            }
+        }
     }
     object.push(b'}');
     object
+}
+
+fn json(object: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(object, value).expect("texts and plain JSON, into memory");
 }
 
 /// What all devices of a fleet have in common.
@@ -160,7 +187,6 @@ impl Maker {
         };
         let spoilt = self.spoilt(fault, chance(14));
 
-        let mut values = Vec::with_capacity(self.metrics.len());
         let mut expect = Vec::with_capacity(self.metrics.len());
         for (lane, metric) in self.metrics.iter().enumerate() {
             let true_value = json_of(&metric.at(self.seed, device, lane as u64, tick));
@@ -172,10 +198,9 @@ impl Maker {
                 Some(Fault::WrongClock) => (Some(true_value), Fate::Quarantine),
                 _ => (Some(true_value), Fate::Reading),
             };
-            values.push((metric.name.as_str(), wire(value.as_ref(), metric.unit.as_deref())));
             expect.push(Expect { metric: Some(metric.name.clone()), value, unit: metric.unit.clone(), fate });
         }
-        let mut bytes = payload(time, n, &values);
+        let mut bytes = payload(time, n, &expect);
         if fault == Some(Fault::Garbled) {
             garble(&mut bytes, chance(15));
             expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
@@ -206,23 +231,6 @@ pub fn json_of(value: &Value) -> Json {
         Value::Number(number) => json!(number),
         Value::Bool(on) => json!(on),
         Value::Text(text) => json!(text),
-    }
-}
-
-/// A value as it is sent: bare where it has no unit; without a value only `{"u": …}` or `{}` is left.
-pub fn wire(value: Option<&Json>, unit: Option<&str>) -> Json {
-    match (value, unit) {
-        (Some(value), None) => value.clone(),
-        (value, unit) => {
-            let mut object = Map::new();
-            if let Some(value) = value {
-                object.insert("v".into(), value.clone());
-            }
-            if let Some(unit) = unit {
-                object.insert("u".into(), unit.into());
-            }
-            Json::Object(object)
-        }
     }
 }
 
@@ -340,7 +348,7 @@ mod tests {
         let draft = maker(no_faults()).make("dev-1", 1, 7, NOW);
         let text = String::from_utf8(draft.payload).expect("JSON");
         assert!(text.starts_with(r#"{"ts":1790000000000000,"n":7,"temperature":{"#), "{text}");
-        assert!(text.contains(r#""u":"Cel""#) && text.contains(r#","door":"#), "{text}");
+        assert!(text.contains(r#","u":"Cel"},"door":"#), "{text}");
         assert_eq!(draft.topic, "telemetry/dev-1");
     }
 }
