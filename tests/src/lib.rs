@@ -20,3 +20,5 @@ pub mod stack; // hub, agent, ingester and devices together
 pub mod demo; // `cargo demo`
 
 pub mod verify; // `cargo verify`
+
+pub mod bench; // `tests bench hub`
