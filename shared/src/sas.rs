@@ -142,6 +142,8 @@ fn decoded(text: &str) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn device_key() -> Key {
@@ -179,6 +181,43 @@ mod tests {
             "SharedAccessSignature sr=%FF&sig=YQ==&se=1",
         ] {
             assert_eq!(Token::parse(bad), Err(Refusal::Malformed), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(any in ".{0,80}", like in "(sr|sig|se|skn|x|&|=|%[0-9A-Fa-f]{0,2}|[a-z0-9]){0,30}") {
+            let _ = Token::parse(&any);
+            if let Ok(token) = Token::parse(&format!("{SCHEME}{like}")) {
+                let _ = token.check([&device_key()], 0);
+            }
+        }
+
+        #[test]
+        fn what_was_signed_is_read_again_and_believed(
+            resource in ".{0,30}",
+            expiry in 1i64..i64::MAX,
+            policy in proptest::option::of(".{1,10}"),
+        ) {
+            let token = Token::parse(&sign(&resource, &device_key(), expiry, policy.as_deref())).expect("well-formed");
+            prop_assert_eq!((&token.resource, &token.policy, token.expiry_s), (&resource, &policy, expiry));
+            prop_assert_eq!(token.check([&device_key()], expiry - 1), Ok(()));
+            prop_assert_eq!(token.check([&Key::service("other")], 0), Err(Refusal::Signature));
+        }
+
+        /// Whatever is changed in a token, it is refused, or says what it said before.
+        #[test]
+        fn a_token_that_was_tampered_with_is_not_believed(at in 0usize..200, to in proptest::char::range(' ', '~')) {
+            let good = sign("hub/devices/d", &device_key(), 1_000, None);
+            let mut text: Vec<char> = good.chars().collect();
+            let at = at % text.len();
+            text[at] = to;
+            let text: String = text.into_iter().collect();
+            if let Ok(token) = Token::parse(&text)
+                && token.check([&device_key()], 0).is_ok()
+            {
+                prop_assert_eq!((token.resource.as_str(), token.expiry_s), ("hub/devices/d", 1_000));
+            }
         }
     }
 }

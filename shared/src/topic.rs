@@ -118,5 +118,14 @@ mod tests {
         fn a_bag_comes_back_as_it_was_sent(bag in proptest::collection::vec(("[^\u{0}]{1,8}", ".{0,8}"), 0..5)) {
             prop_assert_eq!(parse_bag(&print_bag(&bag)), Some(bag));
         }
+
+        #[test]
+        fn no_topic_makes_it_panic(any in ".{0,60}", like in "(devices|modules|messages|events|/|d|%[0-9a-f]{0,2}|=|&|[?]){0,20}") {
+            let _ = parse_events(&any);
+            if let Some(read) = parse_events(&like) {
+                prop_assert!(!read.device.is_empty() && read.module != Some(""));
+            }
+            let _ = parse_bag(&any);
+        }
     }
 }

@@ -150,8 +150,8 @@ impl Sdk {
         language.replace(['.', '/'], "-")
     }
 
-    fn command(&self) -> Command {
-        match self.run {
+    fn command(&self, hub: &Hub) -> Command {
+        let mut command = match self.run {
             Run::Python(script) => {
                 let mut command = Command::new(needed(PYTHON));
                 command.arg(sources("python").join(script));
@@ -162,11 +162,17 @@ impl Sdk {
                 command.arg(sources("node").join(script)).env(NODE, needed(NODE));
                 command
             }
-        }
+        };
+        command
+            .env("SDK_HUB", hub.dir.path().join("hub.json"))
+            .env("SDK_HUB_HTTP", &hub.http)
+            .env("SDK_DEVICE", self.device())
+            .stdin(Stdio::null());
+        command
     }
 
-    fn features(&self) -> Vec<String> {
-        let output = self.command().arg("--list").output().expect("the script starts");
+    fn features(&self, hub: &Hub) -> Vec<String> {
+        let output = self.command(hub).arg("--list").output().expect("the script starts");
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
@@ -174,15 +180,8 @@ impl Sdk {
     /// Why the feature failed; `None` if it passed.
     fn attempt(&self, feature: &str, hub: &Hub) -> Option<String> {
         let errors = hub.dir.path().join(format!("{}-{feature}.err", self.device()));
-        let mut command = self.command();
-        command
-            .arg(feature)
-            .env("SDK_HUB", hub.dir.path().join("hub.json"))
-            .env("SDK_HUB_HTTP", &hub.http)
-            .env("SDK_DEVICE", self.device())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&errors).expect("a file"));
+        let mut command = self.command(hub);
+        command.arg(feature).stdout(Stdio::null()).stderr(fs::File::create(&errors).expect("a file"));
         let mut child = command.spawn().expect("the script starts");
         let ended = wait::until(PATIENCE, || child.try_wait().expect("its status"));
         let why = match ended {
@@ -264,7 +263,7 @@ fn microsofts_sdks_accept_the_hub_and_the_readme_says_which() {
             .map(|(at, sdk)| {
                 let hub = &hub;
                 scope.spawn(move || {
-                    let features = sdk.features().into_iter().enumerate();
+                    let features = sdk.features(hub).into_iter().enumerate();
                     let tried = features.map(|(row, feature)| {
                         let why = sdk.attempt(&feature, hub);
                         ((at, row), (feature, why))

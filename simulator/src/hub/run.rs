@@ -1,7 +1,7 @@
 //! All of the hub together: opens what it keeps, serves both sides and HTTP, stops when told or when its log stops.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ const GRACE: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Another one does.
-    #[error("another hub runs on {}; stop it, or choose another `hub.data-dir`", path.display())]
-    Taken { path: PathBuf },
+    #[error("another hub{holder} runs on {}; stop it, or choose another `hub.data-dir`", path.display())]
+    Taken { path: PathBuf, holder: String },
     /// The disk said no.
     #[error("{act} {}", path.display())]
     Disk { act: &'static str, path: PathBuf, source: io::Error },
@@ -93,7 +93,8 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let skew = Skew::default();
     let clock = Clock::Skewed(skew.clone());
     let faults = Faults::new(config.faults.clone());
-    let lock = lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone() })?;
+    let lock =
+        lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone(), holder: holder(config) })?;
     let identity = config.identity_dir();
     let registry = Registry::prepare(config.registry_file(), &config.devices)?;
     let listens = [Some(config.mqtt_listen), config.amqps_listen, config.amqp_websocket_listen].into_iter().flatten();
@@ -239,9 +240,22 @@ fn lock(config: &Config) -> Result<Option<File>, HubError> {
     fs::create_dir_all(&config.data_dir).map_err(disk("create", &config.data_dir))?;
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(disk("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => {
+            // For whoever comes second; the lock is what counts.
+            let _ = file.set_len(0).and_then(|()| write!(&file, "{}", std::process::id()));
+            Ok(Some(file))
+        }
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(source)) => Err(HubError::Disk { act: "lock", path, source }),
+    }
+}
+
+/// The process that has the data directory, as it says itself.
+fn holder(config: &Config) -> String {
+    let pid = fs::read_to_string(config.data_dir.join("lock")).unwrap_or_default();
+    match pid.trim().parse::<u32>() {
+        Ok(pid) => format!(" (process {pid})"),
+        Err(_) => String::new(),
     }
 }
 

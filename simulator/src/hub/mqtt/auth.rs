@@ -266,7 +266,10 @@ impl Rules<'_> {
             }
         };
         let (now_s, skew_s) = (self.now.micros().div_euclid(1_000_000), self.clock_skew.as_secs().cast_signed());
-        token.check(&keys, now_s.saturating_sub(skew_s))?;
+        token.check(&keys, now_s.saturating_sub(skew_s)).map_err(|refusal| match refusal {
+            Refusal::Expired { expiry_s, .. } => Refusal::Expired { expiry_s, now_s },
+            other => other,
+        })?;
         let expires_s = match now_s < token.expiry_s {
             true => token.expiry_s,
             // It was let in although its token had ended; it has the rest of the allowance.

@@ -1,6 +1,7 @@
 //! Accepts connections up to a limit, opens TLS, and waits for all of them at the end.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::Server
     let tls = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(door.limits.connections_max));
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             () = door.stop.cancelled() => break,
@@ -32,11 +34,16 @@ pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::Server
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a device's connection");
+                // Once, until it works again: it will fail every time for as long as it lasts.
+                if !mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections of devices");
+                }
+                door.metrics.closed("not-accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             door.metrics.closed("connections-max");
             continue;

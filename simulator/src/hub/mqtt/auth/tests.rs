@@ -132,7 +132,7 @@ fn a_device_comes_in_with_its_own_token_only() {
     }
 
     let long_ago = NOW_S - 300;
-    let expired = Refusal::Expired { expiry_s: long_ago, now_s: long_ago };
+    let expired = Refusal::Expired { expiry_s: long_ago, now_s: NOW_S };
     let other = "localhost/devices/off";
     for (client_id, user, password, denied) in [
         ("d-1", "d-1", Some(good.clone()), Denied::UserName),
