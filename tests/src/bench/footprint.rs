@@ -6,7 +6,7 @@ use super::machine::{self, Reading};
 use super::outlet;
 use super::servers::{DEVICES, Hub};
 use super::speak::Line;
-use super::table::{mebibytes, whole};
+use super::table::{mebibytes, percent, whole};
 use super::{BenchError, Plan, say};
 
 /// What the issue of the hub wants.
@@ -44,7 +44,7 @@ pub(super) fn idle(plan: &Plan, hub: &Hub) -> Result<(), BenchError> {
     devices.begun()?;
     let ids = [hub.child.id()];
     let reading = Reading::take(&ids);
-    let Line::End { count, took } = devices.line()? else { return Err(BenchError::Order) };
+    let Line::End { count, took, .. } = devices.line()? else { return Err(BenchError::Order) };
     let cores = reading.since(&ids);
     let (after, anonymous) = resident()?;
     devices.dismiss();
@@ -85,7 +85,8 @@ pub(super) fn flat(plan: &Plan, hub: &Hub) -> Result<(), BenchError> {
             end => break end,
         }
     };
-    let Line::End { count, took } = end else { return Err(BenchError::Order) };
+    let Line::End { count, took, .. } = end else { return Err(BenchError::Order) };
+    let delivered = hub.delivered();
     load.dismiss();
     reader.dismiss();
     let shown = |which: fn(&(u64, u64)) -> u64| {
@@ -94,10 +95,11 @@ pub(super) fn flat(plan: &Plan, hub: &Hub) -> Result<(), BenchError> {
     };
     let gigabytes = (count * BODY as u64) as f64 / 1e9;
     say(&format!(
-        "flat: {gigabytes:.1} GB in {BODY} B messages through the hub, a reader behind, at {:.0} MB/s ({} messages/s)\n  \
+        "flat: {gigabytes:.1} GB in {BODY} B messages through the hub, a reader behind, at {:.0} MB/s ({} messages/s, {} read meanwhile)\n  \
          resident at each tenth, MiB: {}\n  of it not files, MiB:        {}\n",
         gigabytes * 1e3 / took.as_secs_f64(),
         whole(count as f64 / took.as_secs_f64()),
+        percent(delivered.unwrap_or(0) as f64 / count as f64),
         shown(|tenth| tenth.0),
         shown(|tenth| tenth.1),
     ));

@@ -70,7 +70,8 @@ pub(super) async fn run(args: Args) -> io::Result<()> {
             return Err(why.unwrap_or_else(|| io::Error::other("a connection was closed")));
         }
     }
-    Line::End { count: answered.load(Relaxed) - before, took: begun.elapsed() }.say()?;
+    let all = answered.load(Relaxed);
+    Line::End { count: all - before, took: begun.elapsed(), all }.say()?;
     speak::until_told().await;
     Ok(())
 }

@@ -47,6 +47,8 @@ struct Sample {
     taker: Taker,
     rate: f64,
     cores: Cores,
+    /// Of a hub: what it acknowledged, from the first to the last, and what it says it has stored.
+    books: Option<(u64, u64)>,
 }
 
 /// Measures and prints.
@@ -72,7 +74,7 @@ pub(super) fn run(plan: &Plan, hub: &Hub, without_fsync: &Hub) -> Result<(), Ben
     ));
     let limit = rate(&samples, Taker::Sink);
     let mut rows = vec![
-        ["", "median", "lowest", "highest", "of limit", "waits ms", "its cores", "load's", "others'"]
+        ["", "median", "lowest", "highest", "of limit", "waits ms", "its cores", "load's", "others'", "its us/message"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -92,14 +94,18 @@ pub(super) fn run(plan: &Plan, hub: &Hub, without_fsync: &Hub) -> Result<(), Ben
             cores(0),
             cores(1),
             format!("{:.2}", median(of().map(|sample| sample.cores.others))),
+            format!("{:.1}", median(of().map(|sample| sample.cores.processes[0] / sample.rate * 1e6))),
         ]);
     }
     say(&table(&rows));
+    let books = || samples.iter().filter_map(|sample| sample.books);
+    let (acknowledged, stored) = (books().map(|books| books.0).sum::<u64>(), books().map(|books| books.1).sum::<u64>());
     let megabytes = |syncs: f64| syncs * disk::WRITE_BYTES as f64 / 1e6;
     let (one, all) = (median(one), median(all));
     say(&format!(
         "  disk: {} writes of 64 KiB + fdatasync per second by one writer ({:.0} MB/s), {} by {PARTITIONS} ({:.0} MB/s)\n  \
-         hub of what is wanted: {}; of itself without fsync: {}; of Mosquitto: {}; of Mosquitto that keeps: {}\n",
+         hub of what is wanted: {}; of itself without fsync: {}; of Mosquitto: {}; of Mosquitto that keeps: {}\n  \
+         acknowledged by the hubs in all: {}; stored, as their books say: {}\n",
         whole(one),
         megabytes(one),
         whole(all),
@@ -108,6 +114,8 @@ pub(super) fn run(plan: &Plan, hub: &Hub, without_fsync: &Hub) -> Result<(), Ben
         percent(rate(&samples, Taker::Hub) / rate(&samples, Taker::HubWithoutFsync)),
         percent(rate(&samples, Taker::Hub) / rate(&samples, Taker::Mosquitto)),
         percent(rate(&samples, Taker::Hub) / rate(&samples, Taker::MosquittoKeeps)),
+        whole(acknowledged as f64),
+        whole(stored as f64),
     ));
     Ok(())
 }
@@ -130,25 +138,23 @@ fn measure(plan: &Plan, taker: Taker, hub: &Hub, without_fsync: &Hub) -> Result<
             (Some(sink(plan, hub, addr)?), addr)
         }
     };
-    let server_id = match (&server, taker) {
-        (Some(child), _) => child.id(),
-        (None, Taker::HubWithoutFsync) => without_fsync.child.id(),
-        (None, _) => hub.child.id(),
-    };
-    let credentials = if taker == Taker::HubWithoutFsync { &without_fsync.credentials } else { &hub.credentials };
-    let mut args = load(credentials, addr, CONNECTIONS, WINDOW, BODY);
+    let hub = if taker == Taker::HubWithoutFsync { without_fsync } else { hub };
+    let server_id = server.as_ref().unwrap_or(&hub.child).id();
+    let mut args = load(&hub.credentials, addr, CONNECTIONS, WINDOW, BODY);
     args.extend(["--warm-up-s".to_owned(), WARM_UP_S.to_string(), "--measure-s".to_owned(), plan.seconds.to_string()]);
     if taker == Taker::MosquittoKeeps {
         args.push("--subscriber-away".to_owned());
     }
+    let held = server.is_none().then(|| hub.stored()).flatten();
     let mut load = Child::start("load", &plan.directory, &plan.binary, &args)?;
     load.begun()?;
     let ids = [server_id, load.id()];
     let before = Reading::take(&ids);
-    let Line::End { count, took } = load.line()? else { return Err(BenchError::Order) };
+    let Line::End { count, took, all } = load.line()? else { return Err(BenchError::Order) };
     let cores = before.since(&ids);
     load.dismiss();
-    Ok(Sample { taker, rate: count as f64 / took.as_secs_f64(), cores })
+    let books = held.and_then(|held| Some((all, hub.stored()?.checked_sub(held)?)));
+    Ok(Sample { taker, rate: count as f64 / took.as_secs_f64(), cores, books })
 }
 
 fn sink(plan: &Plan, hub: &Hub, addr: SocketAddr) -> Result<Child, BenchError> {

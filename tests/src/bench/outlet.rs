@@ -92,7 +92,7 @@ fn read(plan: &Plan, service: &Path, addr: &str, server: u32) -> Result<Sample, 
     client.begun()?;
     let ids = [server, client.id()];
     let before = Reading::take(&ids);
-    let Line::End { count, took } = client.line()? else { return Err(BenchError::Order) };
+    let Line::End { count, took, .. } = client.line()? else { return Err(BenchError::Order) };
     let cores = before.since(&ids);
     client.dismiss();
     Ok(Sample { rate: count as f64 / took.as_secs_f64(), cores })

@@ -109,7 +109,7 @@ async fn measure(args: &Args, acknowledged: &AtomicU64) -> io::Result<()> {
             }
         }
     }
-    Line::End { count: count(), took: begun.elapsed() }.say()
+    Line::End { count: count(), took: begun.elapsed(), all: acknowledged.load(Relaxed) }.say()
 }
 
 async fn drive(

@@ -90,5 +90,5 @@ async fn measure(args: &Args, received: &AtomicU64) -> io::Result<()> {
             (seen, seen_at) = (now, Instant::now());
         }
     }
-    Line::End { count: seen - before, took: seen_at - begun }.say()
+    Line::End { count: seen - before, took: seen_at - begun, all: seen }.say()
 }

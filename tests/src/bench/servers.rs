@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use super::BenchError;
 use super::child::{Child, free};
+use crate::probe;
 
 /// Devices registered with every hub.
 pub(super) const DEVICES: usize = 10_000;
@@ -31,6 +32,7 @@ pub(super) struct Hub {
     /// The connection string of its services, in a file.
     pub(super) service: PathBuf,
     identity: PathBuf,
+    http: SocketAddr,
 }
 
 impl Hub {
@@ -64,7 +66,7 @@ impl Hub {
         let mut child = Child::start(name, directory, binary, &args("run"))?;
         child.listening(http)?;
         child.listening(mqtt)?;
-        Ok(Self { child, mqtt, amqp, credentials, service, identity })
+        Ok(Self { child, mqtt, amqp, credentials, service, identity, http })
     }
 
     /// Everything else is as in the default.
@@ -77,6 +79,16 @@ impl Hub {
             identity.display().to_string(),
             devices.join(", ")
         )
+    }
+
+    /// How many events it says it has stored, ever.
+    pub(super) fn stored(&self) -> Option<u64> {
+        probe::status(self.http)?["events"]["stored"].as_u64()
+    }
+
+    /// How many events it has handed to receivers since it started.
+    pub(super) fn delivered(&self) -> Option<u64> {
+        probe::status(self.http)?["services"]["events-delivered"].as_u64()
     }
 
     /// Its certificate and the certificate's key, for the peers.

@@ -1,4 +1,4 @@
-//! What a child of the benchmark tells its parent, line by line: `begin`, `mark N`, `end COUNT SECONDS`.
+//! What a child of the benchmark tells its parent, line by line: `begin`, `mark N`, `end COUNT SECONDS ALL`.
 //!
 //! The parent looks at clocks and processes when a line comes, so a child stays until its standard input ends.
 
@@ -18,6 +18,8 @@ pub(super) enum Line {
         count: u64,
         /// In so long.
         took: Duration,
+        /// What came before measuring began counted too.
+        all: u64,
     },
 }
 
@@ -31,7 +33,7 @@ impl Line {
         match self {
             Line::Begin => writeln!(out, "begin")?,
             Line::Mark => writeln!(out, "mark")?,
-            Line::End { count, took } => writeln!(out, "end {count} {}", took.as_secs_f64())?,
+            Line::End { count, took, all } => writeln!(out, "end {count} {} {all}", took.as_secs_f64())?,
         }
         out.flush()
     }
@@ -45,6 +47,7 @@ impl Line {
             "end" => Some(Line::End {
                 count: words.next()?.parse().ok()?,
                 took: Duration::try_from_secs_f64(words.next()?.parse().ok()?).ok()?,
+                all: words.next()?.parse().ok()?,
             }),
             _ => None,
         }
@@ -63,11 +66,11 @@ mod tests {
 
     #[test]
     fn a_line_is_read_as_it_was_said() {
-        let end = Line::End { count: 7, took: Duration::from_millis(1500) };
-        for (line, is) in [("begin", Some(Line::Begin)), ("mark", Some(Line::Mark)), ("end 7 1.5", Some(end))] {
+        let end = Line::End { count: 7, took: Duration::from_millis(1500), all: 9 };
+        for (line, is) in [("begin", Some(Line::Begin)), ("mark", Some(Line::Mark)), ("end 7 1.5 9", Some(end))] {
             assert_eq!(Line::parse(line), is, "{line}");
         }
-        for line in ["", "end", "end 7", "end x 1", "end 7 -1", "warning"] {
+        for line in ["", "end", "end 7", "end x 1", "end 7 -1 9", "end 7 1", "warning"] {
             assert_eq!(Line::parse(line), None, "{line}");
         }
     }
