@@ -14,6 +14,9 @@ use super::connect::Connect;
 use super::devices::{self, Means, Thumbprint};
 use super::run::{self, HubError};
 
+/// File descriptors of a hub beside those of its devices: services, segments, HTTP.
+const SPARE_FILES: u64 = 2_000;
+
 /// Arguments of `simulator hub`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -70,6 +73,15 @@ type Failed = (Box<dyn Error>, Exit);
 
 fn serve(configs: Vec<Config>) -> Result<(), Failed> {
     let retry = |error: io::Error| -> Failed { (error.into(), Exit::Retry) };
+    // Each connection takes a file descriptor, and shells give 1,024.
+    let wanted: u64 = configs.iter().map(|config| config.mqtt.connections_max as u64 + SPARE_FILES).sum();
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(files) if wanted <= files => {}
+        had => {
+            let files = had.unwrap_or_default();
+            tracing::warn!(files, wanted, "fewer open files are allowed than `hub.mqtt.connections-max` may need");
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(retry)?;
     runtime.block_on(async {
         let stop = CancellationToken::new();

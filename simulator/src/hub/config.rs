@@ -56,6 +56,8 @@ pub struct Config {
     pub fsync: bool,
     /// Limits of the device side.
     pub mqtt: MqttLimits,
+    /// Limits of the service side.
+    pub amqp: AmqpLimits,
     /// Throttles and quota.
     pub limits: limits::Config,
     /// Scripted misfortune.
@@ -79,6 +81,29 @@ pub struct MqttLimits {
     pub unacknowledged_max: usize,
     /// So long after its end a token still lets a device in.
     pub clock_skew: Span,
+}
+
+/// The table `[hub.amqp]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AmqpLimits {
+    /// Connections of one port at once.
+    pub connections_max: usize,
+    /// For TLS, for WebSocket, and for SASL and `open`, each.
+    pub connect_timeout: Span,
+    /// For a silent peer.
+    pub silence: Span,
+}
+
+impl AmqpLimits {
+    /// As the service side wants them.
+    pub fn limits(&self) -> super::amqp::Limits {
+        super::amqp::Limits {
+            connections_max: self.connections_max,
+            handshake: self.connect_timeout.duration(),
+            silence: self.silence.duration(),
+        }
+    }
 }
 
 /// The table `[hub.http]`.
@@ -163,6 +188,13 @@ impl Config {
         for (at, rule) in self.faults.iter().enumerate() {
             mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));
         }
+        mistakes.within("amqp", |mistakes| {
+            let silence = self.amqp.silence.duration().as_secs();
+            mistakes.ensure(0 < self.amqp.connections_max, "connections-max", "must be at least 1, write e.g. 1000");
+            // The peer is told half of it, in milliseconds of 32 bits.
+            let fits = (1..=3600).contains(&silence);
+            mistakes.ensure(fits, "silence", "must be from a second to an hour, write e.g. \"2m\"");
+        });
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;
             mistakes.ensure(0 < limits.connections_max, "connections-max", "must be at least 1, write e.g. 10000");

@@ -132,7 +132,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
             Arc::new(move || policies(&registry.now()))
         },
         consumer_groups: config.consumer_groups.clone(),
-        limits: amqp::Limits::default(),
+        limits: config.amqp.limits(),
     };
     let amqp = AmqpHub::new(log.clone(), setup, clock.clone());
     let stop = tasks.token();

@@ -5,7 +5,7 @@
     service.py FEATURE      exit 0 if it works; else one paragraph on stderr says what does not
 
 Environment: SDK_HUB, the file that `simulator hub connection-strings --json` printed; SDK_DEVICE, the id of a device
-of this script alone. Its events are told from others by a mark in their bodies, so runs may follow one another.
+of this script alone; SDK_HUB_HTTP, the hub's HTTP address. Its events are told from others by a mark in their bodies, so runs may follow one another.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 import urllib.parse
+import urllib.request
 import uuid
 from datetime import datetime, timedelta, timezone
 
@@ -54,6 +55,9 @@ class Hub:
         self.ca_file = self.told["ca-file"]
         text = self.told["services"].get("service") or next(iter(self.told["services"].values()))
         self.parts = dict(part.split("=", 1) for part in text.split(";"))
+        # Where there is a group of this script's own, scripts beside it do not take its place.
+        self.groups = self.told.get("consumer-groups", [])
+        self.group = "python" if "python" in self.groups else "$Default"
 
     def text(self, plain=True, key=None):
         """A connection string."""
@@ -64,9 +68,9 @@ class Hub:
             f"Endpoint={endpoint};SharedAccessKeyName={policy};SharedAccessKey={key};EntityPath={self.event_hub}{end}"
         )
 
-    def client(self, group="$Default", cls=EventHubConsumerClient, key=None, **options):
+    def client(self, group=None, cls=EventHubConsumerClient, key=None, **options):
         options = {"retry_total": 0, **options}
-        return cls.from_connection_string(self.text(key=key), consumer_group=group, **options)
+        return cls.from_connection_string(self.text(key=key), consumer_group=group or self.group, **options)
 
     def secure(self, kind, transport):
         """A client over TLS: `kind` is the entry that says where to dial."""
@@ -74,7 +78,7 @@ class Hub:
         ensure(dial, f"the hub has no `{kind}`: set `hub.{kind}-listen`")
         return EventHubConsumerClient.from_connection_string(
             self.text(plain=False),
-            consumer_group="$Default",
+            consumer_group=self.group,
             custom_endpoint_address=f"sb://{dial['host']}:{dial['port']}",
             transport_type=transport,
             connection_verify=self.ca_file,
@@ -90,6 +94,17 @@ class Hub:
         signature = urllib.parse.quote(base64.b64encode(digest), safe="")
         name = self.parts["SharedAccessKeyName"]
         return f"SharedAccessSignature sr={resource}&sig={signature}&se={until_s}&skn={name}"
+
+    def get(self, path, body=None):
+        """What the hub's HTTP face answers."""
+        url, head = os.environ["SDK_HUB_HTTP"].rstrip("/") + path, {"content-type": "application/json"}
+        request = urllib.request.Request(url, body and json.dumps(body).encode(), head)
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return json.load(answer)
+
+    def fault(self, rule):
+        """Has something go wrong now."""
+        self.get("/faults", rule)
 
     def publish(self, bodies, bag=""):
         """Publishes at QoS 1 as the device, and returns when all are acknowledged."""
@@ -121,23 +136,12 @@ class Mine:
     """Some events of this run, in the order published."""
 
     def __init__(self, hub, count, bag="", client=None):
-        self.hub = hub
         self.mark = uuid.uuid4().hex
+        self.partition = str(hub.get(f"/events?device={hub.device}&max=1")["partition"])
         with client or hub.client() as client:
             ids = client.get_partition_ids()
-            before = {one: client.get_partition_properties(one)["last_enqueued_sequence_number"] for one in ids}
-            hub.publish([self.body(number) for number in range(count)], bag)
-            after = {one: client.get_partition_properties(one)["last_enqueued_sequence_number"] for one in ids}
-        grown = [one for one in ids if before[one] < after[one]]
-        self.before = before
-        self.partition = grown[0] if len(grown) == 1 else self.search(grown)
-
-    def search(self, partitions):
-        for partition in partitions:
-            with self.hub.client() as client:
-                if collect(client, partition, 1, self.keep, starting_position="-1"):
-                    return partition
-        raise Fault(f"events of {self.hub.device} are in none of the partitions that grew: {partitions}")
+            self.before = {one: client.get_partition_properties(one)["last_enqueued_sequence_number"] for one in ids}
+        hub.publish([self.body(number) for number in range(count)], bag)
 
     def body(self, number):
         return f"{self.mark} {number}"
@@ -271,9 +275,15 @@ def earliest(hub):
 def latest(hub):
     mine = Mine(hub, 3)
     running = Running(hub.client(), mine.partition, starting_position="@latest")
-    time.sleep(2)
+    # Once one has arrived, the receiver is there, and what follows cannot be missed.
+    probes = []
+    def probed():
+        probes.append(Mine(hub, 1))
+        return running.errors or any(probe.keep(event) for event in running.got for probe in probes)
+    wait(probed, "a first event")
     more = Mine(hub, 4)
-    running.wait_for(4)
+    wait(lambda: running.errors or len(list(filter(more.keep, running.got))) == 4, "four more")
+    running.wait_for(0)
     running.close()
     bodies = [event.body_as_str() for event in running.got]
     ensure(not any(body.startswith(mine.mark) for body in bodies), f"old events came: {bodies}")
@@ -353,9 +363,10 @@ def receiver_limit(hub):
 
 
 def consumer_groups(hub):
-    groups = hub.told.get("consumer-groups", [])
-    ensure("$Default" in groups, f"$Default is not among {groups}")
-    ensure(2 <= len(groups), "only one consumer group: set e.g. `hub.consumer-groups = [\"$Default\", \"second\"]`")
+    ensure("$Default" in hub.groups, f"$Default is not among {hub.groups}")
+    second = next((group for group in hub.groups if group not in (hub.group, "$Default", "node", "node-2")), None)
+    ensure(second, "only one consumer group: set e.g. `hub.consumer-groups = [\"second\"]`")
+    groups = [hub.group, second]
     mine = Mine(hub, 3)
     owners = [Running(hub.client(group), mine.partition, owner_level=1, starting_position="-1") for group in groups]
     for owner in owners:
@@ -475,22 +486,12 @@ def runtime_metrics(hub):
 
 
 def large_message(hub):
-    with hub.client() as client:
-        ids = client.get_partition_ids()
-        before = {one: client.get_partition_properties(one)["last_enqueued_sequence_number"] for one in ids}
-    mark = uuid.uuid4().hex
+    before, mark = Mine(hub, 1), uuid.uuid4().hex
     bodies = [(mark + "0123456789abcdef" * 16384)[:size] for size in (65_000, 65_536, 131_072, 262_000)]
     hub.publish(bodies)
-    with hub.client() as client:
-        after = {one: client.get_partition_properties(one)["last_enqueued_sequence_number"] for one in ids}
-    for partition in (one for one in ids if before[one] < after[one]):
-        keep = lambda event: event.body_as_str().startswith(mark)
-        with hub.client() as client:
-            got = collect(client, partition, 4, keep, patience_s=10, starting_position=before[partition])
-        if got:
-            ensure([event.body_as_str() for event in got] == bodies, f"{[len(e.body_as_str()) for e in got]} bytes came")
-            return
-    raise Fault("the large events did not come")
+    keep = lambda event: event.body_as_str().startswith(mark)
+    got = collect(hub.client(), before.partition, 4, keep, starting_position=before.before[before.partition])
+    ensure([event.body_as_str() for event in got] == bodies, f"{[len(event.body_as_str()) for event in got]} bytes came")
 
 
 def reads(hub, make):
@@ -549,7 +550,7 @@ def token_renewal(hub):
     dial = hub.told["amqps"]
     ensure(dial, "the hub has no TLS port: set `hub.amqps-listen`")
     client = EventHubConsumerClient(
-        dial["host"], hub.event_hub, "$Default", credential,
+        dial["host"], hub.event_hub, hub.group, credential,
         custom_endpoint_address=f"sb://{dial['host']}:{dial['port']}", transport_type=TransportType.Amqp,
         connection_verify=hub.ca_file, retry_total=0,
     )
@@ -563,6 +564,26 @@ def token_renewal(hub):
     ensure(not running.errors, f"the link did not live on: {running.errors}")
     ensure(first < credential.asked, "the SDK did not renew its token")
     running.close()
+
+
+def recovery(hub):
+    first = Mine(hub, 2)
+    options = {"retry_total": 5, "retry_backoff_factor": 0.1}
+    running = Running(hub.client(**options), first.partition, starting_position=first.before[first.partition])
+    running.wait_for(2)
+    mine = [first]
+    for fault in ("detach-receivers", "move-partition", "expire-service-tokens", "reset-services"):
+        hub.fault({"fault": fault, "partition": int(first.partition)} if fault in WITH_PARTITION else {"fault": fault})
+        mine.append(Mine(hub, 3))
+        late = mine[-1]
+        wait(lambda: len(list(filter(late.keep, running.got))) == 3 or running.errors, f"events after {fault}")
+        ensure(not running.errors, f"after {fault}: {running.errors}")
+    numbers = [event.sequence_number for event in running.got]
+    running.close()
+    ensure(numbers == sorted(set(numbers)), f"events came twice or out of order: {numbers}")
+
+
+WITH_PARTITION = ("detach-receivers", "move-partition")
 
 
 def async_client(hub):
@@ -631,7 +652,7 @@ FEATURES = {
     for work in (
         properties, earliest, latest, offset, sequence_number, enqueued_time, owner_level, receiver_limit,
         consumer_groups, checkpoint_store, runtime_metrics, large_message, plain, tls, websocket, wrong_key,
-        unknown_partition, token_renewal, async_client, annotations,
+        unknown_partition, token_renewal, recovery, async_client, annotations,
     )
 }
 

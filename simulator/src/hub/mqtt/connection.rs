@@ -91,13 +91,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`.
-    pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> End {
+    /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`. Gives the
+    /// stream back, after a goodbye unless it has fallen into a black hole.
+    pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> (End, S) {
         let end = self.serve_until(chain, patience).await;
         if !matches!(end, End::BlackHole(_)) {
             let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
         }
-        end
+        (end, self.stream)
     }
 
     async fn serve_until(&mut self, chain: Chain, patience: Instant) -> End {
@@ -211,10 +212,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn run(&mut self, admitted: &Admitted) -> Result<End, End> {
         let door = Arc::clone(&self.door);
+        let mut blocked = false;
         loop {
             self.digest(&admitted.guest).await?;
-            let blocked = self.is_full();
             // While we do not read, the device cannot be heard: its silence is ours.
+            if mem::replace(&mut blocked, self.is_full()) && !blocked {
+                self.quiet_at = Instant::now() + self.quiet;
+                self.partial_since = self.partial_since.map(|_| Instant::now());
+            }
             let partial =
                 self.partial_since.filter(|_| !blocked).map(|since| since + door.limits.packet_timeout.duration());
             let quiet = Some(self.quiet_at).filter(|_| !blocked);

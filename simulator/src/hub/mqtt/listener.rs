@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -73,7 +74,12 @@ async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
         },
     };
     let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-    Connection::new(stream, door).serve(chain, patience).await
+    let (end, stream) = Connection::new(stream, door).serve(chain, patience).await;
+    if matches!(end, End::BlackHole(_)) {
+        // No FIN: where a network swallowed everything, none would have come through.
+        let _ = SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
+    }
+    end
 }
 
 fn note(door: &Door, peer: SocketAddr, end: &End) {

@@ -88,8 +88,8 @@ async fn a_black_hole_swallows_everything_and_then_lets_go() {
     socket.write_all(&sent).await.expect("written");
     let before = Instant::now();
     let mut answer = vec![];
-    // It ends without TLS's goodbye.
-    let _ = timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("let go");
+    let ended = timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("let go");
+    assert_eq!(ended.expect_err("no goodbye").kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(answer, [0x20, 2, 0, 0], "a CONNACK, and no PUBACK and no PINGRESP");
     assert!(LASTS <= before.elapsed());
     assert!(stand.stored("d-1").await.is_empty());

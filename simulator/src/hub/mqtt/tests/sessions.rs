@@ -3,6 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::hub::devices::{self, Means};
+use crate::hub::faults::{Fault, Rule};
 
 /// Connects and gives the session-present flag.
 async fn present(stand: &Stand, clean: bool) -> (bool, AsyncClient, EventLoop) {
@@ -59,6 +61,32 @@ async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     assert!(Duration::from_millis(1_500) <= before.elapsed());
     assert_eq!(stand.count("closed", "keep-alive"), 1);
     assert_eq!(stand.door.seats.devices(), ["d-2"], "no keep-alive: the service's own maximum");
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_device_that_was_not_heard_because_its_pubacks_were_late_was_not_silent() {
+    let stand = Stand::open(MqttLimits { unacknowledged_max: 1, ..limits() }).await;
+    let lasts = Some(Span::new(Duration::from_millis(1_800)));
+    stand.door.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
+    // Which of two things the hub sees first is chance.
+    let mut sockets = vec![];
+    for device in 1..=6 {
+        let device = format!("d-{device}");
+        devices::register(&stand.dir.path().join("devices.toml"), &device, None, Means::Sas, None).expect("registered");
+        let mut socket = stand.raw().await;
+        socket.write_all(&[stand.connect(&device, 1), publish(&device, 1)].concat()).await.expect("written");
+        sockets.push(socket);
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    for socket in &mut sockets {
+        socket.write_all(&[0xc0, 0]).await.expect("a ping");
+    }
+    for socket in &mut sockets {
+        let mut answer = [0; 10];
+        timeout(PATIENCE, socket.read_exact(&mut answer)).await.expect("in time").expect("still there");
+        assert_eq!(answer, [0x20, 2, 0, 0, 0x40, 2, 0, 1, 0xd0, 0], "CONNACK, PUBACK, PINGRESP");
+    }
     stand.close().await;
 }
 
