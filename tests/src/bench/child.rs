@@ -1,4 +1,4 @@
-//! A program the benchmark starts: with as many open files as it may have, killed when dropped.
+//! A program the benchmark starts; killed when dropped.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -10,9 +10,6 @@ use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 use super::BenchError;
 use super::speak::Line;
 use crate::program;
-
-/// The limit of open files is raised by the shell: the standard library cannot, and this tree has no unsafe code.
-const WITH_ALL_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#;
 
 /// A running program.
 #[derive(Debug)]
@@ -38,8 +35,8 @@ impl Child {
         let log = directory.join(format!("{name}.log"));
         let failed = |source| BenchError::Start { name, source };
         let errors: File = OpenOptions::new().create(true).append(true).open(&log).map_err(failed)?;
-        let mut command = Command::new("sh");
-        command.args(["-c", WITH_ALL_FILES]).arg(binary).args(args).env(program::LEAVE_WITH_PARENT, "1");
+        let mut command = Command::new(binary);
+        command.args(args).env(program::LEAVE_WITH_PARENT, "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let mut process = command.spawn().map_err(failed)?;
         let input = process.stdin.take();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,15 @@ use std::time::{Duration, Instant};
 pub(super) const WRITE_BYTES: usize = 64 * 1024;
 /// Where a file begins anew, so that the disk does not fill; till then it grows, as a log does.
 const FILE_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Writes out what an earlier measurement left in memory, so that the next one does not wait for it.
+///
+/// # Errors
+/// There is no `sync`, or it failed.
+pub(super) fn settle(directory: &Path) -> io::Result<()> {
+    let ended = Command::new("sync").arg("--file-system").arg(directory).status()?;
+    if ended.success() { Ok(()) } else { Err(io::Error::other("`sync --file-system` failed")) }
+}
 
 /// Syncs per second of `writers` threads, a file each, each write after the one before was synced.
 ///

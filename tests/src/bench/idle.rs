@@ -41,6 +41,8 @@ pub(super) struct Args {
 
 /// Connects all, keeps them alive, says how many pings were answered.
 pub(super) async fn run(args: Args) -> io::Result<()> {
+    // Whether that was enough is seen at once.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let credentials = Arc::new(Credentials::read(&args.credentials)?);
     let answered = Arc::new(AtomicU64::new(0));
     let mut devices = credentials.devices().into_iter().take(args.connections);

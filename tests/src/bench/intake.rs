@@ -62,6 +62,7 @@ pub(super) fn run(plan: &Plan, hub: &Hub, without_fsync: &Hub) -> Result<(), Ben
             samples.push(measure(plan, taker, hub, without_fsync)?);
         }
         let syncs = |writers| {
+            disk::settle(&plan.directory).map_err(BenchError::Disk)?;
             let length = Duration::from_secs_f64(plan.seconds / 2.0);
             disk::syncs_per_second(&plan.directory, writers, length).map_err(BenchError::Disk)
         };
@@ -145,6 +146,7 @@ fn measure(plan: &Plan, taker: Taker, hub: &Hub, without_fsync: &Hub) -> Result<
     if taker == Taker::MosquittoKeeps {
         args.push("--subscriber-away".to_owned());
     }
+    disk::settle(&plan.directory).map_err(BenchError::Disk)?;
     let held = server.is_none().then(|| hub.stored()).flatten();
     let mut load = Child::start("load", &plan.directory, &plan.binary, &args)?;
     load.begun()?;
