@@ -40,14 +40,22 @@ const OWNERS: [(&str, &[&str]); 10] = [
             "simulator/src/verify",
         ],
     ),
-    ("azure_messaging_eventhubs", &["cloud-ingester/src/source/eventhubs", "simulator/src/hub/amqp/tests"]),
+    (
+        "azure_messaging_eventhubs",
+        &[
+            "cloud-ingester/src/source/eventhubs",
+            "simulator/src/hub/amqp/tests",
+            "tests/src/bench/read.rs",
+            "tests/src/trials",
+        ],
+    ),
     // The door needs uuid's type for a signature of deltalake's; azure_core re-exports it.
     (
         "azure_core",
         &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake/door.rs", "simulator/src/hub/amqp/tests"],
     ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct/best_effort.rs"]),
-    ("fe2o3_amqp", &["simulator/src/hub/amqp"]),
+    ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
 ];
 

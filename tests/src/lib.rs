@@ -22,3 +22,5 @@ pub mod demo; // `cargo demo`
 pub mod verify; // `cargo verify`
 
 pub mod trials; // Microsoft's SDKs for Rust, feature by feature
+
+pub mod bench; // `tests bench hub`
