@@ -12,6 +12,7 @@ use shared::telemetry;
 
 use crate::bronze::cutter::Limits;
 use crate::lake::{LakeError, Location, session};
+use crate::silver::Unique;
 use crate::source::eventhubs::Target;
 
 /// Where the configuration comes from.
@@ -86,6 +87,31 @@ pub struct Silver {
     pub max_age: Span,
     /// How much newer.
     pub max_ahead: Span,
+    /// How long messages with ids of their own are remembered.
+    pub dedup_horizon: Span,
+    /// What is known of devices without a gateway.
+    #[serde(default)]
+    pub mapping: Vec<Mapping>,
+}
+
+/// `[[silver.mapping]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Mapping {
+    /// Devices it fits; `*` stands for any run of characters.
+    pub device: String,
+    /// What their message ids are worth.
+    pub message_id: MessageId,
+}
+
+/// What message ids are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MessageId {
+    /// Nothing: a message that comes twice is there twice.
+    Any,
+    /// A message that comes again with the same id and bytes is a duplicate.
+    Unique,
 }
 
 /// `[hops]`
@@ -159,6 +185,13 @@ impl Check for Config {
                 "max-age",
                 "must be at least \"1s\", write e.g. \"400d\"",
             );
+            for (at, mapping) in self.silver.mapping.iter().enumerate() {
+                mistakes.ensure(
+                    !mapping.device.is_empty(),
+                    format!("mapping[{at}].device"),
+                    "must not be empty, write e.g. \"press-*\"",
+                );
+            }
         });
         mistakes.within("hops", |mistakes| {
             mistakes.ensure(
@@ -259,6 +292,14 @@ impl Config {
     #[must_use]
     pub fn window(&self) -> TimeWindow {
         TimeWindow { max_age: self.silver.max_age.duration(), max_ahead: self.silver.max_ahead.duration() }
+    }
+
+    /// Whose messages are known by their ids.
+    #[must_use]
+    pub fn unique(&self) -> Unique {
+        let unique = self.silver.mapping.iter().filter(|mapping| mapping.message_id == MessageId::Unique);
+        let devices = unique.map(|mapping| mapping.device.clone()).collect();
+        Unique { devices, horizon: self.silver.dedup_horizon.duration() }
     }
 
     /// What queries and hops may use.

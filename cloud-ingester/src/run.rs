@@ -78,7 +78,7 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), limits: config.limits(), ..Settings::default() }
+    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
 }
 
 /// What bronze holds, asked from the tables.

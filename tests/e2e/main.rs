@@ -6,6 +6,8 @@ mod scenario; // a stack in a folder of its own, and how a test ends
 
 mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes
 
+mod direct; // devices without a gateway: each in silver once
+
 mod crash; // kill -9, in mid-run and at each named point
 
 mod offline; // hub away, broker away, wrong key

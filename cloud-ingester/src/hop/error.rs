@@ -66,6 +66,11 @@ impl HopError {
         matches!(self, Self::Lake(LakeError::FileGone { .. }))
     }
 
+    /// Whether a version that had to be looked at is gone from a log: again, only a full refresh helps.
+    pub(super) const fn is_log_gone(&self) -> bool {
+        matches!(self, Self::Lake(LakeError::Gone { .. }))
+    }
+
     pub(super) fn rules(target: &'static str) -> impl Fn(RulesError) -> Self {
         move |error| Self::Rules { target, why: error.to_string() }
     }

@@ -8,7 +8,7 @@ use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use super::silver::{NewRange, highs, refresh_app, rules_path, stands};
 use crate::lake::{LakeError, Table, View};
-use crate::silver::{Rules, Totals, rebuild};
+use crate::silver::{Rules, Totals, rebuild, rebuild_messages};
 
 impl Hops {
     /// Finishes a hop whose side tables were committed and whose readings were not. Called once, by a new holder, after
@@ -62,7 +62,7 @@ impl Hops {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.memory = Some(self.remember(&without).await?);
+        self.memory = Some(self.remember(&rules, &without).await?);
         let range = NewRange { from: plan.from, to: plan.to, changes, rules, stood };
         self.range(&bronze, range).await?;
         // What was counted so far left the side tables' own rows out: ask the tables.
@@ -71,11 +71,19 @@ impl Hops {
     }
 
     /// What was seen and counted, out of the tables.
-    pub(super) async fn remember(&self, without: &HashSet<String>) -> Result<Memory, HopError> {
+    pub(super) async fn remember(&self, rules: &Rules, without: &HashSet<String>) -> Result<Memory, HopError> {
         let readings = self.lake.view(Table::SilverReadings).await?;
         let quarantine = self.lake.view(Table::SilverQuarantine).await?;
         let gaps = self.lake.view(Table::SilverGaps).await?;
         let mut seen = rebuild(&readings, &quarantine, &gaps, without).await?;
+        if !rules.unique.devices.is_empty() {
+            let bronze = self.lake.view(Table::BronzeMessages).await?;
+            let done = readings.txn(&Table::SilverReadings.app_id(&bronze.id())).await?.filter(|done| 0 <= *done);
+            // Bronze that went back behind what was read stops the hop, which names it.
+            if let Some(done) = done.map(|done| done.min(bronze.version())) {
+                rebuild_messages(&bronze.at(done).await?, rules, &mut seen).await?;
+            }
+        }
         let mut totals = None;
         // Fences and upkeep may stand after the last commit of a hop.
         for version in (0..=readings.version()).rev() {

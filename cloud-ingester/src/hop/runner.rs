@@ -14,13 +14,15 @@ use super::silver::{SilverReport, TARGETS};
 use crate::gold::Model;
 use crate::lake::session::{Limits, session};
 use crate::lake::{Lake, Lease, Table};
-use crate::silver::{Rules, Seen, Totals};
+use crate::silver::{Rules, Seen, Totals, Unique};
 
 /// How hops work.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How far an event time may lie from the enqueued time.
     pub window: TimeWindow,
+    /// Whose messages are known by their ids.
+    pub unique: Unique,
     /// About how many bytes of source files one commit reads.
     pub chunk_bytes: u64,
     /// What SQL may use of memory.
@@ -32,7 +34,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window: TimeWindow::SILVER, chunk_bytes: 32 << 20, limits: Limits { memory_bytes: 512 << 20 }, rest: 2 }
+        Self {
+            window: TimeWindow::SILVER,
+            unique: Unique::default(),
+            chunk_bytes: 32 << 20,
+            limits: Limits { memory_bytes: 512 << 20 },
+            rest: 2,
+        }
     }
 }
 
@@ -83,7 +91,7 @@ impl Hops {
     pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
         let mut hops = Self {
             session: session(settings.limits)?,
-            rules: Arc::new(Rules::new(settings.window)),
+            rules: Arc::new(Rules::new(settings.window, settings.unique.clone())),
             models: Model::embedded(),
             resting: vec![],
             memory: None,
@@ -109,7 +117,11 @@ impl Hops {
         }
         hops.finish_half_done().await?;
         if hops.memory.is_none() {
-            hops.memory = Some(hops.remember(&std::collections::HashSet::new()).await?);
+            hops.memory = match hops.remember(&hops.rules, &std::collections::HashSet::new()).await {
+                // The first round refreshes.
+                Err(error) if error.is_log_gone() => None,
+                remembered => Some(remembered?),
+            };
         }
         Ok(hops)
     }

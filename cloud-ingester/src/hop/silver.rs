@@ -116,6 +116,7 @@ impl Hops {
                 let range = NewRange { from, to, changes, rules: Arc::clone(&self.rules), stood };
                 match self.range(&bronze, range).await {
                     Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
+                    Err(error) if error.is_log_gone() => self.refresh_silver(Why::LogGone).await.map(Some),
                     done => done.map(Some),
                 }
             }
@@ -133,7 +134,7 @@ impl Hops {
         // Taken, so that a hop that fails midway leaves nothing half counted: the next one asks the tables.
         let Memory { mut seen, mut totals } = match self.memory.take() {
             Some(memory) => memory,
-            None => self.remember(&HashSet::new()).await?,
+            None => self.remember(&rules, &HashSet::new()).await?,
         };
         let before = totals;
         let mut out = Out::default();

@@ -4,4 +4,5 @@ mod flow; // what goes into bronze comes out of silver and gold
 
 mod again; // ends midway, replays, refreshes
 
+mod messages;
 mod splits; // however a stream is cut, the tables are the same

@@ -69,7 +69,7 @@ impl View {
 
     /// The files of this version whose partition column `column` has a value asked for, as the log writes it.
     #[must_use]
-    pub fn files_in(&self, column: &str, value: impl Fn(&str) -> bool) -> Vec<Add> {
+    pub fn files_in(&self, column: &str, mut value: impl FnMut(&str) -> bool) -> Vec<Add> {
         let state = self.delta().snapshot().expect("a view is made of a loaded table");
         state
             .log_data()

@@ -55,6 +55,20 @@ impl View {
         i64::try_from(version).unwrap_or(i64::MAX)
     }
 
+    /// The same table as it was at an earlier version.
+    ///
+    /// # Errors
+    /// [`LakeError::Gone`] when the log does not reach back so far.
+    pub async fn at(&self, version: i64) -> Result<Self, LakeError> {
+        if version == self.version() {
+            return Ok(self.clone());
+        }
+        let gone = || LakeError::Gone { table: self.table.full_name(), version };
+        let mut delta = self.delta.clone();
+        delta.load_version(u64::try_from(version).map_err(|_| gone())?).await.map_err(|_| gone())?;
+        Ok(Self { table: self.table, delta })
+    }
+
     pub(super) fn delta(&self) -> &DeltaTable {
         &self.delta
     }

@@ -33,6 +33,8 @@ pub struct Event<'a> {
     pub packed: bool,
     /// The device the hub authenticated; none for rows the ingester wrote itself.
     pub device: Option<&'a str>,
+    /// The id its sender gave the message.
+    pub message_id: Option<&'a str>,
     /// What the hub says the Event comes from; none where it does not say.
     pub message_source: Option<&'a str>,
     /// The row tells of events the hub let expire.

@@ -11,7 +11,7 @@ use super::decode::Event;
 use super::rows::Origin;
 
 /// What silver reads of bronze.
-pub const BRONZE_COLUMNS: [&str; 11] = [
+pub const BRONZE_COLUMNS: [&str; 12] = [
     "body",
     "body_encoding",
     "hub",
@@ -20,6 +20,7 @@ pub const BRONZE_COLUMNS: [&str; 11] = [
     "sequence_number",
     "enqueued_time",
     "device_id",
+    "message_id",
     "properties",
     "system_properties",
     "ingest_time",
@@ -41,7 +42,7 @@ pub fn events(batch: &RecordBatch) -> Vec<Event<'_>> {
     let sequence_number = column("sequence_number").as_primitive::<Int64Type>();
     let enqueued = column("enqueued_time").as_primitive::<TimestampMicrosecondType>();
     let ingested = column("ingest_time").as_primitive::<TimestampMicrosecondType>();
-    let device = text("device_id");
+    let (device, message_id) = (text("device_id"), text("message_id"));
     let (properties, system) = (column("properties").as_map(), column("system_properties").as_map());
     let mut hubs: HashMap<&str, Arc<str>> = HashMap::new();
     (0..batch.num_rows())
@@ -59,6 +60,7 @@ pub fn events(batch: &RecordBatch) -> Vec<Event<'_>> {
                 body: if body.is_valid(at) { body.value(at) } else { &[] },
                 packed: encoding.is_valid(at) && !matches!(encoding.value(at), "" | "identity" | "utf-8"),
                 device: device.is_valid(at).then(|| device.value(at)),
+                message_id: message_id.is_valid(at).then(|| message_id.value(at)),
                 message_source: entry(system, at, MESSAGE_SOURCE),
                 hub_retention: entry(properties, at, HUB_RETENTION).is_some(),
             }

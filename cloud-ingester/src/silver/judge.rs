@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::rules::{TimeWindow, digest};
+use shared::rules::{TimeWindow, digest, glob};
 
 use super::decode::DIRECT;
 use super::rows::{Origin, ReadingRow, RefusedBy, RefusedRow, Row};
@@ -16,8 +16,27 @@ use super::rows::{Origin, ReadingRow, RefusedBy, RefusedRow, Row};
 pub struct Rules {
     /// How far an event time may lie from the enqueued time.
     pub window: TimeWindow,
+    /// Whose messages are known by their ids.
+    pub unique: Unique,
     text: String,
     digest: Arc<str>,
+}
+
+/// Devices whose every message has an id of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unique {
+    /// Their names; `*` stands for any run of characters.
+    pub devices: Vec<String>,
+    /// How long a message is remembered.
+    pub horizon: Duration,
+}
+
+impl Unique {
+    /// Whether messages of `device` have ids of their own.
+    #[must_use]
+    pub fn names(&self, device: &str) -> bool {
+        self.devices.iter().any(|pattern| glob(pattern, device))
+    }
 }
 
 /// Rules as they are kept beside the tables, under their digest.
@@ -26,9 +45,17 @@ pub struct Rules {
 struct Text {
     max_age_us: u64,
     max_ahead_us: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unique_message_ids: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    dedup_horizon_us: u64,
     /// Settings of later versions.
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
+}
+
+const fn is_zero(micros: &u64) -> bool {
+    *micros == 0
 }
 
 /// Kept rules that this version cannot follow.
@@ -42,14 +69,21 @@ pub struct RulesError {
 }
 
 impl Rules {
-    /// The rules with this time window.
+    /// The rules with this time window, and these devices known by their messages' ids.
     #[must_use]
-    pub fn new(window: TimeWindow) -> Self {
+    pub fn new(window: TimeWindow, unique: Unique) -> Self {
         let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let text =
-            Text { max_age_us: micros(window.max_age), max_ahead_us: micros(window.max_ahead), rest: BTreeMap::new() };
+        // Where no device is named, the horizon says nothing: the rules are those of before there was one.
+        let horizon = if unique.devices.is_empty() { Duration::ZERO } else { unique.horizon };
+        let text = Text {
+            max_age_us: micros(window.max_age),
+            max_ahead_us: micros(window.max_ahead),
+            unique_message_ids: unique.devices.clone(),
+            dedup_horizon_us: micros(horizon),
+            rest: BTreeMap::new(),
+        };
         let text = serde_json::to_string(&text).expect("rules are plain data");
-        Self { window, digest: digest(&text).into(), text }
+        Self { window, unique, digest: digest(&text).into(), text }
     }
 
     /// The rules kept as `text`.
@@ -62,10 +96,9 @@ impl Rules {
         if let Some(name) = read.rest.keys().next() {
             return Err(fault(format!("`{name}` is not known")));
         }
-        Ok(Self::new(TimeWindow {
-            max_age: Duration::from_micros(read.max_age_us),
-            max_ahead: Duration::from_micros(read.max_ahead_us),
-        }))
+        let (max_age, max_ahead) = (Duration::from_micros(read.max_age_us), Duration::from_micros(read.max_ahead_us));
+        let horizon = Duration::from_micros(read.dedup_horizon_us);
+        Ok(Self::new(TimeWindow { max_age, max_ahead }, Unique { devices: read.unique_message_ids, horizon }))
     }
 
     /// As it is kept beside the tables.

@@ -20,13 +20,15 @@ pub mod ranges; // sets of seqs
 
 pub mod seen; // what came before, per gateway and epoch
 
+pub mod messages; // and of devices that number their messages
+
 pub mod batches; // rows -> Arrow
 
 mod work; // a batch of bronze rows -> batches of silver rows
 
 mod rebuild; // what came before, out of the tables
 
-pub use judge::{Rules, RulesError};
-pub use rebuild::rebuild;
+pub use judge::{Rules, RulesError, Unique};
+pub use rebuild::{rebuild, rebuild_messages};
 pub use seen::{EpochKey, Highs, Seen};
 pub use work::{Made, Totals, work};

@@ -1,12 +1,15 @@
 //! What came before, out of the tables. Only key columns are read.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use shared::time::Timestamp;
 
+use super::events::{BRONZE_COLUMNS, events};
+use super::judge::Rules;
 use super::rows::{GapKind, GapRow, Origin};
 use super::seen::{Seen, Where};
 use crate::lake::{LakeError, View};
@@ -48,6 +51,33 @@ pub async fn rebuild(
         }
     }
     Ok(seen)
+}
+
+/// The longest that a hub keeps an Event for its reader (IoT Hub's own limit): so much later than another of the same
+/// time may one come.
+const LATE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// Learns from bronze, as it was when silver had read it, which messages were seen of devices that number them.
+///
+/// # Errors
+/// When a file can't be read.
+pub async fn rebuild_messages(bronze: &View, rules: &Rules, seen: &mut Seen) -> Result<(), LakeError> {
+    let day = |text: &str| Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z"));
+    let mut newest = None;
+    let _none = bronze.files_in("ingest_date", |date| {
+        newest = newest.max(day(date));
+        false
+    });
+    let Some(newest) = newest else { return Ok(()) };
+    let oldest = newest.minus(rules.unique.horizon).minus(LATE_MAX);
+    for add in bronze.files_in("ingest_date", |date| day(date).is_none_or(|day| oldest <= day)) {
+        for batch in bronze.read(&add, &BRONZE_COLUMNS).await? {
+            for event in events(&batch) {
+                seen.messages.is_repeat(&event, rules);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn admit(seen: &mut Seen, place: Where, batch: &RecordBatch) {

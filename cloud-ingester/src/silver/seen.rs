@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shared::time::Timestamp;
 
+use super::messages::Messages;
 use super::ranges::Ranges;
 use super::rows::{GapKind, GapRow};
 
@@ -148,6 +149,8 @@ pub type Highs = BTreeMap<String, BTreeMap<String, i64>>;
 pub struct Seen {
     epochs: HashMap<String, HashMap<String, EpochBooks>>,
     gaps: HashSet<GapKey>,
+    /// Of devices that number their messages.
+    pub messages: Messages,
 }
 
 /// What a row did to the books.

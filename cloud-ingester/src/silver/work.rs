@@ -53,6 +53,10 @@ pub fn work(bronze: &[RecordBatch], rules: &Rules, seen: &mut Seen, totals: &mut
         totals.events += 1;
         let decoded = decode(event);
         totals.decoded += decoded.rows.len() as u64;
+        if seen.messages.is_repeat(event, rules) {
+            totals.duplicates += decoded.rows.len() as u64;
+            continue;
+        }
         for row in decoded.rows {
             let row = judge(row, &event.origin, rules);
             if let Some(numbered) = row.numbered() {

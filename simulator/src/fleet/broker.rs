@@ -1,7 +1,6 @@
 //! Where devices connect: any MQTT 3.1.1 broker, or the gateway's own listener.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rumqttc::{MqttOptions, Transport};
 use serde::Deserialize;
@@ -114,13 +113,9 @@ fn address(text: &str) -> Result<(String, u16, bool), BrokerError> {
 }
 
 impl Broker {
-    /// Options of one connection of `client_id`, with room for `inflight` unacknowledged publishes.
-    pub(crate) fn options(&self, client_id: &str, inflight: u16) -> MqttOptions {
+    /// Options of one connection of `client_id`.
+    pub(crate) fn options(&self, client_id: &str) -> MqttOptions {
         let mut options = MqttOptions::new(client_id, &self.host, self.port);
-        options.set_keep_alive(Duration::from_secs(30));
-        options.set_clean_session(true); // the ledger is the session: it knows what is unacknowledged
-        options.set_inflight(inflight);
-        options.set_max_packet_size(64 * 1024, 1024 * 1024);
         if let Some((user, password)) = &self.login {
             options.set_credentials(user, password.reveal());
         }

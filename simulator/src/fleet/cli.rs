@@ -10,6 +10,8 @@ use shared::config::{SecretSource, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{Counters, Progress};
+use super::dial::Dial;
+use super::direct::Through;
 use super::progress::{self, Face, Scale};
 use super::{Config, FleetError, broker};
 
@@ -25,7 +27,7 @@ pub struct BrokerArgs {
     /// File that holds their password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Certificates (PEM) that vouch for the broker, for mqtts
+    /// Certificates (PEM) that vouch for the broker, for mqtts; or for the hub
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -46,10 +48,18 @@ impl BrokerArgs {
 pub struct Args {
     #[command(flatten)]
     broker: BrokerArgs,
-    /// How many devices
+    /// Without a gateway: each device its own connection to the IoT Hub of FILE, which holds what `simulator hub
+    /// connection-strings --json` prints, or devices' connection strings, one per line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["broker", "user", "password_file"])]
+    direct: Option<PathBuf>,
+    /// With --direct, which client devices have: rumqttc sends at QoS 1; azure-iot-sdk at QoS 0, best effort, and only
+    /// in a build with the feature `azure-iot-sdk`
+    #[arg(long, value_enum, requires = "direct")]
+    through: Option<Through>,
+    /// How many devices; with --direct the first N of its file, without it all
     #[arg(long, value_name = "N")]
     devices: Option<u64>,
-    /// Values per second of the whole fleet
+    /// Values (readings) per second of the whole fleet; a send holds one of each metric
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
     /// How long; without it until told to stop
@@ -73,26 +83,35 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
     config.run_for = args.seconds.map(|seconds| Span::new(Duration::from_secs(seconds))).or(config.run_for);
     config.seed = args.seed.unwrap_or(config.seed);
     config.ledger = args.ledger.or(config.ledger);
+    config.direct.file = args.direct.or(config.direct.file);
+    config.direct.through = args.through.unwrap_or(config.direct.through);
+    config.direct.ca_file = args.broker.ca_file.clone().or(config.direct.ca_file);
     let broker = args.broker.over(broker);
     let face = if args.json { Face::Json } else { Face::People };
     let checked = crate::cli::recheck(program, |mistakes| {
-        mistakes.within("broker", |mistakes| broker.check(mistakes));
+        if config.direct.file.is_none() {
+            mistakes.within("broker", |mistakes| broker.check(mistakes));
+        }
         mistakes.within("devices", |mistakes| config.check(mistakes));
     });
     if let Err(code) = checked {
         return code;
     }
-    let scale = Scale { devices: config.count, sends: None };
+    let dial = match dial(&config, args.devices, &broker) {
+        Ok(dial) => dial,
+        Err(error) => return fail(program, &error, exit(&error)),
+    };
+    let devices = match &dial {
+        Dial::Broker(_) => config.count,
+        Dial::Hub(hub) => hub.names().len() as u64,
+    };
+    let scale = Scale { devices, sends: None };
     let counters = Arc::new(Counters::default());
     let ran = crate::cli::block_on(async {
         let stop = CancellationToken::new();
         shared::shutdown::on_signals(stop.clone())?;
-        let broker = match broker.open() {
-            Ok(broker) => broker,
-            Err(error) => return Ok(Err(FleetError::from(error))),
-        };
         Ok(tokio::select! {
-            done = super::run(&config, broker, Arc::clone(&counters), stop) => done,
+            done = super::run(&config, dial, Arc::clone(&counters), stop) => done,
             () = progress::show(&counters, scale, face) => unreachable!("progress is shown for ever"),
         })
     });
@@ -107,6 +126,17 @@ pub(crate) fn main(program: &str, args: Args, broker: broker::Config, mut config
         Ok(Err(error)) => fail(program, &error, exit(&error)),
         Err(error) => fail(program, &error, Exit::Bug),
     }
+}
+
+/// Reads whatever is needed to connect.
+fn dial(config: &Config, count: Option<u64>, broker: &broker::Config) -> Result<Dial, FleetError> {
+    Ok(match &config.direct.file {
+        None => Dial::Broker(broker.open()?),
+        Some(file) => {
+            let hub = config.direct.open(file, &config.name, count, |device| config.name_of(device))?;
+            Dial::Hub(Box::new(hub))
+        }
+    })
 }
 
 /// 0 where all is acknowledged; else says how to go on.
@@ -125,7 +155,9 @@ pub(crate) fn outcome(program: &str, progress: &Progress) -> ExitCode {
 /// Who must act on what stopped a fleet.
 pub(crate) fn exit(error: &FleetError) -> Exit {
     match error {
-        FleetError::Broker(_) | FleetError::Ledger(super::ledger::LedgerError::Other { .. }) => Exit::Usage,
+        FleetError::Broker(_)
+        | FleetError::Direct(_)
+        | FleetError::Ledger(super::ledger::LedgerError::Other { .. }) => Exit::Usage,
         FleetError::Ledger(_) => Exit::Retry,
         FleetError::Device(_) => Exit::Bug,
     }

@@ -16,6 +16,7 @@ pub struct Counters {
     pub(crate) again: AtomicU64,
     pub(crate) unacked: AtomicU64,
     pub(crate) skipped: AtomicU64,
+    pub(crate) failed: AtomicU64,
     trouble: Mutex<Option<String>>,
 }
 
@@ -38,6 +39,8 @@ pub struct Progress {
     pub unacked: u64,
     /// Samples not taken because the gateway did not acknowledge in time.
     pub skipped: u64,
+    /// Best effort: sends that failed; they are not sent again.
+    pub failed: u64,
     /// The last failure of a connection, while a device is without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -68,6 +71,7 @@ impl Counters {
             again: get(&self.again),
             unacked: get(&self.unacked),
             skipped: get(&self.skipped),
+            failed: get(&self.failed),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -15,7 +15,11 @@ pub mod load; // when the n-th send is due
 
 pub mod ledger; // what was sent, before it is sent
 
-pub mod broker; // where to
+pub mod broker; // where to: a broker, or the gateway's own listener
+
+pub mod direct; // where to without a gateway: an IoT Hub that knows each device
+
+pub mod dial; // one of both
 
 pub mod counters; // how it gets on
 
@@ -38,17 +42,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::broker::{Broker, BrokerError};
+use self::broker::BrokerError;
 use self::counters::{Counters, Progress};
+use self::dial::Dial;
+use self::direct::{DirectError, Through};
 use self::fault::Rates;
 use self::ledger::{Ledger, LedgerError, Sent, Start, VERSION};
 use self::load::{Load, Shape};
 use self::publisher::{Source, Wire};
-use self::send::{Draft, Maker};
+use self::send::{Draft, Maker, Route};
 use self::waveform::Metric;
 
 /// How far a device may be behind its schedule; older samples are skipped, as no sensor takes them later.
 const BEHIND_MAX: Duration = Duration::from_secs(10);
+/// What is due within this time is sent together: at high rates, a wake-up of a task for each send costs more than the
+/// send.
+const GATHER: Duration = Duration::from_millis(5);
 /// How often acks noted are written.
 const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
@@ -76,6 +85,8 @@ pub struct Config {
     pub drain: Span,
     /// How the rate moves.
     pub load: Shape,
+    /// Devices without a gateway.
+    pub direct: direct::Config,
     /// How often what goes wrong.
     pub faults: Rates,
     /// What every device measures.
@@ -92,6 +103,7 @@ impl Config {
             "must be above 0, write e.g. 20.0 (values per second)",
         );
         mistakes.ensure((1..=10_000).contains(&self.window), "window", "must be 1 to 10000, write e.g. 64");
+        mistakes.within("direct", |mistakes| self.direct.check(mistakes));
         if let Some(fault) = DeviceId::fault(&self.name) {
             mistakes.add("name", fault);
         }
@@ -126,7 +138,8 @@ impl Config {
         }
     }
 
-    fn name_of(&self, device: u64) -> String {
+    /// What device number `device` (from 0) is called.
+    pub(crate) fn name_of(&self, device: u64) -> String {
         let width = self.count.to_string().len().max(4);
         format!("{}-{:0width$}", self.name, device + 1)
     }
@@ -138,6 +151,9 @@ pub enum FleetError {
     /// The broker cannot be dialled at all.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// The hub cannot be dialled at all.
+    #[error(transparent)]
+    Direct(#[from] DirectError),
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -153,28 +169,36 @@ pub enum FleetError {
 /// See [`FleetError`].
 pub async fn run(
     config: &Config,
-    broker: Broker,
+    dial: Dial,
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) -> Result<Progress, FleetError> {
-    let start = Start { version: VERSION, kind: "devices".into(), source: format!("seed {}", config.seed), shift: 0 };
+    let (kind, names, route) = match &dial {
+        Dial::Broker(_) => ("devices", (0..config.count).map(|at| config.name_of(at)).collect(), Route::Gateway),
+        Dial::Hub(hub) => {
+            let best_effort = hub.through() == Through::AzureIotSdk;
+            ("direct devices", hub.names().to_vec(), Route::Hub { run: new_run(), best_effort })
+        }
+    };
+    let start = Start { version: VERSION, kind: kind.into(), source: format!("seed {}", config.seed), shift: 0 };
     let (ledger, recovered) = Ledger::open(config.ledger.as_deref(), start)?;
     let mut unacked: HashMap<String, Vec<Sent>> = HashMap::new();
     for sent in recovered.unacked.into_values() {
         unacked.entry(sent.device.clone()).or_default().push(sent);
     }
-    let wire = Wire { broker: Arc::new(broker), ledger: Arc::new(ledger), counters, window: config.window, stop };
-    let maker = Arc::new(Maker { seed: config.seed, metrics: config.metrics.clone(), faults: config.faults.clone() });
+    let wire = Wire { dial: Arc::new(dial), ledger: Arc::new(ledger), counters, window: config.window, stop };
+    let (metrics, faults) = (config.metrics.clone(), config.faults.clone());
+    let maker = Arc::new(Maker { seed: config.seed, metrics, faults, route });
     let load = Load::new(config.load.clone(), config.rate / config.metrics.len() as f64);
     let started = Instant::now();
+    let count = names.len() as u64;
     let mut tasks = JoinSet::new();
-    for device in 0..config.count {
-        let name = config.name_of(device);
+    for (device, name) in (0..).zip(names) {
         let source = Device {
             n: recovered.n_last.get(&name).copied().unwrap_or(0),
             name: name.clone(),
             device,
-            count: config.count,
+            count,
             round: 0,
             maker: Arc::clone(&maker),
             load: load.clone(),
@@ -184,15 +208,36 @@ pub async fn run(
         };
         let left = unacked.remove(&name).unwrap_or_default();
         let wire = wire.clone();
+        #[cfg(feature = "azure-iot-sdk")]
+        if let Some(identity) = wire.dial.best_effort(&name) {
+            tasks.spawn(async move {
+                // What an earlier run left was promised: that has to be acknowledged first.
+                publisher::run(wire.clone(), &name, left, Nothing).await?;
+                direct::best_effort::run(wire, identity, source).await
+            });
+            continue;
+        }
         tasks.spawn(async move { publisher::run(wire, &name, left, source).await });
     }
     for (name, left) in unacked {
         // Devices of an earlier, larger run: they finish what they began.
+        if !wire.dial.knows(&name) {
+            Counters::add(&wire.counters.unacked, left.len() as u64);
+            wire.counters.trouble(format!("there is no connection string of {name}, which the ledger knows"));
+            continue;
+        }
         let wire = wire.clone();
         tasks.spawn(async move { publisher::run(wire, &name, left, Nothing).await });
     }
     let ends = config.run_for.map(|span| started + span.duration());
     finish(tasks, &wire, ends, config.drain.duration()).await
+}
+
+/// Begins the message ids of a run.
+fn new_run() -> String {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the system has random bytes");
+    format!("{:08x}", u32::from_le_bytes(bytes))
 }
 
 /// Waits for all devices; once told to stop (or past `ends`), not longer than `drain`.
@@ -255,22 +300,40 @@ impl Device {
     fn due(&self) -> Duration {
         self.load.due(self.round * self.count + self.device)
     }
+
+    fn is_over(&self, due: Duration) -> bool {
+        self.run_for.is_some_and(|end| end <= due)
+    }
+
+    fn make(&mut self) -> Draft {
+        self.round += 1;
+        self.n += 1;
+        self.maker.make(&self.name, self.device, self.n, Clock::Real.now())
+    }
 }
 
 impl Source for Device {
     async fn next(&mut self) -> Option<Draft> {
-        while self.due() + BEHIND_MAX < self.started.elapsed() && self.run_for.is_none_or(|end| self.due() < end) {
+        while self.due() + BEHIND_MAX < self.started.elapsed() && !self.is_over(self.due()) {
             self.round += 1;
             Counters::add(&self.counters.skipped, 1);
         }
         let due = self.due();
-        if self.run_for.is_some_and(|end| end <= due) {
+        if self.is_over(due) {
             return None;
         }
-        sleep_until(self.started + due).await;
-        self.round += 1;
-        self.n += 1;
-        Some(self.maker.make(&self.name, self.device, self.n, Clock::Real.now()))
+        let now = self.started.elapsed();
+        if now < due {
+            // A device that is due again within the blink of an eye waits for the whole of it, and then sends all.
+            sleep_until(self.started + due.max(now + GATHER)).await;
+        }
+        Some(self.make())
+    }
+
+    fn ready(&mut self) -> Option<Draft> {
+        let due = self.due();
+        let ready = due <= self.started.elapsed() && self.started.elapsed() < due + BEHIND_MAX && !self.is_over(due);
+        ready.then(|| self.make())
     }
 }
 

@@ -89,9 +89,9 @@ pub(crate) fn sentence(progress: &Progress, scale: Scale) -> String {
 
 /// The counters in words, at the end.
 pub(crate) fn total(progress: &Progress) -> String {
-    let Progress { sends, values, acked, again, unacked, skipped, .. } = progress;
+    let Progress { sends, values, acked, again, unacked, skipped, failed, .. } = progress;
     let mut text = format!("{sends} sends with {values} values, {acked} acknowledged, {unacked} under way");
-    for (count, what) in [(again, "published again"), (skipped, "samples skipped")] {
+    for (count, what) in [(again, "published again"), (skipped, "samples skipped"), (failed, "failed")] {
         if *count != 0 {
             text.push_str(&format!(", {count} {what}"));
         }

@@ -8,36 +8,43 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS};
+use rumqttc::{AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS};
 use shared::backoff::Backoff;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::broker::Broker;
 use super::counters::{Counters, Held};
+use super::dial::Dial;
 use super::ledger::{Ledger, LedgerError, Sent};
 use super::send::Draft;
 
 /// Longest wait for a connection; a hub or broker under load is slow to greet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection on which nothing was acknowledged for so long is given up and made anew.
+/// A connection on which a send waits so long for its PUBACK is given up and made anew.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a goodbye to be written.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How often a connection is looked at: whether its time is over, or a PUBACK overdue.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a connection that has to be made anew may wait for its PUBACKs.
+const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Where a device's sends come from.
 pub(crate) trait Source: Send {
     /// Waits until the next send is due and makes it; `None`: there are no more. May be dropped while it waits.
     fn next(&mut self) -> impl Future<Output = Option<Draft>> + Send;
+
+    /// Makes the next send if it is due already: what is due together is written down together.
+    fn ready(&mut self) -> Option<Draft> {
+        None
+    }
 }
 
 /// What all devices share.
 #[derive(Clone)]
 pub(crate) struct Wire {
-    pub(crate) broker: Arc<Broker>,
+    pub(crate) dial: Arc<Dial>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) counters: Arc<Counters>,
     /// Most sends of a device without PUBACK; then it waits.
@@ -49,13 +56,31 @@ pub(crate) struct Wire {
 struct Outstanding {
     sent: Sent,
     acks_due: u8,
+    /// When this connection got it.
+    since: Instant,
+}
+
+/// Why a connection is left.
+enum Left {
+    /// All is done.
+    Done,
+    /// Its time is over.
+    Renew,
+    /// It broke.
+    Lost(String),
+}
+
+/// A connection, or an attempt at one.
+struct Connection {
+    eventloop: EventLoop,
+    line: Line,
+    /// When it has to be made anew.
+    renew_at: Option<Instant>,
 }
 
 /// What a connection knows: which packet is which send.
-struct Connection {
+struct Line {
     client: AsyncClient,
-    events: mpsc::UnboundedReceiver<Result<Event, ConnectionError>>,
-    driver: AbortOnDropHandle<()>,
     /// Handed to the client, no packet id yet; the client numbers in order.
     unnumbered: VecDeque<u64>,
     numbered: HashMap<u16, u64>,
@@ -77,7 +102,7 @@ pub(crate) async fn run<S: Source>(
     let seed = name.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
     let mut window: VecDeque<Outstanding> =
-        unacked.into_iter().map(|sent| Outstanding { acks_due: sent.copies, sent }).collect();
+        unacked.into_iter().map(|sent| Outstanding { acks_due: sent.copies, sent, since: Instant::now() }).collect();
     Counters::add(&wire.counters.unacked, window.len() as u64);
     let mut ended = false;
     loop {
@@ -89,78 +114,121 @@ pub(crate) async fn run<S: Source>(
             Ok(mut connection) => {
                 let held = Held::new(&wire.counters.connected);
                 Counters::add(&wire.counters.connects, 1);
-                let lost = talk(&wire, &mut connection, &mut window, &mut source, &mut ended).await?;
+                let left = talk(&wire, &mut connection, &mut window, &mut source, &mut ended).await?;
                 drop(held);
-                match lost {
-                    None => {
+                let worked = connection.line.worked;
+                match left {
+                    Left::Done => {
                         connection.goodbye().await;
                         return Ok(());
                     }
-                    Some(why) => wire.counters.trouble(why),
+                    Left::Renew => {
+                        connection.goodbye().await;
+                        continue;
+                    }
+                    Left::Lost(why) => wire.counters.trouble(why),
                 }
-                if connection.worked {
+                if worked {
                     backoff.reset(); // a kick after that is not a refusal
                 }
             }
             Err(error) => {
                 debug!(device = name, %error, "cannot connect");
-                wire.counters.trouble(error.to_string());
+                wire.counters.trouble(explain(&error));
             }
         }
         sleep(backoff.next_wait()).await;
     }
 }
 
-/// Sends and hears until all is done (`None`) or the connection is lost (why).
+/// Sends and hears until all is done or the connection is left.
 async fn talk<S: Source>(
     wire: &Wire,
     connection: &mut Connection,
     window: &mut VecDeque<Outstanding>,
     source: &mut S,
     ended: &mut bool,
-) -> Result<Option<String>, LedgerError> {
-    for outstanding in window.iter() {
-        connection.publish(&outstanding.sent, outstanding.acks_due);
+) -> Result<Left, LedgerError> {
+    let Connection { eventloop, line, renew_at } = connection;
+    for outstanding in window.iter_mut() {
+        outstanding.since = Instant::now();
+        line.publish(&outstanding.sent, outstanding.acks_due);
     }
     Counters::add(&wire.counters.again, window.len() as u64);
-    let mut heard = Instant::now();
+    let mut renewing = false;
+    // Made once: each of them costs a lock to make, and this is gone through for every packet.
+    let mut stopped = std::pin::pin!(wire.stop.cancelled());
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
-        if (*ended || wire.stop.is_cancelled()) && window.is_empty() {
-            return Ok(None);
-        }
-        tokio::select! {
-            event = connection.events.recv() => {
-                let event = match event {
-                    Some(Ok(event)) => event,
-                    Some(Err(error)) => return Ok(Some(error.to_string())),
-                    None => return Ok(Some("the connection ended".into())),
-                };
-                if let Some(id) = connection.acked(&event) {
-                    heard = Instant::now();
-                    connection.worked = true;
-                    acknowledge(wire, window, id)?;
+        let event = {
+            // Held until it is done: a poll that is dropped half-way can lose a packet.
+            let mut poll = std::pin::pin!(eventloop.poll());
+            loop {
+                if !line.unnumbered.is_empty() {
+                    break poll.await; // what was handed over goes out first
+                }
+                if window.is_empty() && *ended {
+                    return Ok(Left::Done);
+                }
+                if window.is_empty() && renewing {
+                    return Ok(Left::Renew);
+                }
+                tokio::select! {
+                    event = &mut poll => break event,
+                    draft = source.next(), if !*ended && !renewing && window.len() < wire.window => {
+                        let Some(draft) = draft else {
+                            *ended = true;
+                            continue;
+                        };
+                        let room = wire.window - window.len() - 1;
+                        let drafts = std::iter::once(draft).chain(std::iter::from_fn(|| source.ready()).take(room));
+                        let since = Instant::now();
+                        for sent in wire.note(drafts)? {
+                            line.publish(&sent, sent.copies);
+                            window.push_back(Outstanding { acks_due: sent.copies, sent, since });
+                        }
+                    }
+                    () = &mut stopped, if !*ended => *ended = true,
+                    now = look.tick() => {
+                        renewing |= renew_at.is_some_and(|at| at <= now);
+                        if renew_at.is_some_and(|at| at + RENEWAL <= now) {
+                            return Ok(Left::Renew);
+                        }
+                        if window.front().is_some_and(|oldest| oldest.since + ACK_TIMEOUT <= now) {
+                            return Ok(Left::Lost(format!("no PUBACK within {} s", ACK_TIMEOUT.as_secs())));
+                        }
+                    }
                 }
             }
-            draft = source.next(), if !*ended && !wire.stop.is_cancelled() && window.len() < wire.window => {
-                let Some(draft) = draft else {
-                    *ended = true;
-                    continue;
-                };
-                if window.is_empty() {
-                    heard = Instant::now();
-                }
-                Counters::add(&wire.counters.values, draft.expect.len() as u64);
-                let sent = wire.ledger.send(draft)?;
-                Counters::add(&wire.counters.sends, 1);
-                Counters::add(&wire.counters.unacked, 1);
-                connection.publish(&sent, sent.copies);
-                window.push_back(Outstanding { acks_due: sent.copies, sent });
+        };
+        let (mut event, lost) = match event {
+            Ok(event) => (Some(event), None),
+            Err(error) => (eventloop.state.events.pop_front(), Some(explain(&error))),
+        };
+        while let Some(heard) = event {
+            if let Some(id) = line.acked(&heard) {
+                line.worked = true;
+                acknowledge(wire, window, id)?;
             }
-            () = wire.stop.cancelled(), if !*ended => *ended = true,
-            () = sleep_until(heard + ACK_TIMEOUT), if !window.is_empty() => {
-                return Ok(Some(format!("no PUBACK within {} s", ACK_TIMEOUT.as_secs())));
-            }
+            // What came in the same breath needs no poll of its own, and counts where it was the connection's last.
+            event = eventloop.state.events.pop_front();
         }
+        if let Some(why) = lost {
+            return Ok(Left::Lost(why));
+        }
+    }
+}
+
+impl Wire {
+    /// Numbers drafts, writes them down together and counts them.
+    pub(crate) fn note(&self, drafts: impl Iterator<Item = Draft>) -> Result<Vec<Sent>, LedgerError> {
+        let sent = self.ledger.send_all(drafts)?;
+        let values = sent.iter().map(|sent| sent.expect.len() as u64).sum();
+        Counters::add(&self.counters.values, values);
+        Counters::add(&self.counters.sends, sent.len() as u64);
+        let promised = sent.iter().filter(|sent| !sent.best_effort).count();
+        Counters::add(&self.counters.unacked, promised as u64);
+        Ok(sent)
     }
 }
 
@@ -176,30 +244,48 @@ fn acknowledge(wire: &Wire, window: &mut VecDeque<Outstanding>, id: u64) -> Resu
     Ok(())
 }
 
+/// What failed, and what to do where that is known.
+fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectionRefused(
+            code @ (ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword),
+        ) => format!("refused ({code:?}): check key or password, that the device is enabled, and this machine's clock"),
+        error => error.to_string(),
+    }
+}
+
 impl Connection {
     /// Dials, and waits for the CONNACK.
     async fn open(wire: &Wire, name: &str) -> Result<Self, ConnectionError> {
         // Two copies at most of each send in the window; twice that, so that packet ids never collide.
         let room = wire.window * 2;
         let inflight = u16::try_from(room * 2).unwrap_or(u16::MAX - 1);
-        let (client, eventloop) = AsyncClient::new(wire.broker.options(name, inflight), room + 8);
-        // Unbounded, and yet bounded: two events for each publish in the window, and the pings.
-        let (tell, mut events) = mpsc::unbounded_channel();
-        let driver = AbortOnDropHandle::new(tokio::spawn(drive(eventloop, tell)));
-        match timeout(CONNECT_TIMEOUT, events.recv()).await {
-            Ok(Some(Ok(_connack))) => Ok(Self {
-                client,
-                events,
-                driver,
-                unnumbered: VecDeque::new(),
-                numbered: HashMap::new(),
-                worked: false,
-            }),
-            Ok(Some(Err(error))) => Err(error),
-            Ok(None) | Err(_) => Err(ConnectionError::NetworkTimeout),
+        let options = wire.dial.options(name, inflight).ok_or(ConnectionError::NotConnAck(Packet::Disconnect))?;
+        let renew_at = options.lasts.map(|lasts| Instant::now() + lasts);
+        let (client, mut eventloop) = AsyncClient::new(options.mqtt, room + 8);
+        eventloop.network_options.set_tcp_nodelay(true);
+        eventloop.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+        match timeout(CONNECT_TIMEOUT, eventloop.poll()).await {
+            Ok(Ok(_connack)) => {
+                let line = Line { client, unnumbered: VecDeque::new(), numbered: HashMap::new(), worked: false };
+                Ok(Self { eventloop, line, renew_at })
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ConnectionError::NetworkTimeout),
         }
     }
 
+    async fn goodbye(mut self) {
+        if self.line.client.try_disconnect().is_ok() {
+            let written = async {
+                while !matches!(self.eventloop.poll().await, Err(_) | Ok(Event::Outgoing(Outgoing::Disconnect))) {}
+            };
+            let _ = timeout(GOODBYE, written).await;
+        }
+    }
+}
+
+impl Line {
     /// Hands `copies` of a send to the client. What the client does not take is published on the next connection.
     fn publish(&mut self, sent: &Sent, copies: u8) {
         for _ in 0..copies {
@@ -219,25 +305,6 @@ impl Connection {
             }
             Event::Incoming(Packet::PubAck(ack)) => self.numbered.remove(&ack.pkid),
             _ => None,
-        }
-    }
-
-    async fn goodbye(mut self) {
-        if self.client.try_disconnect().is_ok() {
-            let _ = timeout(GOODBYE, &mut self.driver).await;
-        }
-    }
-}
-
-/// Polls the client in a task of its own: a poll that is dropped half-way can lose a packet.
-async fn drive(mut eventloop: EventLoop, tell: mpsc::UnboundedSender<Result<Event, ConnectionError>>) {
-    eventloop.network_options.set_tcp_nodelay(true);
-    eventloop.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
-    loop {
-        let event = eventloop.poll().await;
-        let last = matches!(event, Err(_) | Ok(Event::Outgoing(Outgoing::Disconnect)));
-        if tell.send(event).is_err() || last {
-            return;
         }
     }
 }

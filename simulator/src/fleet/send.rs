@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use shared::payload::number_of;
 use shared::reading::Value;
 use shared::time::Timestamp;
@@ -63,10 +63,51 @@ pub struct Draft {
     pub time: Timestamp,
     /// How many times it is published, all the same bytes.
     pub copies: u8,
+    /// No PUBACK is asked for.
+    pub best_effort: bool,
     /// What is wrong with it.
     pub fault: Option<Fault>,
     /// What should become of it.
     pub expect: Vec<Expect>,
+}
+
+/// Which way sends go to the cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Over a gateway, whose rules refuse what is out of range.
+    Gateway,
+    /// To an IoT Hub, each with a message id; nobody looks at its range.
+    Hub {
+        /// Begins the message ids of this run, so that they are like those of no other.
+        run: String,
+        /// No PUBACK is asked for.
+        best_effort: bool,
+    },
+}
+
+impl Route {
+    /// Where send number `n` of `device` goes.
+    fn topic(&self, device: &str, n: i64) -> String {
+        match self {
+            Route::Gateway => topic_of(device),
+            // Spelt as Microsoft's SDKs do, with nothing in it that would have to be encoded.
+            Route::Hub { run, .. } => {
+                format!("devices/{device}/messages/events/%24.mid={run}-{n}&%24.ct=application%2Fjson&%24.ce=utf-8")
+            }
+        }
+    }
+
+    const fn best_effort(&self) -> bool {
+        matches!(self, Route::Hub { best_effort: true, .. })
+    }
+
+    /// What becomes of a value that no sensor of its kind can have.
+    const fn out_of_range(&self) -> Fate {
+        match self {
+            Route::Gateway => Fate::Quarantine,
+            Route::Hub { .. } => Fate::Reading,
+        }
+    }
 }
 
 /// The topic of a device in the default mapping.
@@ -74,17 +115,44 @@ pub fn topic_of(device: &str) -> String {
     format!("telemetry/{device}")
 }
 
-/// The payload of the default mapping: time, number, then the values in order.
-pub fn payload(time: Timestamp, n: i64, values: &[(&str, Json)]) -> Vec<u8> {
-    let mut object = format!("{{\"ts\":{},\"n\":{n}", time.micros()).into_bytes();
-    for (name, value) in values {
+/// The payload of the default mapping: time, number, then the values in order. A value stands bare where it has no unit;
+/// without a value only `{"u": …}` or `{}` is left.
+pub fn payload(time: Timestamp, n: i64, values: &[Expect]) -> Vec<u8> {
+    let mut object = Vec::with_capacity(64 + 48 * values.len());
+    let mut put = |bytes: &[u8]| object.extend_from_slice(bytes);
+    put(b"{\"ts\":");
+    put(time.micros().to_string().as_bytes());
+    put(b",\"n\":");
+    put(n.to_string().as_bytes());
+    for Expect { metric, value, unit, .. } in values {
         object.push(b',');
-        object.extend(serde_json::to_vec(name).expect("a text is JSON"));
+        json(&mut object, metric.as_deref().unwrap_or_default());
         object.push(b':');
-        object.extend(serde_json::to_vec(value).expect("plain JSON"));
+        match (value, unit) {
+            (Some(value), None) => json(&mut object, value),
+            (value, unit) => {
+                object.push(b'{');
+                if let Some(value) = value {
+                    object.extend_from_slice(b"\"v\":");
+                    json(&mut object, value);
+                }
+                if value.is_some() && unit.is_some() {
+                    object.push(b',');
+                }
+                if let Some(unit) = unit {
+                    object.extend_from_slice(b"\"u\":");
+                    json(&mut object, unit);
+                }
+                object.push(b'}');
+            }
+        }
     }
     object.push(b'}');
     object
+}
+
+fn json(object: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(object, value).expect("texts and plain JSON, into memory");
 }
 
 /// What all devices of a fleet have in common.
@@ -96,6 +164,8 @@ pub struct Maker {
     pub metrics: Vec<Metric>,
     /// How often what goes wrong.
     pub faults: Rates,
+    /// Which way it goes.
+    pub route: Route,
 }
 
 impl Maker {
@@ -117,28 +187,29 @@ impl Maker {
         };
         let spoilt = self.spoilt(fault, chance(14));
 
-        let mut values = Vec::with_capacity(self.metrics.len());
         let mut expect = Vec::with_capacity(self.metrics.len());
         for (lane, metric) in self.metrics.iter().enumerate() {
             let true_value = json_of(&metric.at(self.seed, device, lane as u64, tick));
             let (value, fate) = match fault {
                 Some(Fault::OutOfRange) if spoilt == Some(lane) => {
-                    (metric.out_of_range.map(Json::from), Fate::Quarantine)
+                    (metric.out_of_range.map(Json::from), self.route.out_of_range())
                 }
                 Some(Fault::MissingField) if spoilt == Some(lane) => (None, Fate::Quarantine),
                 Some(Fault::WrongClock) => (Some(true_value), Fate::Quarantine),
                 _ => (Some(true_value), Fate::Reading),
             };
-            values.push((metric.name.as_str(), wire(value.as_ref(), metric.unit.as_deref())));
             expect.push(Expect { metric: Some(metric.name.clone()), value, unit: metric.unit.clone(), fate });
         }
-        let mut bytes = payload(time, n, &values);
+        let mut bytes = payload(time, n, &expect);
         if fault == Some(Fault::Garbled) {
             garble(&mut bytes, chance(15));
             expect = vec![Expect { metric: None, value: None, unit: None, fate: Fate::Quarantine }];
         }
-        let copies = if fault == Some(Fault::Twice) { 2 } else { 1 };
-        Draft { device: name.to_owned(), n, topic: topic_of(name), payload: bytes, time, copies, fault, expect }
+        let best_effort = self.route.best_effort();
+        // Where nobody recognises a repeat, there is none.
+        let copies = if fault == Some(Fault::Twice) && !best_effort { 2 } else { 1 };
+        let topic = self.route.topic(name, n);
+        Draft { device: name.to_owned(), n, topic, payload: bytes, time, copies, best_effort, fault, expect }
     }
 
     /// Which metric the fault hits.
@@ -160,23 +231,6 @@ pub fn json_of(value: &Value) -> Json {
         Value::Number(number) => json!(number),
         Value::Bool(on) => json!(on),
         Value::Text(text) => json!(text),
-    }
-}
-
-/// A value as it is sent: bare where it has no unit; without a value only `{"u": …}` or `{}` is left.
-pub fn wire(value: Option<&Json>, unit: Option<&str>) -> Json {
-    match (value, unit) {
-        (Some(value), None) => value.clone(),
-        (value, unit) => {
-            let mut object = Map::new();
-            if let Some(value) = value {
-                object.insert("v".into(), value.clone());
-            }
-            if let Some(unit) = unit {
-                object.insert("u".into(), unit.into());
-            }
-            Json::Object(object)
-        }
     }
 }
 
@@ -213,7 +267,7 @@ mod tests {
         };
         let metrics =
             vec![metric("temperature", Kind::Number, Some("Cel"), Some(900.0)), metric("door", Kind::Bool, None, None)];
-        Maker { seed: 3, metrics, faults }
+        Maker { seed: 3, metrics, faults, route: Route::Gateway }
     }
 
     const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
@@ -276,11 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn a_hub_gets_the_same_payload_under_a_message_id_and_refuses_no_range() {
+        let gateway = maker(Rates { out_of_range: 1.0, ..no_faults() });
+        let route = Route::Hub { run: "9f3c".into(), best_effort: false };
+        let hub = Maker { route, ..gateway.clone() };
+        let draft = hub.make("dev-1", 1, 7, NOW);
+        assert_eq!(draft.payload, gateway.make("dev-1", 1, 7, NOW).payload);
+        assert!(draft.expect.iter().all(|expect| expect.fate == Fate::Reading), "{draft:?}");
+        let read = shared::topic::parse_events(&draft.topic).expect("a hub's topic");
+        let bag = [("$.mid", "9f3c-7"), ("$.ct", "application/json"), ("$.ce", "utf-8")];
+        assert_eq!((read.device, read.module), ("dev-1", None));
+        assert_eq!(read.bag, bag.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
     fn a_payload_is_the_default_mapping() {
         let draft = maker(no_faults()).make("dev-1", 1, 7, NOW);
         let text = String::from_utf8(draft.payload).expect("JSON");
         assert!(text.starts_with(r#"{"ts":1790000000000000,"n":7,"temperature":{"#), "{text}");
-        assert!(text.contains(r#""u":"Cel""#) && text.contains(r#","door":"#), "{text}");
+        assert!(text.contains(r#","u":"Cel"},"door":"#), "{text}");
         assert_eq!(draft.topic, "telemetry/dev-1");
     }
 }

@@ -34,9 +34,10 @@ use tokio_util::sync::CancellationToken;
 use self::table::{Table, TableError, Wanted};
 use crate::fleet::broker::Broker;
 use crate::fleet::counters::{Counters, Progress};
+use crate::fleet::dial::Dial;
 use crate::fleet::ledger::{Ledger, Start, VERSION};
 use crate::fleet::publisher::{self, Source, Wire};
-use crate::fleet::send::{Draft, Expect, Fate, payload, topic_of, wire};
+use crate::fleet::send::{Draft, Expect, Fate, payload, topic_of};
 use crate::fleet::{FleetError, finish};
 
 /// The section `[replay]`.
@@ -233,7 +234,8 @@ pub async fn run(
     let left_out = table.left_out.clone();
     let shift = recovered.start.map_or(shift, |start| start.shift);
     let replay = Replay::open(config, file, table, shift, rows_before, Arc::clone(&cells))?;
-    let wire = Wire { broker: Arc::new(broker), ledger: Arc::new(ledger), counters, window: config.window, stop };
+    let dial = Arc::new(Dial::Broker(broker));
+    let wire = Wire { dial, ledger: Arc::new(ledger), counters, window: config.window, stop };
     let mut tasks = JoinSet::new();
     let task = wire.clone();
     let device = config.device.clone();
@@ -328,7 +330,6 @@ impl Replay {
                 cells.first_without_time.get_or_insert_with(|| format!("{}: `{}`", at(), time_cells.join(" ")));
                 continue;
             };
-            let mut values = Vec::with_capacity(self.table.columns.len());
             let mut expect = Vec::with_capacity(self.table.columns.len());
             for column in &self.table.columns {
                 let cell = record.get(column.at).unwrap_or("");
@@ -347,7 +348,6 @@ impl Replay {
                 let missing = value.as_f64().is_some_and(|number| self.config.missing_values.contains(&number));
                 cells.missing_values += u64::from(missing);
                 let unit = self.config.units.get(&column.name);
-                values.push((column.name.as_str(), wire(Some(&value), unit.map(String::as_str))));
                 let fate = if missing { Fate::Quarantine } else { self.config.fate };
                 expect.push(Expect {
                     metric: Some(column.name.clone()),
@@ -356,7 +356,7 @@ impl Replay {
                     fate,
                 });
             }
-            if values.is_empty() {
+            if expect.is_empty() {
                 cells.rows_without_value += 1;
                 continue;
             }
@@ -366,9 +366,10 @@ impl Replay {
                 device: self.config.device.clone(),
                 n: self.row,
                 topic: self.topic.clone(),
-                payload: payload(sent, self.row, &values),
+                payload: payload(sent, self.row, &expect),
                 time: sent,
                 copies: 1,
+                best_effort: false,
                 fault: None,
                 expect,
             };

@@ -28,6 +28,8 @@ pub(super) fn install_packages() -> Result<(), VerifyError> {
         ("python3-venv", has_program("python3") && has_venv()),
         ("nodejs", has_program("node")),
         ("npm", has_program("npm")),
+        ("pkg-config", has_program("pkg-config")),
+        ("libssl-dev", has_openssl()),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))
@@ -124,6 +126,11 @@ pub(super) fn has_program(name: &str) -> bool {
 
 fn has_venv() -> bool {
     command("python3").args(["-c", "import venv, ensurepip"]).ask(Path::new("/")).is_some()
+}
+
+/// What the feature `azure-iot-sdk` is built with.
+fn has_openssl() -> bool {
+    command("pkg-config").args(["--exists", "openssl"]).ask(Path::new("/")).is_some()
 }
 
 fn is_root() -> bool {

@@ -5,7 +5,7 @@ use serde_json::json;
 use shared::rules::TimeWindow;
 
 use super::*;
-use crate::silver::judge::{Rules, judge};
+use crate::silver::judge::{Rules, Unique, judge};
 
 const NOW: i64 = 1_790_000_000_000_000;
 
@@ -22,6 +22,7 @@ fn event<'a>(device: &'a str, body: &'a [u8]) -> Event<'a> {
         body,
         packed: false,
         device: Some(device),
+        message_id: None,
         message_source: Some("Telemetry"),
         hub_retention: false,
     }
@@ -29,7 +30,7 @@ fn event<'a>(device: &'a str, body: &'a [u8]) -> Event<'a> {
 
 fn show(event: &Event<'_>) -> String {
     let decoded = decode(event);
-    let rules = Rules::new(TimeWindow::SILVER);
+    let rules = Rules::new(TimeWindow::SILVER, Unique::default());
     let mut text = String::new();
     for row in decoded.rows {
         match judge(row, &event.origin, &rules) {

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! A send is in the file before its first byte goes out, an ack is written after the PUBACK: what is sent and not
-//! acknowledged may have arrived or not, and the next run with the same ledger publishes it again, byte for byte. A
-//! line torn by a kill was never sent, and is cut off. Written through to the operating system, not to the disk: the
-//! ledger survives `kill -9` of the simulator, not a power cut of the machine it runs on.
+//! acknowledged may have arrived or not, and the next run with the same ledger publishes it again, byte for byte;
+//! unless it is marked `best_effort`: nobody will ever acknowledge that, and it is published once. A line torn by a
+//! kill was never sent, and is cut off. Written through to the operating system, not to the disk: the ledger survives
+//! `kill -9` of the simulator, not a power cut of the machine it runs on.
 
 mod writer; // a ledger being written
 
@@ -72,6 +73,9 @@ pub struct Sent {
     /// How often it is published in one go.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub copies: u8,
+    /// Published without asking for a PUBACK: it arrives or not, and is never published again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub best_effort: bool,
     /// What is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -91,12 +95,12 @@ const fn is_one(copies: &u8) -> bool {
 impl Sent {
     /// `draft` under the number `id`.
     pub fn new(id: u64, draft: Draft) -> Self {
-        let Draft { device, n, topic, payload, time, copies, fault, expect } = draft;
+        let Draft { device, n, topic, payload, time, copies, best_effort, fault, expect } = draft;
         let (text, base64) = match String::from_utf8(payload) {
             Ok(text) => (Some(text), None),
             Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
         };
-        Self { id, device, n, topic, text, base64, time, copies, fault, expect }
+        Self { id, device, n, topic, text, base64, time, copies, best_effort, fault, expect }
     }
 
     /// The bytes to publish.
@@ -191,7 +195,9 @@ impl Recovered {
                     Some(last) => *last = send.n.max(*last),
                     None => drop(self.n_last.insert(send.device.clone(), send.n)),
                 }
-                self.unacked.insert(send.id, send);
+                if !send.best_effort {
+                    self.unacked.insert(send.id, send);
+                }
             }
         }
     }

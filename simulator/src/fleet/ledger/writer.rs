@@ -1,9 +1,11 @@
-//! A ledger being written: one writer, one line and one `write` for each send.
+//! A ledger being written: one writer, one line for each send, one `write` for those that are due together.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
 
 use super::{LedgerError, Line, Recovered, Sent, Start, read_from};
 use crate::fleet::send::Draft;
@@ -65,16 +67,31 @@ impl Ledger {
     /// # Errors
     /// The file cannot be written.
     pub fn send(&self, draft: Draft) -> Result<Sent, LedgerError> {
+        let mut sent = self.send_all(std::iter::once(draft))?;
+        Ok(sent.pop().expect("one draft, one send"))
+    }
+
+    /// The same for several, written in one go.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn send_all(&self, drafts: impl Iterator<Item = Draft>) -> Result<Vec<Sent>, LedgerError> {
+        // Made before the lock is taken, so that devices do not wait for each other's waveforms.
+        let mut all: Vec<Sent> = drafts.map(|draft| Sent::new(0, draft)).collect();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.id_last += 1;
-        let line = Line::Send(Sent::new(state.id_last, draft));
+        let mut text = Vec::new();
+        for sent in &mut all {
+            state.id_last += 1;
+            sent.id = state.id_last;
+            if state.file.is_some() {
+                serde_json::to_writer(&mut text, &SendLine { send: sent }).map_err(|e| self.failed(e.into()))?;
+                text.push(b'\n');
+            }
+        }
         if let Some(file) = &mut state.file {
-            write_line(file, &line).map_err(|e| self.failed(e))?;
+            file.write_all(&text).map_err(|e| self.failed(e))?;
         }
-        match line {
-            Line::Send(send) => Ok(send),
-            Line::Start(_) | Line::Ack(_) => unreachable!("the line made above is a send"),
-        }
+        Ok(all)
     }
 
     /// Notes a PUBACK; written with others by [`Ledger::flush`].
@@ -108,6 +125,12 @@ impl Ledger {
     }
 }
 
+/// [`Line::Send`], borrowed.
+#[derive(Serialize)]
+struct SendLine<'a> {
+    send: &'a Sent,
+}
+
 /// One line, one `write`: a kill leaves it whole or torn, never mixed with another.
 fn write_line(file: &mut File, line: &Line) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
@@ -133,6 +156,7 @@ mod tests {
             payload: payload.to_vec(),
             time: Timestamp::from_micros(5),
             copies: 1,
+            best_effort: false,
             fault: None,
             expect: vec![expect],
         }

@@ -98,6 +98,7 @@ impl Source for Count {
             payload: format!("payload {}", self.n).into_bytes(),
             time: Timestamp::from_micros(1),
             copies: if self.n % 3 == 0 { 2 } else { 1 },
+            best_effort: false,
             fault: None,
             expect: vec![expect],
         })
@@ -116,7 +117,7 @@ async fn bench(moods: Moods, window: usize) -> Bench {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, _) = open(&dir);
     let wire = Wire {
-        broker: Arc::new(broker),
+        dial: Arc::new(Dial::Broker(broker)),
         ledger: Arc::new(ledger),
         counters: Arc::default(),
         window,

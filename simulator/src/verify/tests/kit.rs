@@ -66,7 +66,7 @@ pub(super) fn sound() -> (Lake, Vec<Draft>) {
         bronze: vec![(0, 7, Some("gw")), (0, 8, Some("gw")), (1, 3, Some("gw"))],
         bronze_done: Some(8),
         readings: vec![(1, "a", "t", 1, 21.5), (2, "a", "t", 2, 22.5)],
-        refusals: vec![(3, Some("a"), Some("t"), payload(Timestamp::from_micros(TIME), 3, &[("t", json!(900.0))]))],
+        refusals: vec![(3, Some("a"), Some("t"), send("a", 3, 900.0, Fate::Quarantine).payload)],
         gaps: vec![("closed", 1, 3, 0)],
         high: 0,
         named: 0,
@@ -87,15 +87,17 @@ pub(super) fn sound() -> (Lake, Vec<Draft>) {
 
 pub(super) fn send(device: &str, n: i64, value: f64, fate: Fate) -> Draft {
     let time = Timestamp::from_micros(TIME);
+    let expect = vec![Expect { metric: Some("t".into()), value: Some(json!(value)), unit: None, fate }];
     Draft {
         device: device.into(),
         n,
         topic: topic_of(device),
-        payload: payload(time, n, &[("t", json!(value))]),
+        payload: payload(time, n, &expect),
         time,
         copies: 1,
+        best_effort: false,
         fault: None,
-        expect: vec![Expect { metric: Some("t".into()), value: Some(json!(value)), unit: None, fate }],
+        expect,
     }
 }
 
