@@ -46,7 +46,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
         "azure_core",
         &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake/door.rs", "simulator/src/hub/amqp/tests"],
     ),
-    ("azure_iot_sdk", &["simulator/src/fleet/direct/best_effort.rs"]),
+    ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
 ];
