@@ -24,14 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../simulator/README.md");
 const TABLE: [&str; 2] = ["<!-- sdk table: begin -->\n", "<!-- sdk table: end -->"];
 
-/// What disturbs all services, and so is tried when nothing else is.
-const ALONE: &str = "recovery";
-
 /// How an SDK's script is run.
 #[derive(Debug, Clone, Copy)]
 enum Run {
     Python(&'static str),
     Node(&'static str),
+    /// A trial of the multi-call binary.
+    Rust(&'static str),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +49,7 @@ enum Side {
     Service,
 }
 
-const SDKS: [Sdk; 5] = [
+const SDKS: [Sdk; 6] = [
     Sdk { name: "Python azure-iot-device", run: Run::Python("device.py"), side: Side::Device, pin: "azure-iot-device" },
     Sdk {
         name: "Node azure-iot-device-mqtt",
@@ -71,6 +70,12 @@ const SDKS: [Sdk; 5] = [
         side: Side::Service,
         pin: "@azure/event-hubs",
     },
+    Sdk {
+        name: "Rust azure_messaging_eventhubs",
+        run: Run::Rust("eventhubs"),
+        side: Side::Service,
+        pin: "azure_messaging_eventhubs",
+    },
 ];
 
 /// A hub of its own, killed when dropped.
@@ -88,8 +93,9 @@ impl Drop for Hub {
 }
 
 impl Hub {
-    /// On an address whose port 8883 is free: the device SDKs dial no other port.
-    fn start() -> Self {
+    /// A hub for one SDK, so that the misfortunes of one are not those of another; on an address whose port 8883 is
+    /// free, since the device SDKs dial no other port.
+    fn start(sdk: &Sdk) -> Self {
         let dir = tempfile::Builder::new().prefix("iot-sdks-").tempdir().expect("a folder");
         let launcher = Launcher::new(env!("CARGO_BIN_EXE_tests"));
         let ip = free_loopback();
@@ -97,19 +103,18 @@ impl Hub {
         let (amqp, http) = (free(), free());
         let amqps = SocketAddr::from((ip, 5671));
         let websocket = free();
-        let devices: Vec<String> = SDKS.iter().map(|sdk| format!("{:?}", sdk.device())).collect();
         let text = format!(
             "[hub]\ndata-dir = {:?}\nmqtt-listen = \"{ip}:8883\"\namqp-listen = \"{amqp}\"\namqps-listen = \"{amqps}\"\n\
              amqp-websocket-listen = \"{websocket}\"\n\
-             consumer-groups = [\"python\", \"python-2\", \"node\", \"node-2\"]\n\
-             devices = [{}]\nserver-names = [\"localhost\", \"{ip}\"]\n[hub.http]\nlisten = \"{http}\"\n",
+             consumer-groups = [\"python\", \"python-2\", \"node\", \"node-2\", \"rust\", \"rust-2\"]\n\
+             devices = [{:?}]\nserver-names = [\"localhost\", \"{ip}\"]\n[hub.http]\nlisten = \"{http}\"\n",
             dir.path().join("hub"),
-            devices.join(", "),
+            sdk.device(),
         );
         let config = dir.path().join("sim.toml");
         fs::write(&config, text).expect("written");
         let config = config.display().to_string();
-        for sdk in SDKS.iter().filter(|sdk| sdk.side == Side::Device) {
+        if sdk.side == Side::Device {
             for more in [
                 ["", "--module", "m", "--days", "1"],
                 ["-ca", "--auth", "x509-ca", "--days", "1"],
@@ -152,6 +157,7 @@ impl Sdk {
         let language = match self.run {
             Run::Python(script) => format!("python-{script}"),
             Run::Node(script) => format!("node-{script}"),
+            Run::Rust(trial) => format!("rust-{trial}"),
         };
         language.replace(['.', '/'], "-")
     }
@@ -166,6 +172,11 @@ impl Sdk {
             Run::Node(script) => {
                 let mut command = Command::new("node");
                 command.arg(sources("node").join(script)).env(NODE, needed(NODE));
+                command
+            }
+            Run::Rust(trial) => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_tests"));
+                command.args(["--trial", trial]).env("SSL_CERT_FILE", hub.dir.path().join("hub/identity/ca.pem"));
                 command
             }
         };
@@ -209,11 +220,12 @@ impl Sdk {
         let (file, language) = match self.run {
             Run::Python(_) => (sources("python").join("requirements.txt"), "=="),
             Run::Node(_) => (sources("node").join("package.json"), ": "),
+            Run::Rust(_) => (sources("../../Cargo.toml"), " = { version = ="),
         };
         let pins = fs::read_to_string(&file).expect("the pins");
         let line = pins.lines().find_map(|line| {
             let line = line.trim().trim_end_matches(',').replace('"', "");
-            line.strip_prefix(self.pin)?.strip_prefix(language).map(str::to_owned)
+            line.strip_prefix(self.pin)?.strip_prefix(language)?.split(',').next().map(str::to_owned)
         });
         line.unwrap_or_else(|| panic!("{} pins no {}", file.display(), self.pin))
     }
@@ -260,28 +272,33 @@ fn table(side: Side, outcomes: &Outcomes) -> String {
 
 #[test]
 fn microsofts_sdks_accept_the_hub_and_the_readme_says_which() {
-    let hub = Hub::start();
-    let features: Vec<Vec<String>> = SDKS.iter().map(|sdk| sdk.features(&hub)).collect();
-    let attempts = |at: usize, alone: bool| {
-        let features = features[at].iter().enumerate().filter(|(_, feature)| (*feature == ALONE) == alone);
-        let tried = features.map(|(row, feature)| ((at, row), (feature.clone(), SDKS[at].attempt(feature, &hub))));
-        tried.collect::<Vec<_>>()
-    };
+    // One after the other, so that none takes the address that another is about to take.
+    let hubs: Vec<Hub> = SDKS.iter().map(Hub::start).collect();
     // One thread per SDK; each SDK's features one after the other.
-    let mut outcomes: Outcomes = thread::scope(|scope| {
-        let attempts = &attempts;
-        let threads: Vec<_> = (0..SDKS.len()).map(|at| scope.spawn(move || attempts(at, false))).collect();
+    let outcomes: Outcomes = thread::scope(|scope| {
+        let attempts = |at: usize| {
+            let (sdk, hub) = (&SDKS[at], &hubs[at]);
+            let features = sdk.features(hub).into_iter().enumerate();
+            let tried = features.map(|(row, feature)| {
+                let why = sdk.attempt(&feature, hub);
+                ((at, row), (feature, why))
+            });
+            tried.collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..SDKS.len()).map(|at| scope.spawn(move || attempts(at))).collect();
         threads.into_iter().flat_map(|attempt| attempt.join().expect("no panic")).collect()
     });
-    outcomes.extend((0..SDKS.len()).flat_map(|at| attempts(at, true)));
 
     let made =
         format!("Devices:\n\n{}\nServices:\n\n{}", table(Side::Device, &outcomes), table(Side::Service, &outcomes));
     let failed: Vec<String> = outcomes
         .iter()
-        .filter_map(|((sdk, _), (feature, why))| Some(format!("{} {feature}: {}", SDKS[*sdk].name, why.as_ref()?)))
+        .filter_map(|((sdk, _), (feature, why))| {
+            let log = last_lines(&hubs[*sdk].log());
+            Some(format!("{} {feature}: {}\nits hub's last lines:\n{log}\n", SDKS[*sdk].name, why.as_ref()?))
+        })
         .collect();
-    assert!(failed.is_empty(), "{made}\n{}\n\nthe hub's last lines:\n{}", failed.join("\n"), last_lines(&hub.log()));
+    assert!(failed.is_empty(), "{made}\n{}", failed.join("\n"));
 
     let readme = fs::read_to_string(README).expect("the simulator's README");
     let (begin, end) = (readme.find(TABLE[0]).expect("a table"), readme.find(TABLE[1]).expect("its end"));

@@ -40,19 +40,29 @@ const OWNERS: [(&str, &[&str]); 10] = [
             "simulator/src/verify",
         ],
     ),
-    ("azure_messaging_eventhubs", &["cloud-ingester/src/source/eventhubs", "simulator/src/hub/amqp/tests"]),
+    (
+        "azure_messaging_eventhubs",
+        &[
+            "cloud-ingester/src/source/eventhubs",
+            "simulator/src/hub/amqp/tests",
+            // A line to paste for its users.
+            "simulator/src/hub/connect/snippets.rs",
+            "tests/src/bench/read.rs",
+            "tests/src/trials",
+        ],
+    ),
     // The door needs uuid's type for a signature of deltalake's; azure_core re-exports it.
     (
         "azure_core",
         &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake/door.rs", "simulator/src/hub/amqp/tests"],
     ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
-    ("fe2o3_amqp", &["simulator/src/hub/amqp"]),
+    ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 42] = [
+const PURE: [&str; 45] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -90,6 +100,9 @@ const PURE: [&str; 42] = [
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
     "simulator/src/hub/amqp/filter.rs",
+    "simulator/src/hub/mqtt/auth.rs",
+    "simulator/src/hub/mqtt/session.rs",
+    "simulator/src/hub/mqtt/telemetry.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
     "simulator/src/verify/expected.rs",

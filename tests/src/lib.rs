@@ -20,3 +20,7 @@ pub mod stack; // hub, agent, ingester and devices together
 pub mod demo; // `cargo demo`
 
 pub mod verify; // `cargo verify`
+
+pub mod trials; // Microsoft's SDKs for Rust, feature by feature
+
+pub mod bench; // `tests bench hub`

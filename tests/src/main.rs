@@ -1,4 +1,4 @@
-//! One binary for all programs: `tests demo`, `tests verify`, and `tests --as PROGRAM …` for the child processes.
+//! One binary for all programs: `tests demo`, `tests verify`, `tests bench`, and `tests --as PROGRAM …` for the child processes.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -11,13 +11,16 @@ fn main() -> ExitCode {
     }
     match args.first().and_then(|arg| arg.to_str()) {
         Some("--as") => run_as(&args[1..]),
+        Some("--trial") => tests::trials::main(&args[1..]),
         Some("demo") => tests::demo::main(named("cargo demo", &args)),
         Some("verify") => tests::verify::main(named("cargo verify", &args)),
+        Some("bench") => tests::bench::main(named("tests bench", &args)),
         _ => {
             use std::io::Write as _;
             let _ = writeln!(
                 std::io::stderr(),
-                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests --as edge-agent|cloud-ingester|simulator …"
+                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub [OPTIONS] | \
+                 tests --as edge-agent|cloud-ingester|simulator …"
             );
             shared::cli::Exit::Usage.into()
         }

@@ -7,19 +7,36 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
 use shared::time::Timestamp as Instant;
 
-use crate::hub::log::{PartitionInfo, StoredEvent};
+use crate::hub::log::{PartitionInfo, StoredEvent, SystemProperties};
 
-/// The message of an event, one data section. Takes the event apart.
+/// The message of an event, one data section. Takes the event apart: each event passes here, and its texts are not copied.
 pub(super) fn message(event: StoredEvent) -> Message<Data> {
-    let annotations = annotations(&event);
-    let properties = properties(&event);
+    let mut system = event.system;
+    let text = |text: String| Some(Value::String(text));
+    let optional = |text: Option<String>| text.map(Value::String);
+    let annotations = [
+        ("x-opt-sequence-number", Some(Value::Long(event.sequence_number))),
+        ("x-opt-offset", text(event.offset)),
+        ("x-opt-enqueued-time", Some(timestamp(event.enqueued_time))),
+        ("iothub-connection-device-id", text(event.device_id)),
+        ("iothub-connection-module-id", optional(event.module_id)),
+        ("iothub-connection-auth-method", text(event.auth_method)),
+        ("iothub-connection-auth-generation-id", text(event.auth_generation_id)),
+        ("iothub-enqueuedtime", Some(timestamp(event.enqueued_time))),
+        ("iothub-message-source", text(event.message_source)),
+        ("iothub-interface-id", optional(system.interface_id.take())),
+        ("iothub-outputname", optional(system.output.take())),
+        ("dt-dataschema", optional(system.model_id.take())),
+        ("dt-subject", optional(system.subject.take())),
+    ];
+    let present = annotations.into_iter().filter_map(|(key, value)| Some((OwnedKey::from(key), value?)));
     let application: OrderedMap<String, SimpleValue> =
         event.properties.into_iter().map(|(key, value)| (key, SimpleValue::String(value))).collect();
     Message {
         header: None,
         delivery_annotations: None,
-        message_annotations: Some(annotations),
-        properties,
+        message_annotations: Some(MessageAnnotations(present.collect())),
+        properties: properties(system),
         application_properties: (!application.is_empty()).then_some(ApplicationProperties(application)),
         body: Data(Binary::from(Vec::from(event.body))),
         footer: None,
@@ -37,41 +54,17 @@ pub(super) fn runtime_metrics(info: &PartitionInfo, now: Instant) -> DeliveryAnn
     DeliveryAnnotations(entries.into_iter().map(|(key, value)| (OwnedKey::from(key), value)).collect())
 }
 
-fn annotations(event: &StoredEvent) -> MessageAnnotations {
-    let system = &event.system;
-    let text = |text: &str| Value::String(text.to_owned());
-    let entries = [
-        ("x-opt-sequence-number", Some(Value::Long(event.sequence_number))),
-        ("x-opt-offset", Some(text(&event.offset))),
-        ("x-opt-enqueued-time", Some(timestamp(event.enqueued_time))),
-        ("iothub-connection-device-id", Some(text(&event.device_id))),
-        ("iothub-connection-module-id", event.module_id.as_deref().map(text)),
-        ("iothub-connection-auth-method", Some(text(&event.auth_method))),
-        ("iothub-connection-auth-generation-id", Some(text(&event.auth_generation_id))),
-        ("iothub-enqueuedtime", Some(timestamp(event.enqueued_time))),
-        ("iothub-message-source", Some(text(&event.message_source))),
-        ("iothub-interface-id", system.interface_id.as_deref().map(text)),
-        ("iothub-outputname", system.output.as_deref().map(text)),
-        ("dt-dataschema", system.model_id.as_deref().map(text)),
-        ("dt-subject", system.subject.as_deref().map(text)),
-    ];
-    let present = entries.into_iter().filter_map(|(key, value)| Some((OwnedKey::from(key), value?)));
-    MessageAnnotations(present.collect())
-}
-
 /// `None` if the device set none.
-fn properties(event: &StoredEvent) -> Option<Properties> {
-    let system = &event.system;
-    let symbol = |text: &Option<String>| text.as_deref().map(Symbol::from);
-    let time = |text: &Option<String>| text.as_deref().and_then(Instant::parse_rfc3339).map(milliseconds);
+fn properties(system: SystemProperties) -> Option<Properties> {
+    let time = |text: Option<String>| text.as_deref().and_then(Instant::parse_rfc3339).map(milliseconds);
     let properties = Properties {
-        message_id: system.message_id.clone().map(MessageId::String),
-        user_id: system.user_id.as_ref().map(|id| Binary::from(id.as_bytes())),
-        correlation_id: system.correlation_id.clone().map(MessageId::String),
-        content_type: symbol(&system.content_type),
-        content_encoding: symbol(&system.content_encoding),
-        absolute_expiry_time: time(&system.absolute_expiry_time),
-        creation_time: time(&system.creation_time),
+        message_id: system.message_id.map(MessageId::String),
+        user_id: system.user_id.map(|id| Binary::from(id.into_bytes())),
+        correlation_id: system.correlation_id.map(MessageId::String),
+        content_type: system.content_type.map(Symbol::from),
+        content_encoding: system.content_encoding.map(Symbol::from),
+        absolute_expiry_time: time(system.absolute_expiry_time),
+        creation_time: time(system.creation_time),
         ..Properties::new()
     };
     (properties != Properties::new()).then_some(properties)
@@ -90,7 +83,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::hub::log::SystemProperties;
 
     fn event(system: SystemProperties, properties: Vec<(String, String)>) -> StoredEvent {
         StoredEvent {

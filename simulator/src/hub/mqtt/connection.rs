@@ -36,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The service hangs up after this much silence, whatever the device asked for: 29.45 minutes, the idle timeout of its
 /// load balancer. Source: Azure IoT Hub, "Communicate with an IoT hub using the MQTT protocol".
 const QUIET_MAX: Duration = Duration::from_secs(1767);
+/// A connection whose publishes on their way to disk are together so large is not read from: their number alone would let
+/// it take 64 MB.
+const UNACKNOWLEDGED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What a connection with little to say reads into; thousands of them wait.
 const READ_BYTES_MIN: usize = 512;
 /// What a busy one reads into.
@@ -214,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let door = Arc::clone(&self.door);
         let mut blocked = false;
         loop {
-            self.digest(&admitted.guest).await?;
+            self.digest(admitted).await?;
             // While we do not read, the device cannot be heard: its silence is ours.
             if mem::replace(&mut blocked, self.is_full()) && !blocked {
                 self.quiet_at = Instant::now() + self.quiet;
@@ -241,12 +244,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.door.limits.unacknowledged_max <= self.underway.len()
+        self.door.limits.unacknowledged_max <= self.underway.len() || UNACKNOWLEDGED_BYTES_MAX <= self.underway.bytes()
     }
 
     /// Takes packets out of the inbox until it is empty or too many publishes are on their way. Then the rest stays
     /// where it is, and TCP makes the device wait.
-    async fn digest(&mut self, guest: &Guest) -> Result<(), End> {
+    async fn digest(&mut self, admitted: &Admitted) -> Result<(), End> {
         while !self.inbox.is_empty() && !self.is_full() {
             let came = self.feed().await?;
             self.partial_since = match (self.session.mid_packet(), self.partial_since) {
@@ -256,11 +259,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match came {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
-                Came::Publish(publish) => self.take(guest, publish).await?,
-                Came::Subscribe(packet_id, filters) => self.subscribe(guest, packet_id, filters).await?,
+                Came::Publish(publish) => self.take(&admitted.guest, publish).await?,
+                Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
                 Came::Unsubscribe(filters) => {
                     self.filters.retain(|(held, _)| !filters.contains(held));
-                    self.keep(guest)?;
+                    self.keep(admitted)?;
                 }
             }
         }
@@ -271,10 +274,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    async fn subscribe(&mut self, guest: &Guest, packet_id: u16, filters: Vec<(String, Qos)>) -> Result<(), End> {
+    async fn subscribe(&mut self, admitted: &Admitted, packet_id: u16, filters: Vec<(String, Qos)>) -> Result<(), End> {
         let filters: Vec<Filter> = filters.into_iter().map(|(filter, qos)| (filter, qos as u8)).collect();
-        self.filters = telemetry::subscribe(guest, mem::take(&mut self.filters), &filters)?;
-        self.keep(guest)?;
+        self.filters = telemetry::subscribe(&admitted.guest, mem::take(&mut self.filters), &filters)?;
+        self.keep(admitted)?;
         let code = |(_, qos): &Filter| match qos {
             0 => SubackReturnCode::SuccessMaximumQos0,
             _ => SubackReturnCode::SuccessMaximumQos1,
@@ -284,7 +287,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.perform(acts).await.map(|_| ())
     }
 
-    fn keep(&self, guest: &Guest) -> Result<(), End> {
+    /// A connection that has to leave keeps nothing: the session is another's by now.
+    fn keep(&self, admitted: &Admitted) -> Result<(), End> {
+        let guest = &admitted.guest;
+        if admitted.seat.leave.is_cancelled() {
+            return Err(End::TakenOver);
+        }
         self.door.sessions.keep(&guest.client_id(), &self.filters).map_err(End::NotKept)
     }
 

@@ -16,6 +16,10 @@ use shared::config::Secret;
 
 /// Every CONNECT begins with it.
 const CONNECT_BYTE: u8 = 0x10;
+/// A will of 64 KB, and room for names and a token. Whoever has not said who it is gets no more memory.
+const CONNECT_BYTES_MAX: usize = 80 * 1024;
+/// A length of four bytes, the longest protocol name and its level stand within so many.
+const HEAD_BYTES: usize = 16;
 /// "Unacceptable protocol version", in the only form that clients of every version read.
 const OTHER_VERSION: [u8; 4] = [0x20, 2, 0, 1];
 
@@ -121,6 +125,8 @@ pub(super) struct Session {
     mqtt: Connection<role::Server>,
     stage: Stage,
     mid_packet: bool,
+    /// The first bytes, until CONNECT is whole.
+    head: Vec<u8>,
 }
 
 impl Session {
@@ -130,7 +136,7 @@ impl Session {
         let mut mqtt = Connection::with_options(Version::V3_1_1, options);
         mqtt.set_auto_pub_response(false);
         mqtt.set_auto_ping_response(true);
-        Self { mqtt, stage: Stage::Fresh, mid_packet: false }
+        Self { mqtt, stage: Stage::Fresh, mid_packet: false, head: vec![] }
     }
 
     /// True while a packet has begun and not ended.
@@ -144,14 +150,7 @@ impl Session {
         if bytes.is_empty() || matches!(self.stage, Stage::Asking | Stage::Closed) {
             return 0;
         }
-        if self.stage == Stage::Fresh && !self.mid_packet && bytes[0] != CONNECT_BYTE {
-            // Not to wait for the rest of what is no packet at all.
-            self.close(Fault::NotConnect, acts);
-            return 0;
-        }
-        if self.stage == Stage::Fresh && !self.mid_packet && speaks_other_version(bytes) {
-            acts.push(Act::Send(OTHER_VERSION.to_vec()));
-            self.close(Fault::Version, acts);
+        if self.stage == Stage::Fresh && !self.begins_well(bytes, acts) {
             return 0;
         }
         let mut cursor = Cursor::new(bytes);
@@ -159,6 +158,22 @@ impl Session {
         self.mid_packet = events.is_empty();
         self.perform(events, acts);
         usize::try_from(cursor.position()).unwrap_or(bytes.len())
+    }
+
+    /// Judges the first bytes of a connection as soon as they say something, not when their packet is whole.
+    fn begins_well(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> bool {
+        self.head.extend(bytes.iter().take(HEAD_BYTES - self.head.len()));
+        let fault = match self.head.as_slice() {
+            [first, ..] if *first != CONNECT_BYTE => Fault::NotConnect,
+            head if speaks_other_version(head) => {
+                acts.push(Act::Send(OTHER_VERSION.to_vec()));
+                Fault::Version
+            }
+            head if remaining_length(head).is_some_and(|length| CONNECT_BYTES_MAX < length) => Fault::TooLarge,
+            _ => return true,
+        };
+        self.close(fault, acts);
+        false
     }
 
     /// The device may go on; `present` if there is something of an earlier session.
@@ -225,6 +240,7 @@ impl Session {
             (Stage::Closed, _) => {}
             (Stage::Fresh, Packet::V3_1_1Connect(connect)) => {
                 self.stage = Stage::Asking;
+                self.head = vec![];
                 acts.push(Act::Connect(hello(&connect)));
             }
             (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
@@ -272,6 +288,18 @@ impl Session {
             acts.push(Act::Close(fault));
         }
     }
+}
+
+/// The length in a packet's head, if it has come whole.
+fn remaining_length(bytes: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some(length);
+        }
+    }
+    None
 }
 
 /// True for a CONNECT of MQTT 3.1 or 5, as far as it has come.
@@ -338,6 +366,23 @@ mod tests {
             let last = format!("{:?}", acts.last());
             assert!(last.contains("Close") && last.contains(fault), "{bytes:?}: {last}");
         }
+    }
+
+    #[test]
+    fn a_stranger_gets_no_more_memory_than_a_connect_needs() {
+        for (head, closed) in [(&[0x10, 0x80, 0x80, 0x05][..], false), (&[0x10, 0x81, 0x80, 0x05], true)] {
+            let (mut whole, mut bytewise) = (Session::new(1 << 20), Session::new(1 << 20));
+            let acts = run(&mut whole, head);
+            assert_eq!(matches!(acts.last(), Some(Act::Close(Fault::TooLarge))), closed, "{head:?}");
+            let acts: Vec<_> = head.iter().flat_map(|byte| run(&mut bytewise, &[*byte])).collect();
+            assert_eq!(matches!(acts.last(), Some(Act::Close(Fault::TooLarge))), closed, "{head:?}, byte by byte");
+        }
+        let mut session = Session::new(1 << 20);
+        let other = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2];
+        let acts: Vec<_> = other.iter().flat_map(|byte| run(&mut session, &[*byte])).collect();
+        assert!(matches!(acts.last(), Some(Act::Close(Fault::Version))), "byte by byte: {acts:?}");
+        assert_eq!(remaining_length(&[0x10, 0xff, 0xff, 0xff, 0x7f]), Some(268_435_455));
+        assert_eq!(remaining_length(&[0x10, 0xff]), None);
     }
 
     proptest! {

@@ -42,11 +42,14 @@ pub(super) struct Puback {
 pub(super) struct Underway {
     queued: VecDeque<(Instant, Taken)>,
     stored: VecDeque<Stored>,
+    /// Bodies of all of them.
+    bytes: usize,
 }
 
 /// A publish on its way to disk, or there.
 struct Stored {
     puback: Puback,
+    bytes: usize,
     /// What is not known to be stored yet.
     appendings: Vec<Appending>,
     delay: Duration,
@@ -59,8 +62,14 @@ impl Underway {
         self.queued.len() + self.stored.len()
     }
 
+    /// Bytes of the bodies held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes a publish that a throttle lets through `wait` from now.
     pub(super) async fn take(&mut self, taken: Taken, wait: Duration, log: &Log) {
+        self.bytes += taken.bytes();
         if wait.is_zero() && self.queued.is_empty() {
             self.submit(taken, log).await;
         } else {
@@ -87,6 +96,7 @@ impl Underway {
     }
 
     async fn submit(&mut self, taken: Taken, log: &Log) {
+        let bytes = taken.bytes();
         let Taken { packet_id, event, luck } = taken;
         let mut appendings = vec![];
         if let Some(event) = event {
@@ -96,7 +106,7 @@ impl Underway {
             appendings.push(log.submit(*event).await);
         }
         let puback = Puback { packet_id, lost: luck.loses_puback };
-        self.stored.push_back(Stored { puback, appendings, delay: luck.delay, ripe: None });
+        self.stored.push_back(Stored { puback, bytes, appendings, delay: luck.delay, ripe: None });
     }
 
     /// Waits for the first publish on its way to disk to be ripe; for ever if there is none. May be dropped and called
@@ -110,8 +120,7 @@ impl Underway {
         if !first.delay.is_zero() {
             sleep_until(first.ripens()).await;
         }
-        let first = self.stored.pop_front().expect("it is still the first");
-        Ok(first.puback)
+        Ok(self.pop().expect("it is still the first"))
     }
 
     /// As [`Underway::first`], if it is ripe now.
@@ -126,7 +135,13 @@ impl Underway {
         if !first.delay.is_zero() && Instant::now() < first.ripens() {
             return Ok(None);
         }
-        Ok(self.stored.pop_front().map(|first| first.puback))
+        Ok(self.pop())
+    }
+
+    fn pop(&mut self) -> Option<Puback> {
+        let first = self.stored.pop_front()?;
+        self.bytes -= first.bytes;
+        Some(first.puback)
     }
 
     /// True if something is on its way to disk, or there.
@@ -135,9 +150,50 @@ impl Underway {
     }
 }
 
+impl Taken {
+    fn bytes(&self) -> usize {
+        self.event.as_ref().map_or(0, |event| event.body.len())
+    }
+}
+
 impl Stored {
     fn ripens(&mut self) -> Instant {
         let delay = self.delay;
         *self.ripe.get_or_insert_with(|| Instant::now() + delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::clock::Clock;
+
+    use super::*;
+    use crate::hub::log::Options;
+
+    fn taken(packet_id: u16, bytes: usize, luck: Luck) -> Taken {
+        let event = NewEvent { device_id: "d".to_owned(), body: vec![0; bytes].into(), ..NewEvent::default() };
+        Taken { packet_id: Some(packet_id), event: Some(Box::new(event)), luck }
+    }
+
+    #[tokio::test]
+    async fn none_overtakes_another_and_what_is_held_is_counted_until_it_is_acknowledged() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = Log::open(&dir.path().join("log"), &Options::new(1, Clock::Real)).expect("a log");
+        let mut underway = Underway::default();
+        let wait = Duration::from_millis(50);
+        underway.take(taken(1, 10, Luck::default()), Duration::ZERO, &log).await;
+        underway.take(taken(2, 20, Luck { twice: true, ..Luck::default() }), wait, &log).await;
+        underway.take(taken(3, 30, Luck::default()), Duration::ZERO, &log).await;
+        assert_eq!((underway.len(), underway.bytes()), (3, 60));
+        let puback = |packet_id| Puback { packet_id: Some(packet_id), lost: false };
+        assert_eq!(underway.first().await, Ok(puback(1)));
+        assert!(!underway.is_storing() && underway.due().is_some());
+        sleep_until(underway.due().expect("queued")).await;
+        underway.submit_due(&log).await;
+        assert_eq!(underway.first().await, Ok(puback(2)));
+        assert_eq!(underway.first().await, Ok(puback(3)));
+        assert_eq!((underway.len(), underway.bytes(), underway.already()), (0, 0, Ok(None)));
+        let stored = log.read(0, 0, 10, 1 << 20).await.expect("read");
+        assert_eq!(stored.iter().map(|event| event.body.len()).collect::<Vec<_>>(), [10, 20, 20, 30]);
     }
 }
