@@ -20,6 +20,8 @@ mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB
 
 mod readers; // other Delta readers read the tables
 
+mod hubs; // several hubs in one process; faults over HTTP
+
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
