@@ -45,6 +45,8 @@ const OWNERS: [(&str, &[&str]); 10] = [
         &[
             "cloud-ingester/src/source/eventhubs",
             "simulator/src/hub/amqp/tests",
+            // Text for people to paste.
+            "simulator/src/hub/connect/snippets.rs",
             "tests/src/bench/read.rs",
             "tests/src/trials",
         ],
