@@ -37,7 +37,7 @@ pub enum Fault {
     ExpireServiceTokens,
     /// Connections of services break.
     ResetServices,
-    /// Connections of services are neither read nor written for `lasts`, then let go of without a word.
+    /// Connections of services are neither read nor written for `lasts`; then they go on, if the peer is still there.
     BlackHoleServices,
     /// Everything a partition holds is given up, as if retention had passed.
     TrimLog,
