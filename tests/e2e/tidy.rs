@@ -45,7 +45,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
         &[
             "cloud-ingester/src/source/eventhubs",
             "simulator/src/hub/amqp/tests",
-            // Text for people to paste.
+            // A line to paste for its users.
             "simulator/src/hub/connect/snippets.rs",
             "tests/src/bench/read.rs",
             "tests/src/trials",
@@ -56,7 +56,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
         "azure_core",
         &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake/door.rs", "simulator/src/hub/amqp/tests"],
     ),
-    ("azure_iot_sdk", &["simulator/src/fleet/direct/best_effort.rs"]),
+    ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
 ];

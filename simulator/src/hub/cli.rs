@@ -152,7 +152,11 @@ fn register(configs: &[Config], asked: &Register) -> Result<(), Failed> {
             issued.thumbprint
         ),
     };
-    printed.and_then(|()| out.flush()).map_err(|error| (error.into(), Exit::Retry))
+    match printed.and_then(|()| out.flush()) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|error| (error.into(), Exit::Retry)),
+    }
 }
 
 /// Hubs of one process must not share what each of them needs for itself.
@@ -189,5 +193,9 @@ fn connection_strings(configs: &[Config], json: bool) -> Result<(), Failed> {
         (false, all) => all.iter().try_for_each(|connect| connect.print(&mut out)),
     };
     let printed = printed.and_then(|()| if json { writeln!(out) } else { Ok(()) });
-    printed.and_then(|()| out.flush()).map_err(|error| (error.into(), Exit::Retry))
+    match printed.and_then(|()| out.flush()) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|error| (error.into(), Exit::Retry)),
+    }
 }

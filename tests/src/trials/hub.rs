@@ -2,9 +2,9 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value as Json;
+use shared::clock::Clock;
 use shared::sas::{self, Key};
 
 use crate::probe;
@@ -50,20 +50,20 @@ impl Hub {
     /// Publishes so many events, numbered in their bodies.
     pub(super) fn publish(&self, count: usize, bag: &str) -> Result<Mine, String> {
         let (partition, first) = self.end()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mark = format!("{:x}", now.as_nanos());
+        let now = Clock::Real.now();
+        let mark = format!("{:x}", now.micros());
         let bodies: Vec<String> = (0..count).map(|number| format!("{mark} {number}")).collect();
-        self.send(&bodies.join("\n"), bag, "-l", now.as_secs() + 600)?;
+        self.send(&bodies.join("\n"), bag, "-l", now.millis() / 1_000 + 600)?;
         Ok(Mine { mark, partition, first })
     }
 
     /// Publishes one event of `bytes` bytes.
     pub(super) fn publish_large(&self, bytes: usize) -> Result<Mine, String> {
         let (partition, first) = self.end()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mark = format!("{:x}", now.as_nanos());
+        let now = Clock::Real.now();
+        let mark = format!("{:x}", now.micros());
         let body = format!("{mark} 0{}", " ".repeat(bytes.saturating_sub(mark.len() + 2)));
-        self.send(&body, "", "-s", now.as_secs() + 600)?;
+        self.send(&body, "", "-s", now.millis() / 1_000 + 600)?;
         Ok(Mine { mark, partition, first })
     }
 
@@ -76,13 +76,12 @@ impl Hub {
         Ok((partition.to_string(), last + 1))
     }
 
-    fn send(&self, bodies: &str, bag: &str, how: &str, expiry_s: u64) -> Result<(), String> {
+    fn send(&self, bodies: &str, bag: &str, how: &str, expiry_s: i64) -> Result<(), String> {
         let string = self.text(&format!("/devices/{}", self.device)).to_owned();
         let part = |name: &str| string.split(';').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
         let (host, key) = (part("HostName").ok_or("no host")?, part("SharedAccessKey").ok_or("no key")?);
         let key = Key::device(key).ok_or("no key")?;
         let device = &self.device;
-        let expiry_s = i64::try_from(expiry_s).map_err(|error| error.to_string())?;
         let token = sas::sign(&format!("{host}/devices/{device}"), &key, expiry_s, None);
         let mut child = Command::new("mosquitto_pub")
             .args(["-h", self.text("/mqtt/host"), "-p", &self.strings["mqtt"]["port"].to_string()])

@@ -58,9 +58,9 @@ impl Config {
     /// Adds what cannot be used as it stands.
     pub fn check(&self, mistakes: &mut Mistakes) {
         mistakes.ensure(
-            self.token_margin < self.token_life,
+            self.token_margin.duration() + Duration::from_secs(1) <= self.token_life.duration(),
             "token-margin",
-            "must be shorter than `token-life`, write e.g. \"5m\"",
+            "must be shorter than `token-life` by a second or more, write e.g. \"5m\"",
         );
     }
 }

@@ -202,6 +202,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_together_is_written_together_and_best_effort_is_never_sent_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ledger.jsonl");
+        let (ledger, _) = Ledger::open(Some(&path), fleet()).expect("a new ledger");
+        let best_effort = Draft { best_effort: true, ..draft("a", 2, b"{2}") };
+        let sent = ledger.send_all([draft("a", 1, b"{1}"), best_effort, draft("b", 1, b"{3}")].into_iter());
+        let ids: Vec<_> = sent.expect("written").iter().map(|sent| sent.id).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        drop(ledger);
+        let (_, recovered) = Ledger::open(Some(&path), fleet()).expect("the same ledger");
+        assert_eq!(recovered.unacked.into_keys().collect::<Vec<_>>(), [1, 3]);
+        assert_eq!((recovered.n_last["a"], recovered.sends), (2, 3));
+    }
+
+    #[test]
     fn a_ledger_has_one_writer_and_one_source() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ledger.jsonl");
