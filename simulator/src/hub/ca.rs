@@ -87,8 +87,8 @@ pub(super) fn device_ca_file(directory: &Path) -> PathBuf {
 pub(super) fn device_files(directory: &Path, device: &str, module: Option<&str>) -> (PathBuf, PathBuf) {
     // No id holds a plus.
     let stem = module.map_or_else(|| device.to_owned(), |module| format!("{device}+{module}"));
-    let directory = directory.join("devices");
-    (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")))
+    // Keys lie apart: beside each other, the key of one could have the name of another's certificate.
+    (directory.join(format!("devices/{stem}.pem")), directory.join(format!("device-keys/{stem}.pem")))
 }
 
 /// All names the server goes by: the ones everybody dials, those of this hub, and the machine's.

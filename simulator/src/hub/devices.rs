@@ -292,6 +292,7 @@ pub fn register(
 
 /// Changes the file and makes what is missing; writes nothing that cannot be read again.
 fn change(path: &Path, change: impl FnOnce(&mut File)) -> Result<(), RegistryError> {
+    let _alone = alone(path)?;
     let before = File::read(path)?;
     let mut file = before.clone().unwrap_or_default();
     change(&mut file);
@@ -301,6 +302,18 @@ fn change(path: &Path, change: impl FnOnce(&mut File)) -> Result<(), RegistryErr
         file.write(path)?;
     }
     Ok(())
+}
+
+/// Held while the file is read, changed and written: of two who change it at once the second waits.
+fn alone(path: &Path) -> Result<fs::File, RegistryError> {
+    let lock = path.with_extension("lock");
+    let disk = |source| RegistryError::Disk { act: "lock", path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(disk)?;
+    }
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&lock).map_err(disk)?;
+    file.lock().map_err(disk)?;
+    Ok(file)
 }
 
 fn parse(file: File, path: &Path) -> Result<Identities, RegistryError> {

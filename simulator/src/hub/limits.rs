@@ -120,8 +120,8 @@ pub struct Limits {
     sends: Option<Throttle>,
     connections: Option<Throttle>,
     meter: Metered,
-    /// Everything is beyond the backlog until then.
-    forced_until: Option<Timestamp>,
+    /// Everything is beyond the backlog from the one moment until the other.
+    forced: Option<(Timestamp, Timestamp)>,
 }
 
 /// The limits of a running hub, for all its connections; clones are the same.
@@ -186,7 +186,9 @@ impl Throttle {
 
     /// `None` if the queue is full; then nothing was counted.
     fn admit(&mut self, now: f64) -> Option<Duration> {
-        let due = self.due.max(now);
+        // Further ahead than the queue can reach it is only after the clock was set back: then all begins anew.
+        let reach = self.burst + self.backlog + self.interval;
+        let due = if now + reach < self.due { now } else { self.due.max(now) };
         let wait = due - self.burst - now;
         if self.backlog < wait {
             return None;
@@ -196,7 +198,7 @@ impl Throttle {
     }
 
     fn backlog(&self, now: f64) -> Duration {
-        Duration::from_micros((self.due - self.burst - now).max(0.0) as u64)
+        Duration::from_micros((self.due - self.burst - now).clamp(0.0, self.backlog) as u64)
     }
 }
 
@@ -204,7 +206,7 @@ impl Limits {
     /// Limits of a hub that had metered `meter` when it stopped.
     pub fn new(config: Config, meter: Metered) -> Self {
         let throttle = || config.profile.rate(config.units).map(|rate| Throttle::new(rate, &config));
-        Self { sends: throttle(), connections: throttle(), meter, forced_until: None, config }
+        Self { sends: throttle(), connections: throttle(), meter, forced: None, config }
     }
 
     /// Judges a message of so many metered units.
@@ -226,8 +228,8 @@ impl Limits {
     }
 
     /// Everything is refused for so long, as if the backlog were full.
-    pub fn throttle_until(&mut self, until: Timestamp) {
-        self.forced_until = Some(until);
+    pub fn throttle(&mut self, now: Timestamp, lasts: Duration) {
+        self.forced = Some((now, now.plus(lasts)));
     }
 
     /// What has to be kept.
@@ -255,10 +257,10 @@ impl Limits {
     }
 
     fn judge(&mut self, now: Timestamp, throttle: impl FnOnce(&mut Self) -> Option<&mut Throttle>) -> Verdict {
-        if self.forced_until.is_some_and(|until| now < until) {
+        if self.forced.is_some_and(|(since, until)| (since..until).contains(&now)) {
             return self.never("throttled");
         }
-        self.forced_until = None;
+        self.forced = None;
         match throttle(self).map(|throttle| throttle.admit(now.micros() as f64)) {
             None => Verdict::Now,
             Some(Some(Duration::ZERO)) => Verdict::Now,
@@ -332,6 +334,16 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_back_does_not_throttle_for_as_long_as_it_was_ahead() {
+        let mut limits = limits(Profile::S1, 1);
+        let hour = 3_600_000;
+        assert_eq!(limits.send(at(2 * hour), 1), Verdict::Now);
+        limits.throttle(at(2 * hour), Duration::from_secs(2));
+        assert_eq!(limits.send(at(0), 1), Verdict::Now);
+        assert_eq!(limits.standing(at(0)).backlog_ms, 0);
+    }
+
+    #[test]
     fn rates_and_quotas_are_those_of_the_tiers() {
         for (profile, units, rate, quota, block) in [
             (Profile::None, 1, None, None, 4_096),
@@ -367,7 +379,7 @@ mod tests {
         for _ in 0..100_000 {
             assert_eq!(limits.connect(at(0)), Verdict::Now);
         }
-        limits.throttle_until(at(2_000));
+        limits.throttle(at(0), Duration::from_secs(2));
         assert!(matches!(limits.send(at(1_999), 1), Verdict::Never { reason: "throttled", .. }));
         assert_eq!(limits.send(at(2_000), 1), Verdict::Now);
         assert_eq!(limits.meter().used, 1, "what was refused is not metered");

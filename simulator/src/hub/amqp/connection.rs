@@ -37,6 +37,10 @@ const FRAME_BYTES_MAX: u32 = INCOMING_FRAME_MAX as u32;
 const CHANNEL_MAX: u16 = 4999;
 /// Microsoft's Python SDK fails on a session without one.
 const HANDLE_MAX: u32 = 255;
+/// Sessions of a peer that has no token: the SDKs need one or two. Each takes some 20 KiB.
+const STRANGERS_SESSIONS_MAX: usize = 16;
+/// Sessions of a peer that has one: the SDKs open one for each partition.
+const SESSIONS_MAX: usize = 512;
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// Frames between a session and its connection. Few: each may be a frame long, and behind them waits the log.
 const CONNECTION_FRAMES: usize = 64;
@@ -109,6 +113,12 @@ where
     let shared = Shared { hub, tokens, end };
     let mut sessions = JoinSet::new();
     let error = loop {
+        let known = shared.tokens.until_any(shared.hub.clock().now().millis().div_euclid(1_000)).is_some();
+        let sessions_max = if known { SESSIONS_MAX } else { STRANGERS_SESSIONS_MAX };
+        if sessions_max < sessions.len() {
+            let why = format!("More than {sessions_max} sessions.");
+            break definitions::Error::new(ConnectionError::ConnectionForced, why, None);
+        }
         tokio::select! {
             incoming = connection.next_incoming_session() => match incoming {
                 Some(incoming) => match begin(incoming, &mut connection).await {

@@ -262,11 +262,17 @@ impl File {
             if policy.name.is_empty() || policy.name.contains(['&', '=', ';']) {
                 return Err(format!("`{}` cannot be a policy's name", policy.name.escape_debug()));
             }
+            let (primary, secondary) =
+                (policy.primary_key.unwrap_or_default(), policy.secondary_key.unwrap_or_default());
+            // An empty key would let everybody in.
+            if [&primary, &secondary].iter().any(|key| key.is_empty() || sas::Key::device(key).is_none()) {
+                return Err(format!("a key of the policy `{}` is not base64", policy.name));
+            }
             identities.policies.push(Policy {
                 name: policy.name,
                 rights: policy.rights,
-                primary_key: Secret::new(policy.primary_key.unwrap_or_default()),
-                secondary_key: Secret::new(policy.secondary_key.unwrap_or_default()),
+                primary_key: Secret::new(primary),
+                secondary_key: Secret::new(secondary),
             });
         }
         Ok(identities)

@@ -106,6 +106,18 @@ impl Faults {
         self.script().fsync(partition)
     }
 
+    /// Takes as much longer as the rules say an fsync of `partition` does; no longer once they are taken back.
+    pub fn slow_fsync(&self, partition: u32) {
+        let until = Instant::now() + self.fsync(partition);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.watches(Occasion::Fsync) {
+                return;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(20)));
+        }
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Script, Duration) -> T) -> T {
         let mut script = self.script();
         let done = change(&mut script, self.inner.started.elapsed());

@@ -30,7 +30,8 @@ pub(in crate::hub) async fn run(faults: Faults, hands: Hands, stop: Cancellation
             }
         };
         tokio::select! {
-            () = stop.cancelled() => return,
+            // A hub that stops is not to wait for its own misfortune.
+            () = stop.cancelled() => return faults.clear(),
             () = faults.inner.changed.notified() => {}
             () = wake => {}
         }

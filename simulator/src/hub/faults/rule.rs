@@ -15,7 +15,7 @@ pub enum Fault {
     Delay,
     /// A message is stored twice.
     Duplicate,
-    /// From this message on the hub neither reads nor writes for `lasts`, then lets go of the socket without a word.
+    /// From this message on the hub neither reads nor writes for `lasts`, then resets the connection.
     BlackHole,
     /// The connection ends before the message is stored.
     Disconnect,
@@ -200,6 +200,7 @@ impl Rule {
         );
         let shift = fault != Fault::ShiftClock || self.shift_micros().is_some();
         mistakes.ensure(shift, "by", "must say how far the clock is off, write e.g. \"2h\" or \"-90s\"");
+        mistakes.ensure(self.times != Some(0), "times", "must be at least 1, write e.g. 3");
         mistakes.ensure(self.every != Some(0), "every", "must be at least 1, write e.g. 100");
         let one = self.every.is_none() || self.chance.is_none();
         mistakes.ensure(one, "chance", "and `every` exclude each other");
@@ -242,6 +243,7 @@ mod tests {
             ("fault = \"trim-log\"\ndevice = \"x\"\nevery = 2", &["device", "every"]),
             ("fault = \"shift-clock\"\nby = \"tomorrow\"", &["by"]),
             ("fault = \"drop\"\nchance = 1.5\nevery = 0", &["every", "chance", "chance"]),
+            ("fault = \"trim-log\"\ntimes = 0", &["times"]),
             ("fault = \"drop\"\nafter = \"1s\"\nseed = 1", &["seed", "after"]),
             ("fault = \"trim-log\"\nagain = \"1ms\"", &["again"]),
         ] {

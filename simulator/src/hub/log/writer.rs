@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::thread;
 
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -151,10 +150,7 @@ impl Writer {
 
     fn store(&self, segment: &Segment, buffer: &[u8], end: u64) -> io::Result<()> {
         segment.file.write_all_at(buffer, end)?;
-        let longer = self.options.faults.fsync(self.number);
-        if !longer.is_zero() {
-            thread::sleep(longer);
-        }
+        self.options.faults.slow_fsync(self.number);
         if self.options.fsync {
             segment.file.sync_data()?;
         }

@@ -311,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let now = door.clock.now();
         let Some(luck) = luck(&door.faults.message(&guest.device_id), |length| {
-            door.tier.lock().throttle_until(now.plus(length));
+            door.tier.lock().throttle(now, length);
         })?
         else {
             door.metrics.dropped("fault");
