@@ -32,19 +32,28 @@ impl Metrics {
     pub(super) fn new(registry: &mut Registry) -> Arc<Self> {
         let metrics = Self::default();
         let hub = registry.sub_registry_with_prefix("hub");
-        hub.register("events", "Device-to-cloud messages taken", metrics.events.clone());
+        hub.register("events", "Device-to-cloud messages handed to the log", metrics.events.clone());
         hub.register("body_bytes", "Their bodies", metrics.bytes.clone());
-        hub.register("metered_units", "Blocks of 4 KB they would be billed for", metrics.metered_units.clone());
+        hub.register(
+            "metered_units",
+            "Blocks that messages let in would be billed for, of the size that `hub.limits.profile` bills by",
+            metrics.metered_units.clone(),
+        );
         hub.register("dropped", "Messages that were neither stored nor acknowledged", metrics.dropped.clone());
         hub.register("closed", "Device connections ended by the hub", metrics.closed.clone());
         hub.register("connections", "Device connections open", metrics.connections.clone());
         Arc::new(metrics)
     }
 
-    pub(super) fn took(&self, body_bytes: u64, metered_units: u64) {
+    /// A message was let in. It may still be dropped: the service bills what it lets in, too.
+    pub(super) fn metered(&self, metered_units: u64) {
+        self.metered_units.inc_by(metered_units);
+    }
+
+    /// A message was handed to the log.
+    pub(super) fn took(&self, body_bytes: u64) {
         self.events.inc();
         self.bytes.inc_by(body_bytes);
-        self.metered_units.inc_by(metered_units);
     }
 
     pub(super) fn dropped(&self, reason: &'static str) {

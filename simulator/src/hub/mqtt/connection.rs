@@ -48,7 +48,13 @@ const READ_BYTES_MAX: usize = 16 * 1024;
 struct Admitted {
     guest: Guest,
     seat: Seat,
-    will: Option<Box<NewEvent>>,
+    will: Option<Will>,
+}
+
+struct Will {
+    event: Box<NewEvent>,
+    /// As it is metered.
+    bytes: usize,
 }
 
 pub(super) struct Connection<S> {
@@ -78,13 +84,14 @@ enum Came {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn new(stream: S, door: Arc<Door>) -> Self {
+        let underway = Underway::new(door.log.clone(), Arc::clone(&door.metrics));
         Self {
             session: Session::new(telemetry::PACKET_BYTES_MAX),
             stream,
             inbox: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             outgoing: vec![],
-            underway: Underway::default(),
+            underway,
             doom: None,
             filters: vec![],
             quiet: QUIET_MAX,
@@ -124,6 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         drop((hello, chain));
         let end = self.run(&admitted).await.unwrap_or_else(|end| end);
         match &end {
+            End::Left => {
+                // The device waits for nothing more: what the throttle holds is stored now, or else counted as dropped.
+                let _ = timeout(DRAIN, self.underway.submit_all()).await;
+            }
             End::Stopping => {
                 // A failure here leaves publishes unacknowledged: their devices send them again.
                 let _ = timeout(DRAIN, self.drain()).await;
@@ -137,10 +148,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             _ => {}
         }
         if let Some(will) = admitted.will.filter(|_| !matches!(end, End::Left | End::Stopping)) {
-            // The device is gone; nobody is left to be told.
-            let _ = self.door.log.append(*will).await;
+            self.publish_will(will).await;
         }
         end
+    }
+
+    /// The device is gone; nobody is left to be told of a failure, so it is counted. A will that a throttle would queue
+    /// is stored at once.
+    async fn publish_will(&self, will: Will) {
+        let Door { log, metrics, .. } = &*self.door;
+        let body_bytes = will.event.body.len() as u64;
+        let refused = matches!(self.meter(will.bytes), Verdict::Never { .. });
+        if refused || log.append(*will.event).await.is_err() {
+            metrics.dropped("will");
+        } else {
+            metrics.took(body_bytes);
+        }
+    }
+
+    /// Asks the tier about a message of so many bytes. One that is let in is metered here, before it is stored and even
+    /// if it never is: the service meters at ingress.
+    fn meter(&self, bytes: usize) -> Verdict {
+        let door = &self.door;
+        let mut tier = door.tier.lock();
+        let units = tier.metered_units(bytes);
+        let verdict = tier.send(door.clock.now(), units);
+        if !matches!(verdict, Verdict::Never { .. }) {
+            door.metrics.metered(units);
+        }
+        verdict
     }
 
     async fn greet(&mut self) -> Result<Box<Hello>, End> {
@@ -178,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let client_id = guest.client_id();
         let seat = self.door.seats.take(&client_id);
-        let kept = self.door.sessions.begin(&client_id, hello.clean).map_err(End::NotKept)?;
+        let kept = self.door.sessions.begin(&client_id, hello.clean, &seat.leave)?;
         self.session.accept(kept.is_some(), &mut acts);
         self.filters = kept.unwrap_or_default();
         self.perform(acts).await?;
@@ -193,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.perform(acts).await.err().unwrap_or(end)
     }
 
-    fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Box<NewEvent>>), Denied> {
+    fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Will>), Denied> {
         let door = &self.door;
         let rules = Rules {
             hosts: &door.hosts,
@@ -205,9 +241,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let guest = auth::admit(hello, chain, &rules)?;
         let Some(will) = &hello.will else { return Ok((guest, None)) };
         match telemetry::said(&guest, will) {
-            Ok(Said::Event { mut event, .. }) => {
+            Ok(Said::Event { mut event, bytes }) => {
                 event.properties.push(("iothub-MessageType".to_owned(), "Will".to_owned()));
-                Ok((guest, Some(event)))
+                Ok((guest, Some(Will { event, bytes })))
             }
             _ => Err(Denied::Will),
         }
@@ -233,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
                 puback = self.underway.first() => self.acknowledge(puback?).await?,
-                () = sleep_until_some(due) => self.underway.submit_due(&door.log).await,
+                () = sleep_until_some(due) => self.underway.submit_due().await,
                 () = sleep_until_some(self.doom.map(|(at, _)| at)) => {
                     return Err(End::Limited(self.doom.map_or("", |(_, why)| why)));
                 }
@@ -289,11 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A connection that has to leave keeps nothing: the session is another's by now.
     fn keep(&self, admitted: &Admitted) -> Result<(), End> {
-        let guest = &admitted.guest;
-        if admitted.seat.leave.is_cancelled() {
-            return Err(End::TakenOver);
-        }
-        self.door.sessions.keep(&guest.client_id(), &self.filters).map_err(End::NotKept)
+        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, &admitted.seat.leave)
     }
 
     async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
@@ -306,7 +338,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let packet_id = publish.packet_id;
         let Said::Event { event, bytes } = said else {
             let taken = Taken { packet_id, event: None, luck: Luck::default() };
-            self.underway.take(taken, Duration::ZERO, &door.log).await;
+            self.underway.take(taken, Duration::ZERO).await;
             return Ok(());
         };
         let now = door.clock.now();
@@ -317,12 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             door.metrics.dropped("fault");
             return Ok(());
         };
-        let (units, verdict) = {
-            let mut tier = door.tier.lock();
-            let units = tier.metered_units(bytes);
-            (units, tier.send(now, units))
-        };
-        let wait = match verdict {
+        let wait = match self.meter(bytes) {
             Verdict::Now => Duration::ZERO,
             Verdict::Later(wait) => wait,
             Verdict::Never { reason, after } => {
@@ -331,8 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        door.metrics.took(event.body.len() as u64, units);
-        self.underway.take(Taken { packet_id, event: Some(event), luck }, wait, &door.log).await;
+        self.underway.take(Taken { packet_id, event: Some(event), luck }, wait).await;
         Ok(())
     }
 
@@ -356,7 +382,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if lost { Err(End::PubackLost) } else { Ok(()) }
     }
 
+    /// Stores what the throttle holds, without its waits, and acknowledges all that was taken.
     async fn drain(&mut self) -> Result<(), End> {
+        self.underway.submit_all().await;
         while self.underway.is_storing() {
             let puback = self.underway.first().await?;
             self.acknowledge(puback).await?;

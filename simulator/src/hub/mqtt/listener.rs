@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -29,7 +29,10 @@ pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::Server
     loop {
         let accepted = tokio::select! {
             () = door.stop.cancelled() => break,
-            Some(_) = connections.join_next() => continue,
+            Some(joined) = connections.join_next() => {
+                note_panic(&door, joined);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
@@ -58,7 +61,17 @@ pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::Server
         });
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while let Some(joined) = connections.join_next().await {
+        note_panic(&door, joined);
+    }
+}
+
+/// Nobody cancels a connection's task: one that did not end by itself has panicked.
+fn note_panic(door: &Door, joined: Result<(), JoinError>) {
+    if let Err(error) = joined {
+        door.metrics.closed("panic");
+        tracing::error!(%error, "a device's connection ended by a fault of the hub");
+    }
 }
 
 async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
@@ -93,5 +106,21 @@ fn note(door: &Door, peer: SocketAddr, end: &End) {
             }
         }
         None => tracing::debug!(%peer, "a device's connection ended: {end}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::mqtt::tests::{Stand, limits};
+
+    #[tokio::test]
+    async fn a_panic_of_a_connection_is_counted() {
+        let stand = Stand::open(limits()).await;
+        note_panic(&stand.door, tokio::spawn(async {}).await);
+        assert_eq!(stand.count("closed", "panic"), 0);
+        note_panic(&stand.door, tokio::spawn(async { panic!("as in a defect") }).await);
+        assert_eq!(stand.count("closed", "panic"), 1);
+        stand.close().await;
     }
 }

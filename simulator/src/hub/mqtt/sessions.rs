@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
+use super::end::End;
 use crate::hub::devices::write_private;
 
 /// So many lines that say nothing any more are always tolerated.
@@ -65,25 +67,31 @@ impl Sessions {
     /// Begins a session: what was kept of an earlier one, or `None`. A clean one forgets it.
     ///
     /// # Errors
-    /// If the disk says no.
-    pub(super) fn begin(&self, client: &str, clean: bool) -> io::Result<Option<Vec<Filter>>> {
-        let mut kept = self.lock();
-        match (clean, kept.by_client.get(client)) {
+    /// If the disk says no, or if the connection has to `leave`: the session is another's by now.
+    pub(super) fn begin(
+        &self,
+        client: &str,
+        clean: bool,
+        leave: &CancellationToken,
+    ) -> Result<Option<Vec<Filter>>, End> {
+        let mut kept = self.lock_for(leave)?;
+        let begun = match (clean, kept.by_client.get(client)) {
             (true, None) => Ok(None),
             (true, Some(_)) => kept.change(client, None).map(|()| None),
             (false, Some(filters)) => Ok(Some(filters.clone())),
             (false, None) => kept.change(client, Some(vec![])).map(|()| None),
-        }
+        };
+        begun.map_err(End::NotKept)
     }
 
     /// Keeps what a client is subscribed to now, if its session stays.
     ///
     /// # Errors
-    /// If the disk says no.
-    pub(super) fn keep(&self, client: &str, filters: &[Filter]) -> io::Result<()> {
-        let mut kept = self.lock();
+    /// As [`Sessions::begin`].
+    pub(super) fn keep(&self, client: &str, filters: &[Filter], leave: &CancellationToken) -> Result<(), End> {
+        let mut kept = self.lock_for(leave)?;
         match kept.by_client.get(client) {
-            Some(before) if before != filters => kept.change(client, Some(filters.to_vec())),
+            Some(before) if before != filters => kept.change(client, Some(filters.to_vec())).map_err(End::NotKept),
             _ => Ok(()),
         }
     }
@@ -91,6 +99,13 @@ impl Sessions {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.lock().by_client.len()
+    }
+
+    /// The lock, for a connection that keeps its seat. Whoever takes the seat cancels `leave` first and begins after: a
+    /// connection that is found here still seated has changed the session before its successor reads it.
+    fn lock_for(&self, leave: &CancellationToken) -> Result<MutexGuard<'_, Kept>, End> {
+        let kept = self.lock();
+        if leave.is_cancelled() { Err(End::TakenOver) } else { Ok(kept) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -144,25 +159,42 @@ mod tests {
 
     use super::*;
 
+    fn seated() -> CancellationToken {
+        CancellationToken::new()
+    }
+
     #[test]
     fn a_session_that_stays_is_there_after_a_restart_until_a_clean_one_comes() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("sessions.jsonl");
         let filters = vec![("$iothub/methods/POST/#".to_owned(), 1)];
         let sessions = Sessions::open(path.clone()).expect("made");
-        assert_eq!(sessions.begin("d", true).expect("written"), None);
-        sessions.keep("d", &filters).expect("nothing to write");
-        assert_eq!(sessions.begin("d", false).expect("written"), None, "a clean session left nothing");
-        sessions.keep("d", &filters).expect("written");
+        assert_eq!(sessions.begin("d", true, &seated()).expect("written"), None);
+        sessions.keep("d", &filters, &seated()).expect("nothing to write");
+        assert_eq!(sessions.begin("d", false, &seated()).expect("written"), None, "a clean session left nothing");
+        sessions.keep("d", &filters, &seated()).expect("written");
         drop(sessions);
 
         let torn = fs::read_to_string(&path).expect("read") + r#"{"client":"e","fil"#;
         fs::write(&path, torn).expect("written");
         let sessions = Sessions::open(path.clone()).expect("read");
-        assert_eq!(sessions.begin("d", false).expect("read"), Some(filters));
-        assert_eq!(sessions.begin("d", true).expect("written"), None);
+        assert_eq!(sessions.begin("d", false, &seated()).expect("read"), Some(filters));
+        assert_eq!(sessions.begin("d", true, &seated()).expect("written"), None);
         drop(sessions);
         assert_eq!(Sessions::open(path).expect("read").len(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_has_to_leave_does_not_touch_the_session_of_its_successor() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let sessions = Sessions::open(dir.path().join("sessions.jsonl")).expect("made");
+        let filters = vec![("$iothub/methods/POST/#".to_owned(), 1)];
+        assert_eq!(sessions.begin("d", false, &seated()).expect("written"), None);
+        let taken = seated();
+        taken.cancel();
+        assert!(matches!(sessions.keep("d", &filters, &taken), Err(End::TakenOver)));
+        assert!(matches!(sessions.begin("d", true, &taken), Err(End::TakenOver)));
+        assert_eq!(sessions.begin("d", false, &seated()).expect("read"), Some(vec![]));
     }
 
     #[test]
@@ -171,7 +203,7 @@ mod tests {
         let path = dir.path().join("sessions.jsonl");
         let sessions = Sessions::open(path.clone()).expect("made");
         for round in 0..3_000u32 {
-            sessions.begin("d", round % 2 == 0).expect("written");
+            sessions.begin("d", round % 2 == 0, &seated()).expect("written");
         }
         let lines = fs::read_to_string(&path).expect("read").lines().count();
         assert!(lines <= STALE_LINES + 2, "{lines}");

@@ -39,16 +39,16 @@ mod sessions;
 mod tiers;
 mod x509;
 
-struct Stand {
+pub(super) struct Stand {
     metered: Metered,
     dir: tempfile::TempDir,
     addr: SocketAddr,
-    door: Arc<Door>,
+    pub(super) door: Arc<Door>,
     served: JoinHandle<()>,
 }
 
 impl Stand {
-    async fn open(limits: MqttLimits) -> Self {
+    pub(super) async fn open(limits: MqttLimits) -> Self {
         Self::open_with(limits, Config::load(None).expect("the default").hub.limits).await
     }
 
@@ -81,16 +81,21 @@ impl Stand {
         Self { metered, dir, addr, door, served }
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.door.stop.cancel();
         timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
     }
 
     /// What a counter says, by its name and reason.
-    fn count(&self, counter: &str, reason: &str) -> u64 {
+    pub(super) fn count(&self, counter: &str, reason: &str) -> u64 {
+        self.total(&format!("{counter}_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// What a line of the metrics says, by all before its value but the prefix.
+    fn total(&self, line: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metered).expect("text");
-        let line = format!("hub_{counter}_total{{reason=\"{reason}\"}} ");
+        let line = format!("hub_{line} ");
         text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().expect("a number"))
     }
 
@@ -165,7 +170,7 @@ fn publish(device: &str, id: u8) -> Vec<u8> {
     packet(0x32, [&text(&events(device))[..], &[0, id], b"x"].concat())
 }
 
-fn limits() -> MqttLimits {
+pub(super) fn limits() -> MqttLimits {
     MqttLimits {
         connections_max: 100,
         connect_timeout: Span::new(Duration::from_secs(10)),
@@ -386,6 +391,11 @@ async fn a_device_that_vanishes_has_its_will_stored_and_one_that_leaves_has_not(
         timeout(PATIENCE, gone).await.expect("in time");
         assert_eq!(stand.stored("d-1").await.len(), stored);
     }
+    assert_eq!(
+        (stand.total("events_total"), stand.door.metrics.metered_units()),
+        (1, 1),
+        "a will counts as any message"
+    );
     let event = stand.stored("d-1").await.remove(0);
     assert!(event.properties.contains(&("iothub-MessageType".to_owned(), "Will".to_owned())));
     stand.close().await;

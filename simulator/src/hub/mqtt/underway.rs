@@ -3,13 +3,16 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::hub::log::{AppendError, Appending, Log, NewEvent};
+use crate::hub::metrics::Metrics;
 
 /// A publish as taken.
+#[derive(Clone)]
 pub(super) struct Taken {
     /// `None` for QoS 0.
     pub(super) packet_id: Option<u16>,
@@ -38,8 +41,10 @@ pub(super) struct Puback {
     pub(super) lost: bool,
 }
 
-#[derive(Default)]
+/// What is still queued when it is dropped is counted as dropped.
 pub(super) struct Underway {
+    log: Log,
+    metrics: Arc<Metrics>,
     queued: VecDeque<(Instant, Taken)>,
     stored: VecDeque<Stored>,
     /// Bodies of all of them.
@@ -58,6 +63,10 @@ struct Stored {
 }
 
 impl Underway {
+    pub(super) fn new(log: Log, metrics: Arc<Metrics>) -> Self {
+        Self { log, metrics, queued: VecDeque::new(), stored: VecDeque::new(), bytes: 0 }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.queued.len() + self.stored.len()
     }
@@ -68,10 +77,10 @@ impl Underway {
     }
 
     /// Takes a publish that a throttle lets through `wait` from now.
-    pub(super) async fn take(&mut self, taken: Taken, wait: Duration, log: &Log) {
+    pub(super) async fn take(&mut self, taken: Taken, wait: Duration) {
         self.bytes += taken.bytes();
         if wait.is_zero() && self.queued.is_empty() {
-            self.submit(taken, log).await;
+            self.submit(taken).await;
         } else {
             // None overtakes another.
             let last = self.queued.back().map(|(due, _)| *due);
@@ -86,24 +95,34 @@ impl Underway {
     }
 
     /// Sends to disk what the throttle has held long enough.
-    pub(super) async fn submit_due(&mut self, log: &Log) {
+    pub(super) async fn submit_due(&mut self) {
         let now = Instant::now();
         while self.due().is_some_and(|due| due <= now)
             && let Some((_, taken)) = self.queued.pop_front()
         {
-            self.submit(taken, log).await;
+            self.submit(taken).await;
         }
     }
 
-    async fn submit(&mut self, taken: Taken, log: &Log) {
+    /// Sends to disk all that the throttle holds. May be dropped: what it did not come to stays queued.
+    pub(super) async fn submit_all(&mut self) {
+        while let Some((_, taken)) = self.queued.front() {
+            let taken = taken.clone();
+            self.submit(taken).await;
+            self.queued.pop_front();
+        }
+    }
+
+    async fn submit(&mut self, taken: Taken) {
         let bytes = taken.bytes();
         let Taken { packet_id, event, luck } = taken;
         let mut appendings = vec![];
         if let Some(event) = event {
             if luck.twice {
-                appendings.push(log.submit((*event).clone()).await);
+                appendings.push(self.log.submit((*event).clone()).await);
             }
-            appendings.push(log.submit(*event).await);
+            appendings.push(self.log.submit(*event).await);
+            self.metrics.took(bytes as u64);
         }
         let puback = Puback { packet_id, lost: luck.loses_puback };
         self.stored.push_back(Stored { puback, bytes, appendings, delay: luck.delay, ripe: None });
@@ -150,6 +169,14 @@ impl Underway {
     }
 }
 
+impl Drop for Underway {
+    fn drop(&mut self) {
+        for _ in self.queued.iter().filter(|(_, taken)| taken.event.is_some()) {
+            self.metrics.dropped("throttle-queue");
+        }
+    }
+}
+
 impl Taken {
     fn bytes(&self) -> usize {
         self.event.as_ref().map_or(0, |event| event.body.len())
@@ -179,17 +206,17 @@ mod tests {
     async fn none_overtakes_another_and_what_is_held_is_counted_until_it_is_acknowledged() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = Log::open(&dir.path().join("log"), &Options::new(1, Clock::Real)).expect("a log");
-        let mut underway = Underway::default();
+        let mut underway = Underway::new(log.clone(), Arc::default());
         let wait = Duration::from_millis(50);
-        underway.take(taken(1, 10, Luck::default()), Duration::ZERO, &log).await;
-        underway.take(taken(2, 20, Luck { twice: true, ..Luck::default() }), wait, &log).await;
-        underway.take(taken(3, 30, Luck::default()), Duration::ZERO, &log).await;
+        underway.take(taken(1, 10, Luck::default()), Duration::ZERO).await;
+        underway.take(taken(2, 20, Luck { twice: true, ..Luck::default() }), wait).await;
+        underway.take(taken(3, 30, Luck::default()), Duration::ZERO).await;
         assert_eq!((underway.len(), underway.bytes()), (3, 60));
         let puback = |packet_id| Puback { packet_id: Some(packet_id), lost: false };
         assert_eq!(underway.first().await, Ok(puback(1)));
         assert!(!underway.is_storing() && underway.due().is_some());
         sleep_until(underway.due().expect("queued")).await;
-        underway.submit_due(&log).await;
+        underway.submit_due().await;
         assert_eq!(underway.first().await, Ok(puback(2)));
         assert_eq!(underway.first().await, Ok(puback(3)));
         assert_eq!((underway.len(), underway.bytes(), underway.already()), (0, 0, Ok(None)));

@@ -53,13 +53,12 @@ async fn a_message_meets_what_was_scripted_for_it() {
         connected(&mut device).await.expect("admitted");
         let (ids, ended) = publish_two(&client, &mut device).await;
         assert_eq!((ids.as_slice(), ended), (acknowledged, ends), "{fault:?}");
-        // What was on its way when the connection ended may or may not be there.
-        let found = bodies(&stand).await;
-        assert_eq!(
-            found.iter().take(stored.len()).collect::<Vec<_>>(),
-            stored.iter().collect::<Vec<_>>(),
-            "{fault:?}: {found:?}"
-        );
+        let mut found = bodies(&stand).await;
+        if fault == Fault::LosePuback {
+            // The second may have been on its way when the connection ended.
+            found.truncate(1);
+        }
+        assert_eq!(found, stored, "{fault:?}");
         if let Some(reason) = closed {
             assert_eq!(stand.count("closed", reason), 1, "{fault:?}");
         }

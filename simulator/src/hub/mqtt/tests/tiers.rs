@@ -62,6 +62,64 @@ async fn beyond_the_backlog_pubacks_stop_and_the_connection_ends() {
     stand.close().await;
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Disconnect,
+    Stop,
+    Takeover,
+    Vanishing,
+}
+
+#[tokio::test]
+async fn what_a_throttle_has_queued_is_stored_in_order_at_an_orderly_end_and_counted_at_any_other() {
+    const COUNT: u8 = 200;
+    let count = u64::from(COUNT);
+    for ends in [Ends::Disconnect, Ends::Stop, Ends::Takeover, Ends::Vanishing] {
+        // 100 a second, none at once: two seconds' worth.
+        let stand = Stand::open_with(MqttLimits { unacknowledged_max: 1_000, ..limits() }, s1(0, 60_000)).await;
+        let (mut socket, mut other) = (stand.raw().await, stand.raw().await);
+        let mut sent = stand.connect("d-1", 60);
+        for id in 1..=COUNT {
+            sent.extend(packet(0x32, [&text(&events("d-1"))[..], &[0, id], &[id]].concat()));
+        }
+        socket.write_all(&sent).await.expect("written");
+        eventually(|| stand.door.metrics.metered_units() == count).await;
+        match ends {
+            Ends::Disconnect => socket.write_all(&[0xe0, 0]).await.expect("written"),
+            Ends::Stop => stand.door.stop.cancel(),
+            Ends::Takeover => other.write_all(&stand.connect("d-1", 60)).await.expect("written"),
+            Ends::Vanishing => socket.shutdown().await.expect("closed"),
+        }
+        let mut answers = vec![];
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut answers)).await.expect("the end");
+        let dropped = || stand.count("dropped", "throttle-queue");
+        eventually(|| stand.total("events_total") + dropped() == count).await;
+        let taken = stand.total("events_total");
+        let orderly = matches!(ends, Ends::Disconnect | Ends::Stop);
+        assert_eq!(dropped() == 0, orderly, "{ends:?}: {} of {count} dropped", dropped());
+        let mut bodies = vec![];
+        while (bodies.len() as u64) < taken {
+            bodies = stand.stored("d-1").await.iter().map(|event| event.body[0]).collect();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(bodies, (1..=COUNT).take(bodies.len()).collect::<Vec<_>>(), "{ends:?}");
+        if ends == Ends::Stop {
+            let acknowledged: Vec<u8> = answers[4..].chunks(4).map(|puback| puback[3]).collect();
+            assert_eq!(acknowledged, bodies);
+        }
+        stand.close().await;
+    }
+}
+
+async fn eventually(is: impl Fn() -> bool) {
+    let waited = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waited).await.expect("in time");
+}
+
 #[tokio::test]
 async fn above_the_daily_quota_nothing_is_acknowledged() {
     let stand = Stand::open_with(limits(), Tier { profile: Profile::Free, ..s1(60_000, 60_000) }).await;
