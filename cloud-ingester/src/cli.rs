@@ -12,11 +12,14 @@ use shared::cli::Exit;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Needs};
+use crate::gold::models;
 use crate::lake::session::{lake_session, query};
 use crate::lake::{Lake, LakeError, Lease};
 use crate::run::{self, HopRequest, RunError};
 use crate::status::Status;
 use crate::{ask, status, tour};
+
+mod trace; // from gold back to the hub
 
 const PROGRAM: &str = "cloud-ingester";
 
@@ -52,6 +55,8 @@ enum Command {
         #[arg(long, value_name = "TABLE")]
         full_refresh: Option<String>,
     },
+    /// From a row of gold to the readings it was made of and the hub's sequence numbers they came with
+    Trace(trace::Trace),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -81,7 +86,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let needs = match args.command {
         Command::Run | Command::Check => Needs::LakeAndHub,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } => Needs::Lake,
+        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } | Command::Trace(_) => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -125,7 +130,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(if fine { Exit::Ok } else { Exit::No })
         }
         Command::Status { json } => {
-            let lake = Lake::open(config.location()?)?;
+            let lake = open(&config).await?;
             let mut status = status::read(&lake, status::Hub::NotAsked).await?;
             hear(&lake, &mut status).await?;
             let text = if json {
@@ -137,14 +142,20 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(Exit::Ok)
         }
         Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
+        Command::Trace(asked) => Box::pin(trace::trace(&config, asked)).await,
         Command::Query { sql, format } => {
-            let lake = Lake::open(config.location()?)?;
+            let lake = open(&config).await?;
             let session = lake_session(&lake, config.limits()).await?;
             let batches = Box::pin(query(&session, &sql)).await?;
             print(&batches, format)?;
             Ok(Exit::Ok)
         }
     }
+}
+
+/// The lake with the tables of users' models.
+async fn open(config: &Config) -> Result<Lake, LakeError> {
+    Ok(models::open(config.location()?, config.gold.models.as_deref()).await?.0)
 }
 
 /// How long a running service may take to say how far the hub is.
@@ -166,7 +177,7 @@ async fn hear(lake: &Lake, status: &mut Status) -> Result<(), LakeError> {
 /// Runs the hops here, or hands the request to whoever holds the lease.
 async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
     // Before anybody is asked: who holds the lease changes nothing about a wrong name.
-    request.target()?;
+    request.target(&open(&config).await?)?;
     let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
         Ok((_, mut hops)) => {
             let report = Box::pin(run::obey(&mut hops, &request)).await?;

@@ -24,6 +24,7 @@ use self::hops::{Hold, HopMetrics, hop_loop};
 pub use self::hops::{HopRequest, obey, tell};
 use crate::bronze::stage::{Committed, Metrics, Stage};
 use crate::config::Config;
+use crate::gold;
 use crate::hop::{HopError, Hops, Settings};
 use crate::lake::{Holder, Lake, LakeError, Lease, Table};
 use crate::source::eventhubs::{self, Progress, Wiring};
@@ -78,7 +79,13 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
+    Settings {
+        window: config.window(),
+        unique: config.unique(),
+        limits: config.limits(),
+        patience: config.patience(),
+        ..Settings::default()
+    }
 }
 
 /// What bronze holds, asked from the tables.
@@ -101,10 +108,15 @@ impl Progress for FromBronze {
 pub async fn take_over(config: &Config, program: &str, http: Option<String>) -> Result<(Arc<Lake>, Hops), RunError> {
     let location = config.location()?;
     location.prepare()?;
-    let lake = Arc::new(Lake::open(location)?);
+    let (lake, own) = gold::models::open(location, config.gold.models.as_deref()).await?;
+    let lake = Arc::new(lake);
+    for mistake in &own.mistakes {
+        tracing::error!(%mistake, "a model is left out; the others go on");
+    }
     let lease = Lease::acquire(&lake, &Holder::this(program, http)).await?;
     lake.create_tables().await?;
-    let hops = Hops::take_over(Arc::clone(&lake), lease, settings(config)).await?;
+    let settings = Settings { own: own.models, ..settings(config) };
+    let hops = Hops::take_over(Arc::clone(&lake), lease, settings).await?;
     Ok((lake, hops))
 }
 
