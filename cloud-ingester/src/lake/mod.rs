@@ -37,7 +37,7 @@ pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use records::{Entry, Records, Running};
 pub use store::{CHECKPOINT_EVERY, Lake};
-pub use tables::{Layer, Table};
+pub use tables::{Definition, Layer, Table};
 pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.
