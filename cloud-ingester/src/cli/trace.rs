@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::gold::model::{Mode, Model, Source};
 use crate::gold::models;
 use crate::gold::planned::CATALOGUE;
-use crate::lake::session::{query, session};
+use crate::lake::session::{Limits, query, session};
 use crate::lake::{Lake, LakeError, Table};
 use crate::run::RunError;
 
@@ -67,28 +67,76 @@ struct Events {
 pub(super) async fn trace(config: &Config, asked: Trace) -> Result<Exit, RunError> {
     let folder = config.gold.models.as_deref();
     let (lake, own) = models::open(config.location()?, folder).await?;
-    let question = |why: String| LakeError::Question { source: Box::new(DataFusionError::Plan(why)) };
-    let target = lake.named(&asked.table).ok_or_else(|| question(format!("there is no table {}", asked.table)))?;
-    let model = models::embedded().await?.into_iter().chain(own.models).find(|model| model.target == target);
-    let keys: Vec<String> = match (&model, target) {
-        (Some(model), _) => model.draft.keys.clone(),
-        (None, Table::GoldGatewayHealth) => vec!["gateway_id".to_owned(), "epoch".to_owned()],
-        _ => return Err(question(format!("rows of {} are not made of readings", asked.table)).into()),
-    };
-    let session = session(config.limits())?;
-    let row = match row(&lake, &session, target, &asked).await? {
-        Ok(row) => row,
+    let all: Vec<Model> = models::embedded().await?.into_iter().chain(own.models).collect();
+    match find(&lake, &all, config.limits(), &asked).await? {
+        Ok(found) if asked.json => {
+            let text = serde_json::to_string_pretty(&found.origin).expect("plain data");
+            say(&format!("{text}\n"));
+            Ok(Exit::Ok)
+        }
+        Ok(found) => {
+            say(&found.text()?);
+            Ok(Exit::Ok)
+        }
         Err(why) => {
             say(&format!("{why}\n"));
-            return Ok(Exit::No);
+            Ok(Exit::No)
         }
+    }
+}
+
+/// A row that was found, with what it is made of.
+struct Found {
+    origin: Origin,
+    row: RecordBatch,
+    readings: Vec<RecordBatch>,
+}
+
+impl Found {
+    fn text(&self) -> Result<String, LakeError> {
+        let table = |batches: &[RecordBatch]| {
+            arrow::util::pretty::pretty_format_batches(batches).map(|table| table.to_string()).map_err(shape)
+        };
+        let Origin { table: name, version, events, readings, .. } = &self.origin;
+        let mut text = format!("{name}\n{}\n", table(std::slice::from_ref(&self.row))?);
+        let count = readings.len();
+        text += &format!("computed from {count} rows of silver up to version {version} of silver.readings\n");
+        text += &format!("{}\n", table(&self.readings)?);
+        for events in events {
+            let Events { hub, incarnation, partition, sequence_numbers } = events;
+            let numbers = ranges(sequence_numbers).join(", ");
+            text +=
+                &format!("hub {hub} (incarnation {incarnation}), partition {partition}: sequence numbers {numbers}\n");
+        }
+        Ok(text)
+    }
+}
+
+/// Looks for the row and for what it is made of; or says why that can't be told.
+async fn find(
+    lake: &Lake,
+    models: &[Model],
+    limits: Limits,
+    asked: &Trace,
+) -> Result<Result<Found, String>, LakeError> {
+    let question = |why: String| LakeError::Question { source: Box::new(DataFusionError::Plan(why)) };
+    let target = lake.named(&asked.table).ok_or_else(|| question(format!("there is no table {}", asked.table)))?;
+    let model = models.iter().find(|model| model.target == target);
+    let keys: Vec<String> = match (model, target) {
+        (Some(model), _) => model.draft.keys.clone(),
+        (None, Table::GoldGatewayHealth) => vec!["gateway_id".to_owned(), "epoch".to_owned()],
+        _ => return Err(question(format!("rows of {} are not made of readings", asked.table))),
+    };
+    let session = session(limits)?;
+    let row = match row(lake, &session, target, asked).await? {
+        Ok(row) => row,
+        Err(why) => return Ok(Err(why)),
     };
     let mut conditions: Vec<String> = vec![];
     for key in &keys {
-        conditions.push(same(key, &text_of(&row, key)?));
+        conditions.push(same(key, text_of(&row, key)?.as_deref()));
     }
-    let mode = model.as_ref().map(|model| model.draft.mode);
-    match mode {
+    match model.map(|model| model.draft.mode) {
         Some(Mode::Window(_)) => {
             let (from, to) = (micros_of(&row, "window_start")?, micros_of(&row, "window_end")?);
             conditions.push(format!("timestamp_micros({from}) <= event_time and event_time < timestamp_micros({to})"));
@@ -96,52 +144,28 @@ pub(super) async fn trace(config: &Config, asked: Trace) -> Result<Exit, RunErro
         Some(Mode::Latest) => {
             conditions.push(format!("event_time = timestamp_micros({})", micros_of(&row, "event_time")?));
         }
-        Some(Mode::Append) => match row.column_by_name("reading_id") {
-            Some(_) => conditions.push(same("reading_id", &text_of(&row, "reading_id")?)),
-            None => return Err(question(format!("{} does not keep reading_id", asked.table)).into()),
-        },
+        Some(Mode::Append) if row.column_by_name("reading_id").is_some() => {
+            conditions.push(same("reading_id", text_of(&row, "reading_id")?.as_deref()));
+        }
+        Some(Mode::Append) => return Err(question(format!("{} does not keep reading_id", asked.table))),
         Some(Mode::Full) | None => {}
     }
-    let version = relation(&lake, &session, target, model.as_ref(), &keys).await?;
+    let version = relation(lake, &session, target, model, &keys).await?;
     let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" and ") };
     let sql = format!(
         "select reading_id, rejected, device_id, metric, value, value_text, event_time, enqueued_time, hub, incarnation, \
          partition_id, sequence_number, message_index from traced where {condition} \
          order by hub, incarnation, partition_id, sequence_number, message_index"
     );
-    let found = query(&session, &sql).await?;
+    let readings = query(&session, &sql).await?;
     let origin = Origin {
         table: asked.table.clone(),
         row: objects(std::slice::from_ref(&row))?.into_iter().next().unwrap_or_default(),
         version,
-        events: events(&found),
-        readings: objects(&found)?,
+        events: events(&readings),
+        readings: objects(&readings)?,
     };
-    if asked.json {
-        let text = serde_json::to_string_pretty(&origin).expect("plain data");
-        say(&format!("{text}\n"));
-        return Ok(Exit::Ok);
-    }
-    let table = |batches: &[RecordBatch]| {
-        arrow::util::pretty::pretty_format_batches(batches).map(|table| table.to_string()).map_err(shape)
-    };
-    say(&format!("{}\n{}\n", asked.table, table(&[row])?));
-    let count = origin.readings.len();
-    say(&format!(
-        "computed from {count} readings of silver.readings up to its version {version}\n{}\n",
-        table(&found)?
-    ));
-    for events in &origin.events {
-        let numbers: Vec<String> = ranges(&events.sequence_numbers);
-        say(&format!(
-            "hub {} (incarnation {}), partition {}: sequence numbers {}\n",
-            events.hub,
-            events.incarnation,
-            events.partition,
-            numbers.join(", ")
-        ));
-    }
-    Ok(Exit::Ok)
+    Ok(Ok(Found { origin, row, readings }))
 }
 
 /// The one row that fits, or why there is none.
@@ -159,7 +183,7 @@ async fn row(
         if target.schema().field_with_name(column).is_err() {
             return Err(question(format!("{} has no column {column}", asked.table)));
         }
-        conditions.push(same(column, &(!value.is_empty()).then(|| value.to_owned())));
+        conditions.push(same(column, (!value.is_empty()).then_some(value)));
     }
     if let Some(window) = &asked.window {
         let time = Timestamp::parse_rfc3339(window)
@@ -270,7 +294,7 @@ fn shape(error: arrow::error::ArrowError) -> LakeError {
 }
 
 /// A condition that a column has this text.
-fn same(column: &str, value: &Option<String>) -> String {
+fn same(column: &str, value: Option<&str>) -> String {
     match value {
         None => format!("{column} is null"),
         Some(value) => format!("cast({column} as string) = '{}'", value.replace('\\', "\\\\").replace('\'', "''")),
@@ -348,7 +372,10 @@ fn ranges(numbers: &[i64]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use shared::blame::Blame;
+
     use super::*;
+    use crate::hop::tests::kit::{Kit, LIMITS, envelope, event};
 
     #[test]
     fn neighbouring_numbers_are_shown_as_ranges() {
@@ -358,7 +385,47 @@ mod tests {
 
     #[test]
     fn a_key_is_quoted() {
-        assert_eq!(same("unit", &None), "unit is null");
-        assert_eq!(same("metric", &Some("it's".to_owned())), "cast(metric as string) = 'it''s'");
+        assert_eq!(same("unit", None), "unit is null");
+        assert_eq!(same("metric", Some("it's")), "cast(metric as string) = 'it''s'");
+    }
+
+    #[tokio::test]
+    async fn a_row_of_gold_leads_to_the_hubs_sequence_numbers() {
+        let kit = Kit::new().await;
+        let mut hops = kit.hops().await;
+        kit.store(&[
+            event(4, "g", &envelope(3, &[(1, "t", 1.0, 0), (2, "t", 2.0, 59), (3, "t", 3.0, 60)])),
+            event(5, "g", &envelope(5, &[(4, "t", 4.0, 30), (5, "p", 5.0, 0)])),
+            event(9, "g", &envelope(6, &[(6, "t", 4.0, 10)])),
+        ])
+        .await;
+        kit.settle(&mut hops).await;
+        let models = models::embedded().await.expect("all");
+        let ask = async |table: &str, keys: &[&str], window: Option<&str>| {
+            let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+            let asked = Trace { table: table.to_owned(), keys, window: window.map(str::to_owned), json: false };
+            find(&kit.lake, &models, LIMITS, &asked).await
+        };
+        for (table, keys, window, readings, numbers) in [
+            ("gold.metric_1m", &["metric=t"][..], Some("2026-11-23T10:00:00Z"), 4, vec![4, 5, 9]),
+            ("gold.metric_1m", &["metric=t", "unit="], Some("2026-11-23T10:01:00Z"), 1, vec![4]),
+            ("gold.metric_1d", &["metric=p"], None, 1, vec![5]),
+            ("gold.device_latest", &["metric=t"], None, 1, vec![4]),
+            ("gold.device_health", &[], None, 6, vec![4, 5, 9]),
+            ("gold.gateway_health", &["gateway_id=g"], None, 6, vec![4, 5, 9]),
+        ] {
+            let found = ask(table, keys, window).await.expect(table).unwrap_or_else(|why| panic!("{why}"));
+            assert_eq!(found.origin.readings.len(), readings, "{table}");
+            assert_eq!(found.origin.events.len(), 1, "{table}");
+            assert_eq!(found.origin.events[0].sequence_numbers, numbers, "{table}");
+            assert!(found.text().expect("printable").contains("partition 0: sequence numbers"), "{table}");
+        }
+        let several = ask("gold.metric_1m", &["metric=t"], None).await.expect("an answer");
+        assert!(several.is_err_and(|why| why.contains("more than one row")));
+        let none = ask("gold.metric_1m", &["metric=x"], None).await.expect("an answer");
+        assert!(none.is_err_and(|why| why.contains("no row")));
+        for (table, keys) in [("gold.x", &[][..]), ("gold.watermarks", &[]), ("gold.metric_1m", &["metric"])] {
+            assert!(ask(table, keys, None).await.is_err_and(|error| error.blame() == Blame::Config), "{table}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-mod kit;
+pub(crate) mod kit;
 
 mod flow; // what goes into bronze comes out of silver and gold
 
