@@ -4,5 +4,7 @@ mod flow; // what goes into bronze comes out of silver and gold
 
 mod again; // ends midway, replays, refreshes
 
+mod faults; // whatever the storage answers and whoever dies
+
 mod messages;
 mod splits; // however a stream is cut, the tables are the same

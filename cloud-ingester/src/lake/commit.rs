@@ -20,6 +20,7 @@ use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 use serde_json::Value;
 
+use super::attempt::{Fit, fit};
 use super::error::LakeError;
 use super::tables::Table;
 
@@ -97,40 +98,13 @@ impl Landed {
     }
 }
 
-pub(super) enum Fit {
-    Next,
-    Before,
-}
-
-/// | progress in the table       | fit                                   |
-/// |-----------------------------|---------------------------------------|
-/// | all at or above `version`   | Before: landed already, nothing to do |
-/// | all as `expected`           | Next                                  |
-/// | anything else               | fenced                                |
-pub(super) async fn fit(table: &DeltaTable, commit: &TableCommit) -> Result<Fit, LakeError> {
-    let (mut landed, mut moved, mut still) = (vec![], None, 0);
+/// How the progress in `table` fits the commit; where it does not, what was found.
+pub(super) async fn look(table: &DeltaTable, commit: &TableCommit) -> Result<(Fit, Vec<Option<i64>>), LakeError> {
+    let mut found = vec![];
     for txn in &commit.txns {
-        let found = txn_of(table, commit.table, &txn.app).await?;
-        if txn.expected == Some(txn.version) && found == txn.expected {
-            still += 1;
-        } else if found.is_some_and(|found| found >= txn.version) {
-            landed.push((txn, found));
-        } else if found != txn.expected {
-            moved = Some((txn, found));
-        }
+        found.push(txn_of(table, commit.table, &txn.app).await?);
     }
-    if !landed.is_empty() && landed.len() + still == commit.txns.len() {
-        return Ok(Fit::Before);
-    }
-    match moved.or(landed.first().copied()) {
-        None => Ok(Fit::Next),
-        Some((txn, found)) => Err(LakeError::Fenced {
-            table: commit.table.full_name(),
-            app: txn.app.clone(),
-            expected: txn.expected,
-            found,
-        }),
-    }
+    Ok((fit(&commit.txns, &found), found))
 }
 
 pub(super) async fn txn_of(delta_table: &DeltaTable, table: Table, app: &str) -> Result<Option<i64>, LakeError> {
@@ -174,6 +148,19 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
     Ok(adds.into_iter().map(Action::Add).collect())
 }
 
+/// Whether every file that is to be removed is part of the table: rows that went on into new files would stand twice.
+pub(super) fn still_there(table: &DeltaTable, commit: &TableCommit) -> Result<(), LakeError> {
+    let Kind::Files { removes: Removes::These(paths), .. } = &commit.kind else {
+        return Ok(());
+    };
+    let snapshot = table.snapshot().map_err(delta("load", commit.table))?;
+    let there = snapshot.log_data().iter().filter(|file| paths.contains(&*file.path())).count();
+    if there == paths.len() {
+        return Ok(());
+    }
+    Err(LakeError::Overtaken { table: commit.table.full_name() })
+}
+
 /// What becomes of a commit when somebody else committed since its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overtaken {
@@ -215,11 +202,6 @@ pub(super) async fn build(
                 .filter(|file| gone(&file.path()))
                 .map(|file| Action::Remove(file.remove_action(true)))
                 .collect();
-            if let Removes::These(paths) = removes
-                && removed.len() != paths.len()
-            {
-                return Err(DeltaTableError::generic("a file to be replaced is not part of the table any more"));
-            }
             let added = adds.iter().cloned().map(Action::Add);
             let mode = if removed.is_empty() { SaveMode::Append } else { SaveMode::Overwrite };
             (mode, removed.into_iter().chain(added).collect())

@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use azure_core::Uuid;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 use deltalake::{ObjectStore, Path};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct Holder {
     /// When the lease was last renewed, in seconds since the epoch.
     #[serde(default)]
     pub renewed: u64,
+    /// Drawn for each lease taken in an object store: an answer that was lost is told from another holder by it.
+    #[serde(default)]
+    pub token: String,
 }
 
 impl Holder {
@@ -52,7 +56,14 @@ impl Holder {
             "" => "this machine",
             named => named,
         };
-        Self { program: program.to_owned(), host: host.to_owned(), pid: std::process::id(), http, renewed: 0 }
+        Self {
+            program: program.to_owned(),
+            host: host.to_owned(),
+            pid: std::process::id(),
+            http,
+            renewed: 0,
+            token: String::new(),
+        }
     }
 }
 
@@ -72,27 +83,41 @@ pub struct Lease {
 }
 
 enum Kind {
-    Local {
-        file: File,
-        path: std::path::PathBuf,
-    },
-    Remote {
-        store: Arc<dyn ObjectStore>,
-        holder: Holder,
-        /// Its version, and when it was last renewed: by both clocks.
-        state: Mutex<(UpdateVersion, Instant, u64)>,
-    },
+    Local { file: File, path: std::path::PathBuf },
+    Remote(Arc<Remote>),
+}
+
+/// A lease in an object store.
+struct Remote {
+    store: Arc<dyn ObjectStore>,
+    clock: Clock,
+    holder: Holder,
+    state: Mutex<Renewed>,
+}
+
+/// When the lease was last renewed.
+struct Renewed {
+    /// The object's version.
+    version: UpdateVersion,
+    /// By the clock that stands still while the machine is suspended, and cannot be set back.
+    at: Instant,
+    /// By the other one.
+    seconds: u64,
 }
 
 impl Lease {
-    /// Takes the lease, or says who has it.
+    /// Takes the lease, or says who has it. One in an object store is renewed until it is dropped.
     ///
     /// # Errors
     /// [`LakeError::LeaseHeld`], or what the storage says.
     pub async fn acquire(lake: &Lake, holder: &Holder) -> Result<Self, LakeError> {
         match lake.location().local() {
             Some(root) => acquire_patiently(&root.join(PATH), holder).await,
-            None => acquire_remote(Arc::clone(lake.storage()), holder).await,
+            None => {
+                let remote = Arc::new(Remote::acquire(Arc::clone(lake.storage()), lake.clock().clone(), holder).await?);
+                tokio::spawn(keep(Arc::downgrade(&remote)));
+                Ok(Self { kind: Kind::Remote(remote) })
+            }
         }
     }
 
@@ -104,7 +129,7 @@ impl Lease {
         let Some(root) = lake.location().local() else {
             let found = lake.get_beside(PATH).await?;
             let holder: Option<Holder> = found.and_then(|text| serde_json::from_slice(&text).ok());
-            return Ok(holder.filter(|holder| !expired(holder)));
+            return Ok(holder.filter(|holder| !expired(holder, lake.clock())));
         };
         let path = root.join(PATH);
         let Ok(mut file) = File::open(&path) else {
@@ -120,36 +145,132 @@ impl Lease {
     /// Whether the lease is still ours; called before every commit of a hop.
     ///
     /// # Errors
-    /// [`LakeError::LeaseLost`]: stop at once. Storage errors likewise, since nothing is known then.
+    /// [`LakeError::LeaseLost`]: another has it, stop at once. Any other: nobody knows; commit nothing and ask again.
     pub async fn check(&self) -> Result<(), LakeError> {
         match &self.kind {
             Kind::Local { file, path } => check_local(file, path),
-            Kind::Remote { store, holder, state } => {
-                let mut state = state.lock().await;
-                // A machine that was suspended finds only its wall clock moved.
-                if state.1.elapsed() < RENEW_AFTER && now_seconds() < state.2 + RENEW_AFTER.as_secs() {
-                    return Ok(());
-                }
-                let (asked, at) = (Instant::now(), now_seconds());
-                let put = put(store, holder, PutMode::Update(state.0.clone())).await;
-                *state = (put.map_err(|error| lost(&error.to_string()))?, asked, at);
-                Ok(())
-            }
+            Kind::Remote(remote) => remote.check().await,
+        }
+    }
+
+    /// Gives the lease back at once; without this the next holder of one in an object store waits for it to run out.
+    pub async fn release(self) {
+        let Kind::Remote(remote) = self.kind else {
+            return;
+        };
+        let state = remote.state.lock().await;
+        let nobody = remote.put(0, PutMode::Update(state.version.clone())).await;
+        if let Err(error) = nobody {
+            tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
         }
     }
 }
 
-impl Lease {
-    /// Gives the lease back at once; without this the next holder of one in an object store waits for it to run out.
-    pub async fn release(self) {
-        let Kind::Remote { store, holder, state } = self.kind else {
-            return;
-        };
-        let state = state.into_inner();
-        let nobody = put_at(&store, &holder, 0, PutMode::Update(state.0)).await;
-        if let Err(error) = nobody {
-            tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
+/// Renews the lease while its holder is busy with something that takes long, or idle.
+async fn keep(remote: Weak<Remote>) {
+    loop {
+        let Some(held) = remote.upgrade() else { return };
+        let Clock::Real = held.clock else { return };
+        // Whoever commits asks for itself, and is told.
+        if let Err(error) = held.check().await {
+            tracing::debug!(%error, "the lease was not renewed");
         }
+        drop(held);
+        tokio::time::sleep(RENEW_AFTER).await;
+    }
+}
+
+impl Remote {
+    /// | the object          | answer                                                        |
+    /// |---------------------|---------------------------------------------------------------|
+    /// | none                | ours, by a PUT that creates                                   |
+    /// | ours by its token   | ours: the answer to an earlier PUT was lost                   |
+    /// | another's, run out  | ours, by a PUT that replaces exactly this version             |
+    /// | another's           | held                                                          |
+    async fn acquire(store: Arc<dyn ObjectStore>, clock: Clock, holder: &Holder) -> Result<Self, LakeError> {
+        let holder = Holder { token: Uuid::new_v4().to_string(), ..holder.clone() };
+        let version = UpdateVersion { e_tag: None, version: None };
+        let state = Renewed { version, at: Instant::now(), seconds: seconds(&clock) };
+        let remote = Self { store, clock, holder, state: Mutex::new(state) };
+        let mut mode = PutMode::Create;
+        let mut left = 3;
+        loop {
+            left -= 1;
+            let (at, seconds) = (Instant::now(), seconds(&remote.clock));
+            let refused = match remote.put(seconds, mode.clone()).await {
+                Ok(version) => {
+                    *remote.state.lock().await = Renewed { version, at, seconds };
+                    return Ok(remote);
+                }
+                Err(refused) => refused,
+            };
+            let Some((other, seen)) = remote.look().await? else {
+                if left == 0 {
+                    return Err(failed("create", &refused));
+                }
+                mode = PutMode::Create;
+                continue;
+            };
+            match other {
+                Some(other) if other.token == remote.holder.token => {
+                    *remote.state.lock().await = Renewed { version: seen, at, seconds };
+                    return Ok(remote);
+                }
+                Some(other) if !expired(&other, &remote.clock) => {
+                    return Err(LakeError::LeaseHeld { holder: other.to_string() });
+                }
+                // Run out, or nobody can read it.
+                _ if left == 0 => return Err(failed("take over", &refused)),
+                _ => mode = PutMode::Update(seen),
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<(), LakeError> {
+        let mut state = self.state.lock().await;
+        let (at, seconds) = (Instant::now(), seconds(&self.clock));
+        // A machine that was suspended finds only its wall clock moved.
+        if state.at.elapsed() < RENEW_AFTER && seconds < state.seconds + RENEW_AFTER.as_secs() {
+            return Ok(());
+        }
+        let refused = match self.put(seconds, PutMode::Update(state.version.clone())).await {
+            Ok(version) => {
+                *state = Renewed { version, at, seconds };
+                return Ok(());
+            }
+            Err(refused) => refused,
+        };
+        // The answer to this PUT or to the one before may have been lost; the text tells whose the object is.
+        match self.look().await? {
+            Some((Some(other), seen)) if other.token == self.holder.token && other.renewed != 0 => {
+                // As of the time that stands in it: the PUT of now may not be the one that landed.
+                let age = Duration::from_secs(seconds.saturating_sub(other.renewed));
+                *state = Renewed { version: seen, at: at.checked_sub(age).unwrap_or(at), seconds: other.renewed };
+                if age < RENEW_AFTER { Ok(()) } else { Err(failed("renew", &refused)) }
+            }
+            Some((Some(other), _)) => Err(lost(&format!("it is held by {other}"))),
+            Some((None, _)) | None => Err(lost("its object is gone")),
+        }
+    }
+
+    /// Who the object names, and its version; `None` where there is none.
+    async fn look(&self) -> Result<Option<(Option<Holder>, UpdateVersion)>, LakeError> {
+        let found = match self.store.get(&Path::from(PATH)).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(failed("read", &error)),
+        };
+        let seen = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        let text = found.bytes().await.map_err(|error| failed("read", &error))?;
+        Ok(Some((serde_json::from_slice(&text).ok(), seen)))
+    }
+
+    async fn put(&self, renewed: u64, mode: PutMode) -> Result<UpdateVersion, StoreError> {
+        let holder = Holder { renewed, ..self.holder.clone() };
+        let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let done = self.store.put_opts(&Path::from(PATH), text.into(), options).await?;
+        Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
     }
 }
 
@@ -172,6 +293,7 @@ fn read_holder(file: &mut File) -> Holder {
         pid: 0,
         http: None,
         renewed: 0,
+        token: String::new(),
     })
 }
 
@@ -224,57 +346,21 @@ fn check_local(_file: &File, path: &std::path::Path) -> Result<(), LakeError> {
     std::fs::metadata(path).map_or_else(|error| Err(lost(&error.to_string())), |_| Ok(()))
 }
 
-fn now_seconds() -> u64 {
-    // A lease is about wall time between machines.
-    u64::try_from(Clock::Real.now().millis() / 1_000).unwrap_or(0)
+/// A lease is about wall time between machines.
+fn seconds(clock: &Clock) -> u64 {
+    u64::try_from(clock.now().millis() / 1_000).unwrap_or(0)
 }
 
-fn expired(holder: &Holder) -> bool {
-    now_seconds() > holder.renewed + LIFETIME.as_secs()
-}
-
-async fn put(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<UpdateVersion, StoreError> {
-    put_at(store, holder, now_seconds(), mode).await
-}
-
-async fn put_at(
-    store: &Arc<dyn ObjectStore>,
-    holder: &Holder,
-    renewed: u64,
-    mode: PutMode,
-) -> Result<UpdateVersion, StoreError> {
-    let holder = Holder { renewed, ..holder.clone() };
-    let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
-    let options = PutOptions { mode, ..PutOptions::default() };
-    let done = store.put_opts(&Path::from(PATH), text.into(), options).await?;
-    Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
-}
-
-async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
-    let (asked, at) = (Instant::now(), now_seconds());
-    let version = match put(&store, holder, PutMode::Create).await {
-        Ok(version) => version,
-        Err(StoreError::AlreadyExists { .. }) => {
-            let found = store.get(&Path::from(PATH)).await;
-            let found = found.map_err(|error| failed("read", &error))?;
-            let seen = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-            let text = found.bytes().await.map_err(|error| failed("read", &error))?;
-            if let Ok(other) = serde_json::from_slice::<Holder>(&text)
-                && !expired(&other)
-            {
-                return Err(LakeError::LeaseHeld { holder: other.to_string() });
-            }
-            let taken = put(&store, holder, PutMode::Update(seen)).await;
-            taken.map_err(|error| failed("take over", &error))?
-        }
-        Err(error) => return Err(failed("create", &error)),
-    };
-    Ok(Lease { kind: Kind::Remote { store, holder: holder.clone(), state: Mutex::new((version, asked, at)) } })
+fn expired(holder: &Holder, clock: &Clock) -> bool {
+    seconds(clock) > holder.renewed + LIFETIME.as_secs()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+
+    use shared::clock::VirtualClock;
+    use shared::time::Timestamp;
 
     use super::*;
     use crate::lake::Location;
@@ -308,25 +394,55 @@ mod tests {
         second.check().await.expect("ours");
     }
 
+    fn remote(hands: &VirtualClock) -> (Arc<dyn ObjectStore>, Clock) {
+        (Arc::new(deltalake::logstore::object_store::memory::InMemory::new()), Clock::Virtual(hands.clone()))
+    }
+
     #[tokio::test]
     async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
-        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
+        let (store, clock) = remote(&hands);
         let holder = Holder::this("first", None);
-        let _first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
-        let refused = acquire_remote(Arc::clone(&store), &holder).await.err();
+        let first = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.expect("free");
+        hands.advance(Duration::from_secs(20));
+        first.check().await.expect("renewed");
+        hands.advance(LIFETIME);
+        let refused = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.err();
         assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
-        let stale = Holder { renewed: 1, ..holder.clone() };
-        let text = serde_json::to_vec(&stale).expect("plain");
-        store.put(&Path::from(PATH), text.into()).await.expect("put");
-        acquire_remote(store, &holder).await.expect("taken over");
+        hands.advance(Duration::from_secs(1));
+        let second = Remote::acquire(store, clock, &holder).await.expect("run out");
+        assert!(matches!(first.check().await, Err(LakeError::LeaseLost { .. })), "the first one slept");
+        second.check().await.expect("ours");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_took_meanwhile_is_still_ours_after_a_sleep() {
+        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
+        let (store, clock) = remote(&hands);
+        let first = Remote::acquire(store, clock, &Holder::this("first", None)).await.expect("free");
+        hands.advance(LIFETIME * 10);
+        first.check().await.expect("ours");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_whose_answer_was_lost_is_known_by_its_token() {
+        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
+        let (store, clock) = remote(&hands);
+        let first = Remote::acquire(store, clock.clone(), &Holder::this("first", None)).await.expect("free");
+        hands.advance(RENEW_AFTER);
+        // It lands, and its new version is never told.
+        let current = first.state.lock().await.version.clone();
+        first.put(seconds(&clock), PutMode::Update(current)).await.expect("lands");
+        first.check().await.expect("ours");
     }
 
     #[tokio::test]
     async fn a_lease_given_back_is_free_at_once() {
-        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
+        let (store, clock) = remote(&hands);
         let holder = Holder::this("first", None);
-        let first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
-        first.release().await;
-        acquire_remote(store, &holder).await.expect("free again").check().await.expect("ours");
+        let first = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.expect("free");
+        Lease { kind: Kind::Remote(Arc::new(first)) }.release().await;
+        Remote::acquire(store, clock, &holder).await.expect("free again").check().await.expect("ours");
     }
 }

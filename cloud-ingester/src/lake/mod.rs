@@ -16,7 +16,9 @@ mod location; // a directory or a URL
 
 mod door; // the moment before a commit
 
-mod commit; // rows + progress: whether it fits, and one try
+mod attempt; // whether a commit landed, and what to do until that is known [p]
+
+mod commit; // rows + progress, and one try
 
 mod store; // every table's handle; tries until it is known to have landed
 
@@ -25,6 +27,9 @@ mod files; // rows straight out of files, and into them
 mod view; // a table at one version; what changed between two
 
 mod lease; // one holder runs the hops
+
+#[cfg(test)]
+pub(crate) mod faulty; // a storage that fails, for simulations
 
 pub mod session; // SQL over the lake, with limits
 
