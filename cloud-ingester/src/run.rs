@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::face::face;
 use self::hops::{Hold, HopMetrics, hop_loop};
-pub use self::hops::{HopRequest, obey, tell};
+pub use self::hops::{HopRequest, Maintain, obey, tell, tell_upkeep};
 use crate::bronze::stage::{Committed, Metrics, Stage};
 use crate::config::Config;
 use crate::hop::{HopError, Hops, Settings};
@@ -78,7 +78,13 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
+    Settings {
+        window: config.window(),
+        unique: config.unique(),
+        limits: config.limits(),
+        upkeep: config.upkeep(),
+        ..Settings::default()
+    }
 }
 
 /// What bronze holds, asked from the tables.

@@ -37,7 +37,7 @@ async fn lake(config: &Config) -> Result<String, LakeError> {
     let location = config.location()?;
     location.prepare()?;
     let lake = Lake::open(location)?;
-    lake.put_beside("_leases/.check", b"check".to_vec()).await?;
+    lake.probe().await?;
     let mut tables = 0;
     for table in Table::ALL {
         if lake.exists(table).await? {
@@ -50,7 +50,10 @@ async fn lake(config: &Config) -> Result<String, LakeError> {
         Some(holder) => format!("; in use by {holder}"),
         None => String::new(),
     };
-    Ok(format!("{root} can be written; {tables} of {} tables exist{holder}", Table::ALL.len()))
+    Ok(format!(
+        "{root}: writes, conditional writes, listing and removal work; {tables} of {} tables exist{holder}",
+        Table::ALL.len()
+    ))
 }
 
 async fn listen(config: &Config) -> Result<String, String> {

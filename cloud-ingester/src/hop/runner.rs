@@ -15,6 +15,7 @@ use crate::gold::Model;
 use crate::lake::session::{Limits, session};
 use crate::lake::{Lake, Lease, Table};
 use crate::silver::{Rules, Seen, Totals, Unique};
+use crate::upkeep::{self, Done, Upkeep};
 
 /// How hops work.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct Settings {
     /// While silver has news, a model rests this many times as long as its last hop took: its windows are computed anew
     /// with each hop, so fewer hops cost less, and silver and whatever else runs here get on. 0: it never rests.
     pub rest: u32,
+    /// How the tables are kept.
+    pub upkeep: upkeep::Settings,
 }
 
 impl Default for Settings {
@@ -40,6 +43,7 @@ impl Default for Settings {
             chunk_bytes: 32 << 20,
             limits: Limits { memory_bytes: 512 << 20 },
             rest: 2,
+            upkeep: upkeep::Settings::default(),
         }
     }
 }
@@ -58,6 +62,7 @@ pub struct Hops {
     pub(super) rules: Arc<Rules>,
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
+    upkeep: Upkeep,
     models: Vec<Model>,
     /// Until when each model rests.
     resting: Vec<Option<Instant>>,
@@ -94,6 +99,7 @@ impl Hops {
             rules: Arc::new(Rules::new(settings.window, settings.unique.clone())),
             models: Model::embedded(),
             resting: vec![],
+            upkeep: Upkeep::new(settings.upkeep),
             memory: None,
             lake,
             lease,
@@ -132,6 +138,17 @@ impl Hops {
     /// # Errors
     /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
+        match self.round_once().await {
+            // A source behind what was read of it: before anybody is told to restore it, everything is listed anew.
+            Err(HopError::Ahead { .. }) => {
+                self.lake.forget().await;
+                self.round_once().await
+            }
+            done => done,
+        }
+    }
+
+    async fn round_once(&mut self) -> Result<Report, HopError> {
         self.finish_what_failed().await?;
         let mut report = Report { silver: self.silver().await?, gold: vec![] };
         self.resting.resize(self.models.len(), None);
@@ -147,7 +164,31 @@ impl Hops {
             self.resting[at] = Some(Instant::now() + begun.elapsed() * self.settings.rest);
         }
         report.gold.extend(self.health(None).await?);
+        self.upkeep.step(&self.lake, &self.lease).await?;
         Ok(report)
+    }
+
+    /// Does all the upkeep there is to do in these tables now, whatever the schedule says.
+    ///
+    /// # Errors
+    /// What the lake says.
+    pub async fn maintain(&mut self, tables: &[Table]) -> Result<Vec<Done>, HopError> {
+        Ok(self.upkeep.all(&self.lake, &self.lease, tables).await?)
+    }
+
+    /// What upkeep has done since the process began.
+    #[must_use]
+    pub fn upkeep(&self) -> upkeep::Report {
+        self.upkeep.report()
+    }
+
+    /// A round that ends with silver: for those who measure the two apart.
+    ///
+    /// # Errors
+    /// As [`Hops::round`].
+    pub async fn silver_alone(&mut self) -> Result<Report, HopError> {
+        self.finish_what_failed().await?;
+        Ok(Report { silver: self.silver().await?, gold: vec![] })
     }
 
     /// No memory: the last hop failed midway. Its side tables may be ahead, only its own plan may finish it, and until then

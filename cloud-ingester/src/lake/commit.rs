@@ -51,6 +51,13 @@ pub enum Kind {
         /// What to remove.
         removes: Removes,
     },
+    /// Files are replaced by others that hold the same rows. Whoever follows the table's changes sees none.
+    SameRows {
+        /// What to add.
+        adds: Vec<Add>,
+        /// The files at these paths are removed; all must be part of the table.
+        removes: HashSet<String>,
+    },
 }
 
 /// Which files of the table a commit removes.
@@ -150,7 +157,8 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
 
 /// Whether every file that is to be removed is part of the table: rows that went on into new files would stand twice.
 pub(super) fn still_there(table: &DeltaTable, commit: &TableCommit) -> Result<(), LakeError> {
-    let Kind::Files { removes: Removes::These(paths), .. } = &commit.kind else {
+    let (Kind::Files { removes: Removes::These(paths), .. } | Kind::SameRows { removes: paths, .. }) = &commit.kind
+    else {
         return Ok(());
     };
     let snapshot = table.snapshot().map_err(delta("load", commit.table))?;
@@ -188,31 +196,38 @@ pub(super) async fn build(
         .with_create_checkpoint(false)
         .with_cleanup_expired_logs(Some(false));
     let snapshot = table.snapshot()?;
-    let (mode, actions) = match &commit.kind {
-        Kind::Append => (SaveMode::Append, files.to_vec()),
+    let removed = |gone: &dyn Fn(&str) -> bool, data_change: bool| -> Vec<Action> {
+        let files = snapshot.log_data();
+        let gone = files.iter().filter(|file| gone(&file.path()));
+        gone.map(|file| Action::Remove(file.remove_action(data_change))).collect()
+    };
+    let partition_by = commit.table.partition_columns();
+    let write = |mode: SaveMode| DeltaOperation::Write {
+        mode,
+        partition_by: (!partition_by.is_empty())
+            .then(|| partition_by.iter().map(|&column| column.to_owned()).collect()),
+        predicate: None,
+    };
+    let (operation, actions) = match &commit.kind {
+        Kind::Append => (write(SaveMode::Append), files.to_vec()),
         Kind::Files { adds, removes } => {
             let gone = |path: &str| match removes {
                 Removes::Nothing => false,
                 Removes::All => true,
                 Removes::These(paths) => paths.contains(path),
             };
-            let removed: Vec<_> = snapshot
-                .log_data()
-                .iter()
-                .filter(|file| gone(&file.path()))
-                .map(|file| Action::Remove(file.remove_action(true)))
-                .collect();
-            let added = adds.iter().cloned().map(Action::Add);
+            let removed = removed(&gone, true);
             let mode = if removed.is_empty() { SaveMode::Append } else { SaveMode::Overwrite };
-            (mode, removed.into_iter().chain(added).collect())
+            (write(mode), removed.into_iter().chain(adds.iter().cloned().map(Action::Add)).collect())
         }
-    };
-    let partition_by = commit.table.partition_columns();
-    let operation = DeltaOperation::Write {
-        mode,
-        partition_by: (!partition_by.is_empty())
-            .then(|| partition_by.iter().map(|&column| column.to_owned()).collect()),
-        predicate: None,
+        Kind::SameRows { adds, removes } => {
+            let added = adds.iter().cloned().map(|add| Action::Add(Add { data_change: false, ..add }));
+            let operation = DeltaOperation::Optimize {
+                predicate: None,
+                target_size: i64::try_from(FILE_BYTES).unwrap_or(i64::MAX),
+            };
+            (operation, removed(&|path| removes.contains(path), false).into_iter().chain(added).collect())
+        }
     };
     let landed = CommitBuilder::from(properties)
         .with_actions(actions)

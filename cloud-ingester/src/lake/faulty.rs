@@ -169,10 +169,11 @@ impl Process {
     fn fate(&self, act: Act) -> Fate {
         let mut plan = self.plan.lock().expect("no test panics here");
         let often = match act {
-            Act::Commit => 5,
-            Act::Checkpoint | Act::Lease => 4,
-            Act::Data => 25,
-            Act::Read | Act::List => 60,
+            Act::Commit => 4,
+            Act::Checkpoint | Act::Lease => 3,
+            Act::Data => 20,
+            Act::List => 60,
+            Act::Read => 400,
         };
         if plan.faults == 0 || !plan.draw.once_in(often) {
             return Fate::Fine;

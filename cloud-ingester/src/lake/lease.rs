@@ -45,6 +45,9 @@ pub struct Holder {
     /// Drawn for each lease taken in an object store: an answer that was lost is told from another holder by it.
     #[serde(default)]
     pub token: String,
+    /// The machine since it was booted, and the room of process ids on it; empty where that is not known.
+    #[serde(default)]
+    pub place: String,
 }
 
 impl Holder {
@@ -63,7 +66,27 @@ impl Holder {
             http,
             renewed: 0,
             token: String::new(),
+            place: place(),
         }
+    }
+}
+
+/// Two processes of the same place see each other's ids.
+fn place() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let room = std::fs::read_link("/proc/self/ns/pid");
+    match (boot, room) {
+        (Ok(boot), Ok(room)) => format!("{} {}", boot.trim(), room.display()),
+        _ => String::new(),
+    }
+}
+
+impl Holder {
+    /// Whether its process is known to have ended: what is left of a holder that was killed need not be waited for.
+    fn has_ended(&self) -> bool {
+        !self.place.is_empty()
+            && self.place == place()
+            && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 }
 
@@ -186,6 +209,7 @@ impl Remote {
     /// | none                | ours, by a PUT that creates                                   |
     /// | ours by its token   | ours: the answer to an earlier PUT was lost                   |
     /// | another's, run out  | ours, by a PUT that replaces exactly this version             |
+    /// | another's, who died | the same: a process of this machine that is not there any more |
     /// | another's           | held                                                          |
     async fn acquire(store: Arc<dyn ObjectStore>, clock: Clock, holder: &Holder) -> Result<Self, LakeError> {
         let holder = Holder { token: Uuid::new_v4().to_string(), ..holder.clone() };
@@ -216,7 +240,7 @@ impl Remote {
                     *remote.state.lock().await = Renewed { version: seen, at, seconds };
                     return Ok(remote);
                 }
-                Some(other) if !expired(&other, &remote.clock) => {
+                Some(other) if !expired(&other, &remote.clock) && !other.has_ended() => {
                     return Err(LakeError::LeaseHeld { holder: other.to_string() });
                 }
                 // Run out, or nobody can read it.
@@ -294,6 +318,7 @@ fn read_holder(file: &mut File) -> Holder {
         http: None,
         renewed: 0,
         token: String::new(),
+        place: String::new(),
     })
 }
 
@@ -413,6 +438,21 @@ mod tests {
         let second = Remote::acquire(store, clock, &holder).await.expect("run out");
         assert!(matches!(first.check().await, Err(LakeError::LeaseLost { .. })), "the first one slept");
         second.check().await.expect("ours");
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_a_process_that_died_on_this_machine_is_free_at_once() {
+        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
+        let (store, clock) = remote(&hands);
+        let died = Holder { pid: u32::MAX, ..Holder::this("first", None) };
+        Remote::acquire(Arc::clone(&store), clock.clone(), &died).await.expect("free");
+        let second =
+            Remote::acquire(Arc::clone(&store), clock.clone(), &Holder::this("second", None)).await.expect("free");
+        second.check().await.expect("ours");
+        let elsewhere = Holder { place: "another machine".into(), ..died };
+        hands.advance(LIFETIME * 2);
+        Remote::acquire(Arc::clone(&store), clock.clone(), &elsewhere).await.expect("run out");
+        assert!(Remote::acquire(store, clock, &Holder::this("third", None)).await.is_err(), "nobody can know");
     }
 
     #[tokio::test]

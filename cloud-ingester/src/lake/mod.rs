@@ -26,7 +26,13 @@ mod files; // rows straight out of files, and into them
 
 mod view; // a table at one version; what changed between two
 
+mod keep; // what lies in the storage, and whether it is needed
+
 mod lease; // one holder runs the hops
+
+mod metered; // a storage that counts what is asked of it
+
+pub mod cost; // what a commit costs, early and late
 
 #[cfg(test)]
 pub(crate) mod faulty; // a storage that fails, for simulations
@@ -36,8 +42,10 @@ pub mod session; // SQL over the lake, with limits
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
+pub use keep::{Listed, Logged};
 pub use lease::{Holder, Lease};
 pub use location::Location;
+pub use metered::{Metered, Requests};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Layer, Table};
 pub use view::{Change, View};

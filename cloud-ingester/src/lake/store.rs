@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{Action, StructType};
-use deltalake::logstore::StorageConfig;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _};
+use deltalake::logstore::{LogStoreRef, StorageConfig};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path, TableProperty};
 use serde_json::Value;
@@ -19,7 +19,9 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::attempt::{Attempt, Do, End, Fit, Heard};
-use super::commit::{Kind, Landed, Overtaken, TableCommit, Txn, build, delta, look, still_there, version, write_files};
+use super::commit::{
+    FILE_BYTES, Kind, Landed, Overtaken, TableCommit, Txn, build, delta, look, still_there, version, write_files,
+};
 use super::door::Door;
 use super::error::{LakeError, trouble};
 use super::files::FileWriter;
@@ -69,14 +71,7 @@ impl Lake {
             location: location.root().to_string(),
             detail: error.to_string(),
         };
-        let log_store = |url: &Url| {
-            let options = StorageConfig::parse_options(location.options()).map_err(refuse)?;
-            let made = match &storage {
-                Some(storage) => deltalake::logstore::logstore_with(Arc::clone(storage), url, options),
-                None => deltalake::logstore::logstore_for(url, options),
-            };
-            made.map_err(refuse)
-        };
+        let log_store = |url: &Url| log_store(&location, storage.as_ref(), url).map_err(refuse);
         let mut tables = HashMap::new();
         for table in Table::ALL {
             let door = Door::new(log_store(&location.table(table)?)?, table);
@@ -95,8 +90,14 @@ impl Lake {
         Ok(Self { location, tables, beside, clock, checkpoint_every: CHECKPOINT_EVERY })
     }
 
+    /// A table's log by way of another storage.
+    pub(super) fn log_store_over(&self, storage: Arc<dyn ObjectStore>, url: &Url) -> Result<LogStoreRef, LakeError> {
+        log_store(&self.location, Some(&storage), url)
+            .map_err(|error| LakeError::Location { location: url.to_string(), detail: error.to_string() })
+    }
+
     /// What time it is, for leases and rests.
-    pub(super) fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
@@ -151,6 +152,15 @@ impl Lake {
         let mut handle = self.handle(table).lock().await;
         handle.refresh(table).await?;
         Ok(View::new(table, handle.delta.clone()))
+    }
+
+    /// Forgets what was loaded: the next look at a table begins at its newest checkpoint. For what a listing seems to have
+    /// left out.
+    pub async fn forget(&self) {
+        for handle in self.tables.values() {
+            let mut handle = handle.lock().await;
+            handle.delta = DeltaTable::new(handle.delta.log_store());
+        }
     }
 
     /// The progress of `app` in the newest version of `table`.
@@ -321,7 +331,15 @@ impl Lake {
     /// # Errors
     /// As [`Lake::view`].
     pub async fn writer(&self, table: Table) -> Result<FileWriter, LakeError> {
-        FileWriter::new(table, &self.loaded(table).await?)
+        self.writer_of(table, FILE_BYTES).await
+    }
+
+    /// The same, with files of about `bytes`.
+    ///
+    /// # Errors
+    /// As [`Lake::view`].
+    pub async fn writer_of(&self, table: Table, bytes: u64) -> Result<FileWriter, LakeError> {
+        FileWriter::new(table, &self.loaded(table).await?, bytes)
     }
 
     /// The table as the handle has it, loaded if it never was.
@@ -368,6 +386,18 @@ impl Handle {
             Ok(()) => self.delta = fresh,
             Err(error) => tracing::warn!(table = table.full_name(), %error, "not opened anew"),
         }
+    }
+}
+
+fn log_store(
+    location: &Location,
+    storage: Option<&Arc<dyn ObjectStore>>,
+    url: &Url,
+) -> Result<LogStoreRef, DeltaTableError> {
+    let options = StorageConfig::parse_options(location.options())?;
+    match storage {
+        Some(storage) => deltalake::logstore::logstore_with(Arc::clone(storage), url, options),
+        None => deltalake::logstore::logstore_for(url, options),
     }
 }
 

@@ -15,9 +15,9 @@ const PYTHONS: [(&str, &str, &str); 2] = [
     ("SDK_PYTHON", "sdk-python", "tests/sdk/python/requirements.txt"),
 ];
 
-/// The variable that names the folder with Node's `node_modules`, and where their pins are.
-const NODE: &str = "SDK_NODE";
-const NODE_PINS: &str = "tests/sdk/node";
+/// Folders with Node's `node_modules`: the variable that names them, their folder, their pins.
+const NODES: [(&str, &str, &str); 2] =
+    [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("STORAGE_NODE", "storage-node", "tests/storage")];
 
 /// Installs, as root on Debian, what is missing; otherwise names it.
 pub(super) fn install_packages() -> Result<(), VerifyError> {
@@ -57,9 +57,11 @@ pub(super) fn install_libraries(workspace: &Path, cache: &Path) -> Result<Instal
     for (variable, folder, pins) in PYTHONS {
         installed.push((variable, python(workspace, &cache.join(folder), pins)?));
     }
-    let node = cache.join("sdk-node");
-    node_modules(workspace, &node)?;
-    installed.push((NODE, node));
+    for (variable, folder, pins) in NODES {
+        let node = cache.join(folder);
+        node_modules(workspace, &node, pins)?;
+        installed.push((variable, node));
+    }
     Ok(installed)
 }
 
@@ -75,15 +77,15 @@ fn python(workspace: &Path, folder: &Path, pins: &str) -> Result<PathBuf, Verify
     Ok(python)
 }
 
-fn node_modules(workspace: &Path, folder: &Path) -> Result<(), VerifyError> {
-    let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(NODE_PINS).join(file));
+fn node_modules(workspace: &Path, folder: &Path, pins: &str) -> Result<(), VerifyError> {
+    let files = ["package.json", "package-lock.json"].map(|file| workspace.join(pins).join(file));
     let modules = folder.join("node_modules");
-    unless_complete(folder, &[&pins[0], &pins[1]], &modules, || {
-        say(&format!("verify: Node packages of {NODE_PINS} into {}", folder.display()));
+    unless_complete(folder, &[&files[0], &files[1]], &modules, || {
+        say(&format!("verify: Node packages of {pins} into {}", folder.display()));
         let copy = |from: &PathBuf| command("cp").args([from.as_path(), folder]);
         let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
         let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);
-        run_all(workspace, [make, copy(&pins[0]), copy(&pins[1]), command("npm").args(clean).args([folder])])
+        run_all(workspace, [make, copy(&files[0]), copy(&files[1]), command("npm").args(clean).args([folder])])
     })
 }
 

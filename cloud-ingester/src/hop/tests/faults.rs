@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use shared::blame::Blame;
 use shared::rules::TimeWindow;
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::kit::{LIMITS, NOW, SECOND};
 use crate::bronze::cutter::Limits;
 use crate::bronze::stage::{Committed, Metrics, Stage};
-use crate::hop::{Hops, Settings};
+use crate::hop::{HopError, Hops, Settings};
 use crate::lake::faulty::{Draw, End, Plan, Process, World};
 use crate::lake::session::{lake_session, query};
-use crate::lake::{Holder, Lake, Lease, Location, Table};
+use crate::lake::{Holder, Lake, LakeError, Lease, Location, Table};
 use crate::source::{Event, Stream};
 
 /// Events of each of the two partitions.
@@ -102,7 +102,29 @@ fn open(process: &Arc<Process>, world: &Arc<World>) -> Lake {
     lake
 }
 
-/// One process from start to end: reads what the hub has, `pieces` at a time, with hops in between.
+/// As the service's loop: what may pass is tried again, what cannot ends the process.
+async fn patiently<T, E, F>(world: &World, process: &Process, mut act: impl FnMut() -> F) -> Result<T, String>
+where
+    E: Into<HopError>,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut left = 8;
+    loop {
+        let error: HopError = match act().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error.into(),
+        };
+        left -= 1;
+        let lost = matches!(error, HopError::Lake(LakeError::LeaseLost { .. } | LakeError::LeaseHeld { .. }));
+        if lost || left == 0 || error.blame() != Blame::Peer {
+            return Err(error.to_string());
+        }
+        world.note(format!("{process} tries again: {error}"));
+        world.pass(Duration::from_secs(2));
+    }
+}
+
+/// One process from start to end: reads what the hub has, piece by piece, with hops in between.
 async fn live(
     process: Arc<Process>,
     world: Arc<World>,
@@ -110,10 +132,11 @@ async fn live(
     settings: Settings,
 ) -> Result<(), String> {
     let lake = Arc::new(open(&process, &world));
-    lake.create_tables().await.map_err(|error| error.to_string())?;
-    let lease = Lease::acquire(&lake, &Holder::this(&process.to_string(), None)).await;
-    let lease = lease.map_err(|error| error.to_string())?;
-    let mut hops = Hops::take_over(Arc::clone(&lake), lease, settings).await.map_err(|error| error.to_string())?;
+    patiently(&world, &process, || lake.create_tables()).await?;
+    let holder = Holder::this(&process.to_string(), None);
+    let lease = patiently(&world, &process, || Lease::acquire(&lake, &holder)).await?;
+    let hops = Hops::take_over(Arc::clone(&lake), lease, settings).await;
+    let mut hops = hops.map_err(|error| error.to_string())?;
     for piece in pieces {
         let (committed, _heard) = watch::channel(Committed::default());
         let stage = Stage {
@@ -130,7 +153,12 @@ async fn live(
         }
         drop(events);
         stage.run(received).await.map_err(|error| error.to_string())?;
-        hops.run_all(&CancellationToken::new(), |_| {}).await.map_err(|error| error.to_string())?;
+        loop {
+            let hops = tokio::sync::Mutex::new(&mut hops);
+            if patiently(&world, &process, || async { hops.lock().await.round().await }).await?.is_idle() {
+                break;
+            }
+        }
     }
     hops.into_lease().release().await;
     Ok(())
@@ -146,7 +174,7 @@ fn pieces(draw: &mut Draw, known: i64) -> Vec<Vec<Event>> {
     if draw.once_in(2) {
         events.extend(events.clone());
     }
-    let size = events.len().div_ceil(2 + usize::try_from(draw.below(2)).expect("small")).max(1);
+    let size = events.len().div_ceil(3 + usize::try_from(draw.below(3)).expect("small")).max(1);
     events.chunks(size).map(<[Event]>::to_vec).collect()
 }
 
@@ -161,15 +189,24 @@ async fn simulate(seed: u64, world: &Arc<World>) -> Result<(), String> {
     let mut draw = Draw::new(seed);
     let mut sleeping: Option<(Arc<Process>, tokio::task::JoinHandle<Result<(), String>>)> = None;
     let mut known = 0;
+    // Most tables are there when faults begin; what creating meets, some seeds see.
+    if !draw.once_in(6) {
+        let plan = Plan { faults: 0, end: (End::None, 0), draw: Draw::new(0) };
+        open(&Process::new(world, "first".into(), plan), world)
+            .create_tables()
+            .await
+            .map_err(|error| error.to_string())?;
+    }
     for life in 0..=LIVES {
         let last = life == LIVES;
         known = if last { EVENTS } else { (known + 1 + i64::try_from(draw.below(4)).expect("small")).min(EVENTS) };
         let end =
             [End::None, End::DiesBefore, End::DiesAfter, End::Sleeps][usize::try_from(draw.below(4)).expect("small")];
         let end = if last || (end == End::Sleeps && sleeping.is_some()) { End::None } else { end };
-        let at = if draw.once_in(3) { 8 + draw.below(12) } else { 8 + draw.below(40) };
+        // The first six are fences.
+        let at = if draw.once_in(5) { 1 + draw.below(7) } else { 7 + draw.below(20) };
         let plan = Plan {
-            faults: if last { 0 } else { draw.below(6) },
+            faults: if last { 0 } else { draw.below(8) },
             end: (end, at),
             draw: Draw::new(seed.wrapping_mul(1_000) + life),
         };
@@ -289,7 +326,10 @@ async fn check(seed: u64) -> Result<(), String> {
     })
 }
 
-async fn check_all(seeds: std::ops::Range<u64>) {
+/// Seeds that failed once.
+const FOUND: [u64; 1] = [62];
+
+async fn check_all(seeds: impl Iterator<Item = u64>) {
     let mut failed = vec![];
     for seed in seeds {
         if let Err(error) = check(seed).await {
@@ -301,13 +341,13 @@ async fn check_all(seeds: std::ops::Range<u64>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_storage_answers_and_whoever_dies_nothing_is_lost_or_twice_the_first_seeds() {
-    check_all(0..12).await;
+    check_all((0..10).chain(FOUND)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the rest of the hundred seeds take minutes"]
 async fn whatever_the_storage_answers_and_whoever_dies_nothing_is_lost_or_twice_a_hundred_seeds() {
-    check_all(12..100).await;
+    check_all((10..100).filter(|seed| !FOUND.contains(seed))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
