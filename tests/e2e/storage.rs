@@ -4,88 +4,23 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use tests::layout::free_port;
 use tests::proxy::Proxy;
 use tests::stack::Part;
 use tests::wait;
 
+use crate::azurite::Azurite;
 use crate::scenario::Scenario;
-
-/// The variable by which `cargo verify` says where Azurite is: a folder with `node_modules`.
-const STORAGE: &str = "STORAGE_NODE";
-
-/// The account and the key that every Azurite has.
-const ACCOUNT: &str = "devstoreaccount1";
-const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
-/// Azurite as a child process; its data outlive it.
-struct Azurite {
-    node: PathBuf,
-    data: tempfile::TempDir,
-    addr: SocketAddr,
-    child: Option<Child>,
-}
-
-impl Azurite {
-    fn start() -> Self {
-        let node = std::env::var_os(STORAGE).map(PathBuf::from);
-        let node = node.unwrap_or_else(|| panic!("{STORAGE} names no folder with Azurite; `cargo verify` makes one"));
-        let data = tempfile::tempdir().expect("a temporary folder");
-        let mut azurite = Self { node, data, addr: free_port().expect("a free port"), child: None };
-        azurite.begin();
-        let made = Command::new("node")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("storage/container.mjs"))
-            .args([format!("http://{}/{ACCOUNT}", azurite.addr), "lake".into()])
-            .output();
-        let made = made.expect("node starts");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        azurite
-    }
-
-    fn begin(&mut self) {
-        let child = Command::new("node")
-            .arg(self.node.join("node_modules/azurite/dist/src/blob/main.js"))
-            .args(["--disableTelemetry", "--skipApiVersionCheck", "--silent", "--location"])
-            .arg(self.data.path())
-            .args(["--blobHost", "127.0.0.1", "--blobPort", &self.addr.port().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("node starts"));
-        let listens = || std::net::TcpStream::connect(self.addr).ok();
-        wait::until(Duration::from_secs(60), listens).expect("Azurite listens");
-    }
-
-    fn end(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
 
 /// Settings of a stack whose lake is reached at `addr`; what reads it for the proof goes to Azurite itself.
 fn settings(addr: SocketAddr, azurite: &Azurite) -> String {
-    let options = |addr: SocketAddr| {
-        format!(
-            "azure_storage_account_name = \"{ACCOUNT}\"\nazure_storage_account_key = \"{KEY}\"\n\
-             azure_storage_endpoint = \"http://{addr}/{ACCOUNT}\"\nallow_http = \"true\"\n"
-        )
-    };
     format!(
-        "[ingest.lake]\nurl = \"az://lake/medallion\"\n[ingest.lake.options]\n{}\n[sim.verify.storage]\n{}",
-        options(addr),
-        options(azurite.addr)
+        "[ingest.lake]\nurl = \"{}\"\n[ingest.lake.options]\n{}\n[sim.verify.storage]\n{}",
+        azurite.lake(),
+        azurite.options_by_way_of(addr),
+        azurite.options()
     )
 }
 
@@ -96,7 +31,7 @@ fn start_until_it_stays(scenario: &mut Scenario) {
 }
 
 /// Waits until the lake has all; an ingester that gave up is started again.
-fn finish_and_prove(mut scenario: Scenario) {
+fn finish_and_prove(mut scenario: Scenario, lake: &str) {
     let ended = scenario.stack.wait_end(Part::Devices, Duration::from_secs(120));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}\n{}", scenario.tail(Part::Devices));
     let caught_up = wait::until(Duration::from_secs(240), || {
@@ -110,14 +45,15 @@ fn finish_and_prove(mut scenario: Scenario) {
         let ended = scenario.stack.stop(part);
         assert!(ended.is_some_and(|s| s.success()), "the {} ended {ended:?}\n{}", part.as_str(), scenario.tail(part));
     }
-    let (holds, said) = scenario.verify_at("az://lake/medallion", &["--held", "0"]);
+    let (holds, said) = scenario.verify_at(lake, &["--held", "0"]);
     assert!(holds, "{said}\n{}", scenario.tail(Part::Ingester));
 }
 
 /// One seed: faults at the proxy, three `kill -9`.
 fn check(seed: u64) {
-    let azurite = Azurite::start();
-    let proxy = Proxy::start(azurite.addr, seed, 60).expect("a proxy");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let azurite = Azurite::start(folder.path());
+    let proxy = Proxy::start(azurite.addr(), seed, 60).expect("a proxy");
     let mut scenario = Scenario::with(&format!("storage-{seed}"), &settings(proxy.addr, &azurite));
     scenario.start(Part::Hub);
     start_until_it_stays(&mut scenario);
@@ -129,7 +65,7 @@ fn check(seed: u64) {
         scenario.stack.kill(Part::Ingester);
         start_until_it_stays(&mut scenario);
     }
-    finish_and_prove(scenario);
+    finish_and_prove(scenario, azurite.lake());
     let struck = proxy.struck();
     assert!(5 < struck.values().sum::<u64>(), "seed {seed} met {struck:?} only");
 }
@@ -152,16 +88,56 @@ fn behind_a_storage_that_fails_a_killed_ingester_loses_nothing_and_counts_nothin
 
 #[test]
 fn while_the_storage_is_away_everything_waits_and_then_goes_on() {
-    let mut azurite = Azurite::start();
-    let mut scenario = Scenario::with("storage-away", &settings(azurite.addr, &azurite));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut azurite = Azurite::start(folder.path());
+    let mut scenario = Scenario::with("storage-away", &settings(azurite.addr(), &azurite));
     scenario.start(Part::Hub);
     start_until_it_stays(&mut scenario);
     scenario.start(Part::Agent);
     scenario.start_devices_for(15);
     scenario.wait_for_silver(50);
-    azurite.end();
+    azurite.stop();
     // Longer than a lease is looked after without being renewed.
     std::thread::sleep(Duration::from_secs(25));
-    azurite.begin();
-    finish_and_prove(scenario);
+    azurite.start_again();
+    finish_and_prove(scenario, azurite.lake());
+}
+
+/// A disk of a few megabytes; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        std::fs::create_dir_all(at).expect("a folder");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(at).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "only root mounts a disk");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+#[ignore = "needs root: it mounts a small disk"]
+fn a_disk_that_fills_up_in_mid_commit_loses_nothing_once_there_is_room_again() {
+    let mut scenario = Scenario::new("disk-full");
+    let lake = scenario.stack.layout.lake();
+    let disk = SmallDisk::mount(&lake);
+    scenario.start_all();
+    scenario.start_devices_for(20);
+    scenario.wait_for_silver(50);
+    let filler = lake.join("filler");
+    let zeros = std::fs::File::open("/dev/zero").expect("zeros");
+    let filled = std::io::copy(&mut &zeros, &mut std::fs::File::create(&filler).expect("a file"));
+    assert!(filled.is_err(), "the disk is full");
+    std::thread::sleep(Duration::from_secs(10));
+    let log = scenario.log(Part::Ingester);
+    assert!(log.contains("trying again"), "nobody noticed:\n{}", scenario.tail(Part::Ingester));
+    std::fs::remove_file(&filler).expect("removed");
+    finish_and_prove(scenario, &lake.display().to_string());
+    drop(disk);
 }

@@ -37,14 +37,6 @@ pub struct Ports {
     pub ingester_http: SocketAddr,
 }
 
-/// A free port on loopback, as the operating system gives it.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
 impl Ports {
     /// Free ports, as the operating system gives them.
     ///

@@ -21,9 +21,10 @@ pub(super) struct Args {
 /// Keeps the tables here, or hands the request to whoever holds the lease.
 pub(super) async fn maintain(config: Config, args: Args) -> Result<Exit, RunError> {
     let asked = args.table.map_or(Maintain::All, Maintain::Table);
-    let tables = asked.tables()?;
+    let lake = Lake::open(config.location()?)?;
+    // Before anybody is asked: who holds the lease changes nothing about a wrong name.
+    let tables = asked.tables(&lake)?;
     if args.dry_run {
-        let lake = Lake::open(config.location()?)?;
         let mut would = vec![];
         for table in tables {
             if lake.exists(table).await? {

@@ -1,15 +1,17 @@
 //! The lease `_leases/hops`: one holder runs the hops of a lake.
 //!
 //! On a local disk it is a locked file, freed by the system when its holder dies. In an object store it is an object
-//! that is renewed by conditional PUT and may be taken over once it has not been renewed for [`LIFETIME`]. Either
-//! way its text says who holds it and where to ask.
+//! that its holder renews by conditional PUT, by itself, and that may be taken over once it has not been renewed for
+//! [`LIFETIME`]; at once by who was started in the holder's place. Either way its text says who holds it and where to ask.
+//!
+//! Whoever stands by counts the lifetime by its own clock, from when it first saw the lease as it is. A command that asks
+//! once has only the wall clock; should that be wrong, the older holder is fenced by the log all the same.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use azure_core::Uuid;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 use deltalake::{ObjectStore, Path};
 use serde::{Deserialize, Serialize};
@@ -22,10 +24,16 @@ use super::store::Lake;
 const PATH: &str = "_leases/hops";
 
 /// An object that was not renewed for this long belongs to nobody.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_secs(30);
 
-/// An object older than this is renewed when it is checked.
-const RENEW_AFTER: Duration = Duration::from_secs(15);
+/// An object older than this is renewed.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
+
+/// An object that could not be renewed for this long is not believed in any more.
+const BELIEVED: Duration = Duration::from_secs(20);
+
+/// How often whoever stands by looks at an object, and at a file.
+const LOOKS: [Duration; 2] = [Duration::from_secs(3), Duration::from_millis(500)];
 
 /// Who holds the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +50,12 @@ pub struct Holder {
     /// When the lease was last renewed, in seconds since the epoch.
     #[serde(default)]
     pub renewed: u64,
-    /// Drawn for each lease taken in an object store: an answer that was lost is told from another holder by it.
+    /// One start of the program; no other has the same.
     #[serde(default)]
-    pub token: String,
-    /// The machine since it was booted, and the room of process ids on it; empty where that is not known.
+    pub run: String,
+    /// Where only one process can be at a time, if it is in such a place: who is there later knows that this one is gone.
     #[serde(default)]
-    pub place: String,
+    pub place: Option<String>,
 }
 
 impl Holder {
@@ -59,34 +67,13 @@ impl Holder {
             "" => "this machine",
             named => named,
         };
-        Self {
-            program: program.to_owned(),
-            host: host.to_owned(),
-            pid: std::process::id(),
-            http,
-            renewed: 0,
-            token: String::new(),
-            place: place(),
-        }
+        let run = azure_core::Uuid::new_v4().simple().to_string();
+        let pid = std::process::id();
+        Self { program: program.to_owned(), host: host.to_owned(), pid, http, renewed: 0, run, place: None }
     }
-}
 
-/// Two processes of the same place see each other's ids.
-fn place() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let room = std::fs::read_link("/proc/self/ns/pid");
-    match (boot, room) {
-        (Ok(boot), Ok(room)) => format!("{} {}", boot.trim(), room.display()),
-        _ => String::new(),
-    }
-}
-
-impl Holder {
-    /// Whether its process is known to have ended: what is left of a holder that was killed need not be waited for.
-    fn has_ended(&self) -> bool {
-        !self.place.is_empty()
-            && self.place == place()
-            && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    fn is_before(&self, me: &Self) -> bool {
+        self.place.is_some() && self.place == me.place && self.run != me.run
     }
 }
 
@@ -106,41 +93,158 @@ pub struct Lease {
 }
 
 enum Kind {
-    Local { file: File, path: std::path::PathBuf },
-    Remote(Arc<Remote>),
+    Local {
+        file: File,
+        path: std::path::PathBuf,
+    },
+    Remote {
+        held: Arc<Held>,
+        /// Renews it.
+        renewal: tokio::task::JoinHandle<()>,
+    },
 }
 
 /// A lease in an object store.
-struct Remote {
+struct Held {
     store: Arc<dyn ObjectStore>,
     clock: Clock,
     holder: Holder,
-    state: Mutex<Renewed>,
+    /// Its version, and when it was last renewed: by both clocks. Or how it was lost.
+    state: Mutex<Result<(UpdateVersion, Instant, u64), String>>,
 }
 
-/// When the lease was last renewed.
-struct Renewed {
-    /// The object's version.
-    version: UpdateVersion,
-    /// By the clock that stands still while the machine is suspended, and cannot be set back.
-    at: Instant,
-    /// By the other one.
-    seconds: u64,
+impl Held {
+    /// Renews it if it is due; what it says is whether it is still ours.
+    async fn keep(&self) -> Result<(), LakeError> {
+        let mut state = self.state.lock().await;
+        let (version, at, at_wall) = match &*state {
+            Ok(state) => state.clone(),
+            Err(why) => return Err(lost(why)),
+        };
+        // A machine that was suspended finds only its wall clock moved.
+        let age = at.elapsed().max(Duration::from_secs(seconds(&self.clock).saturating_sub(at_wall)));
+        if age < RENEW_AFTER {
+            return Ok(());
+        }
+        let (asked, wall) = (Instant::now(), seconds(&self.clock));
+        let renewed = tokio::time::timeout(RENEW_AFTER, self.renew(version)).await;
+        match renewed {
+            Ok(Ok(version)) => {
+                *state = Ok((version, asked, wall));
+                Ok(())
+            }
+            Ok(Err(Renewal::Lost(why))) => {
+                *state = Err(why.clone());
+                Err(lost(&why))
+            }
+            // The store does not answer; whoever stands by asks the same store.
+            Ok(Err(Renewal::Unknown(why))) if BELIEVED < age => Err(lost(&why)),
+            Err(_) if BELIEVED < age => Err(lost("the storage does not answer")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn renew(&self, version: UpdateVersion) -> Result<UpdateVersion, Renewal> {
+        match put(&self.store, &self.clock, &self.holder, PutMode::Update(version)).await {
+            Ok(version) => Ok(version),
+            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => {
+                // Either somebody took it, or the answer to an earlier renewal of ours was lost.
+                let unknown = |error: LakeError| Renewal::Unknown(error.to_string());
+                match read_remote(&self.store).await.map_err(unknown)? {
+                    Some((found, version)) if found.run == self.holder.run => {
+                        let again = put(&self.store, &self.clock, &self.holder, PutMode::Update(version)).await;
+                        again.map_err(|error| Renewal::Unknown(error.to_string()))
+                    }
+                    Some((found, _)) => Err(Renewal::Lost(format!("{found} has it"))),
+                    None => Err(Renewal::Lost("it is gone".to_owned())),
+                }
+            }
+            Err(error) => Err(Renewal::Unknown(error.to_string())),
+        }
+    }
+}
+
+enum Renewal {
+    Lost(String),
+    Unknown(String),
+}
+
+/// Renews as long as somebody holds it: a hop may take longer than a lease lives.
+async fn renew_by_itself(held: Weak<Held>) {
+    loop {
+        tokio::time::sleep(RENEW_AFTER / 4).await;
+        let Some(held) = held.upgrade() else { return };
+        // In a simulation only what a process does itself happens.
+        let Clock::Real = held.clock else { return };
+        if let Err(error) = held.keep().await {
+            tracing::debug!(%error, "not renewed");
+        }
+    }
+}
+
+/// Waits for the lease.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// The lease as it was seen first, and when.
+    seen: Option<(String, Instant)>,
+}
+
+impl Waiting {
+    /// Takes the lease if it is free, or its holder is gone; otherwise says who has it.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn try_take(&mut self, lake: &Lake, holder: &Holder) -> Result<Result<Lease, Holder>, LakeError> {
+        if let Some(root) = lake.location().local() {
+            return match acquire_local(&root.join(PATH), holder) {
+                Ok(lease) => Ok(Ok(lease)),
+                Err(LakeError::LeaseHeld { .. }) => Ok(Err(Lease::holder(lake).await?.unwrap_or_else(unknown))),
+                Err(error) => Err(error),
+            };
+        }
+        let store = lake.storage();
+        let Some((found, version)) = read_remote(store).await? else {
+            return Ok(match take(store, lake.clock(), holder, PutMode::Create).await? {
+                Some(lease) => Ok(lease),
+                None => Err(unknown()),
+            });
+        };
+        let tag = format!("{:?}", version.e_tag.as_ref().or(version.version.as_ref()));
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == tag => *since,
+            _ => {
+                let now = Instant::now();
+                self.seen = Some((tag, now));
+                now
+            }
+        };
+        // One of our own run is one that was dropped.
+        let free = found.renewed == 0 || found.run == holder.run || found.is_before(holder);
+        if free || LIFETIME <= since.elapsed() {
+            return Ok(match take(store, lake.clock(), holder, PutMode::Update(version)).await? {
+                Some(lease) => Ok(lease),
+                None => Err(found),
+            });
+        }
+        Ok(Err(found))
+    }
+
+    /// How long to wait before the next look.
+    #[must_use]
+    pub fn pause(lake: &Lake) -> Duration {
+        LOOKS[usize::from(lake.location().local().is_some())]
+    }
 }
 
 impl Lease {
-    /// Takes the lease, or says who has it. One in an object store is renewed until it is dropped.
+    /// Takes the lease, or says who has it.
     ///
     /// # Errors
     /// [`LakeError::LeaseHeld`], or what the storage says.
     pub async fn acquire(lake: &Lake, holder: &Holder) -> Result<Self, LakeError> {
         match lake.location().local() {
             Some(root) => acquire_patiently(&root.join(PATH), holder).await,
-            None => {
-                let remote = Arc::new(Remote::acquire(Arc::clone(lake.storage()), lake.clock().clone(), holder).await?);
-                tokio::spawn(keep(Arc::downgrade(&remote)));
-                Ok(Self { kind: Kind::Remote(remote) })
-            }
+            None => acquire_remote(lake.storage(), lake.clock(), holder).await,
         }
     }
 
@@ -168,133 +272,28 @@ impl Lease {
     /// Whether the lease is still ours; called before every commit of a hop.
     ///
     /// # Errors
-    /// [`LakeError::LeaseLost`]: another has it, stop at once. Any other: nobody knows; commit nothing and ask again.
+    /// [`LakeError::LeaseLost`]: stop at once. Storage errors likewise, since nothing is known then.
     pub async fn check(&self) -> Result<(), LakeError> {
         match &self.kind {
             Kind::Local { file, path } => check_local(file, path),
-            Kind::Remote(remote) => remote.check().await,
+            Kind::Remote { held, .. } => held.keep().await,
         }
     }
+}
 
+impl Lease {
     /// Gives the lease back at once; without this the next holder of one in an object store waits for it to run out.
     pub async fn release(self) {
-        let Kind::Remote(remote) = self.kind else {
+        let Kind::Remote { held, renewal } = &self.kind else {
             return;
         };
-        let state = remote.state.lock().await;
-        let nobody = remote.put(0, PutMode::Update(state.version.clone())).await;
+        renewal.abort();
+        // Another has it already.
+        let Ok((version, ..)) = &*held.state.lock().await else { return };
+        let nobody = put_at(&held.store, &held.holder, 0, PutMode::Update(version.clone())).await;
         if let Err(error) = nobody {
             tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
         }
-    }
-}
-
-/// Renews the lease while its holder is busy with something that takes long, or idle.
-async fn keep(remote: Weak<Remote>) {
-    loop {
-        let Some(held) = remote.upgrade() else { return };
-        let Clock::Real = held.clock else { return };
-        // Whoever commits asks for itself, and is told.
-        if let Err(error) = held.check().await {
-            tracing::debug!(%error, "the lease was not renewed");
-        }
-        drop(held);
-        tokio::time::sleep(RENEW_AFTER).await;
-    }
-}
-
-impl Remote {
-    /// | the object          | answer                                                        |
-    /// |---------------------|---------------------------------------------------------------|
-    /// | none                | ours, by a PUT that creates                                   |
-    /// | ours by its token   | ours: the answer to an earlier PUT was lost                   |
-    /// | another's, run out  | ours, by a PUT that replaces exactly this version             |
-    /// | another's, who died | the same: a process of this machine that is not there any more |
-    /// | another's           | held                                                          |
-    async fn acquire(store: Arc<dyn ObjectStore>, clock: Clock, holder: &Holder) -> Result<Self, LakeError> {
-        let holder = Holder { token: Uuid::new_v4().to_string(), ..holder.clone() };
-        let version = UpdateVersion { e_tag: None, version: None };
-        let state = Renewed { version, at: Instant::now(), seconds: seconds(&clock) };
-        let remote = Self { store, clock, holder, state: Mutex::new(state) };
-        let mut mode = PutMode::Create;
-        let mut left = 3;
-        loop {
-            left -= 1;
-            let (at, seconds) = (Instant::now(), seconds(&remote.clock));
-            let refused = match remote.put(seconds, mode.clone()).await {
-                Ok(version) => {
-                    *remote.state.lock().await = Renewed { version, at, seconds };
-                    return Ok(remote);
-                }
-                Err(refused) => refused,
-            };
-            let Some((other, seen)) = remote.look().await? else {
-                if left == 0 {
-                    return Err(failed("create", &refused));
-                }
-                mode = PutMode::Create;
-                continue;
-            };
-            match other {
-                Some(other) if other.token == remote.holder.token => {
-                    *remote.state.lock().await = Renewed { version: seen, at, seconds };
-                    return Ok(remote);
-                }
-                Some(other) if !expired(&other, &remote.clock) && !other.has_ended() => {
-                    return Err(LakeError::LeaseHeld { holder: other.to_string() });
-                }
-                // Run out, or nobody can read it.
-                _ if left == 0 => return Err(failed("take over", &refused)),
-                _ => mode = PutMode::Update(seen),
-            }
-        }
-    }
-
-    async fn check(&self) -> Result<(), LakeError> {
-        let mut state = self.state.lock().await;
-        let (at, seconds) = (Instant::now(), seconds(&self.clock));
-        // A machine that was suspended finds only its wall clock moved.
-        if state.at.elapsed() < RENEW_AFTER && seconds < state.seconds + RENEW_AFTER.as_secs() {
-            return Ok(());
-        }
-        let refused = match self.put(seconds, PutMode::Update(state.version.clone())).await {
-            Ok(version) => {
-                *state = Renewed { version, at, seconds };
-                return Ok(());
-            }
-            Err(refused) => refused,
-        };
-        // The answer to this PUT or to the one before may have been lost; the text tells whose the object is.
-        match self.look().await? {
-            Some((Some(other), seen)) if other.token == self.holder.token && other.renewed != 0 => {
-                // As of the time that stands in it: the PUT of now may not be the one that landed.
-                let age = Duration::from_secs(seconds.saturating_sub(other.renewed));
-                *state = Renewed { version: seen, at: at.checked_sub(age).unwrap_or(at), seconds: other.renewed };
-                if age < RENEW_AFTER { Ok(()) } else { Err(failed("renew", &refused)) }
-            }
-            Some((Some(other), _)) => Err(lost(&format!("it is held by {other}"))),
-            Some((None, _)) | None => Err(lost("its object is gone")),
-        }
-    }
-
-    /// Who the object names, and its version; `None` where there is none.
-    async fn look(&self) -> Result<Option<(Option<Holder>, UpdateVersion)>, LakeError> {
-        let found = match self.store.get(&Path::from(PATH)).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(failed("read", &error)),
-        };
-        let seen = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-        let text = found.bytes().await.map_err(|error| failed("read", &error))?;
-        Ok(Some((serde_json::from_slice(&text).ok(), seen)))
-    }
-
-    async fn put(&self, renewed: u64, mode: PutMode) -> Result<UpdateVersion, StoreError> {
-        let holder = Holder { renewed, ..self.holder.clone() };
-        let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
-        let options = PutOptions { mode, ..PutOptions::default() };
-        let done = self.store.put_opts(&Path::from(PATH), text.into(), options).await?;
-        Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
     }
 }
 
@@ -311,15 +310,19 @@ fn read_holder(file: &mut File) -> Holder {
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     let holder = read.ok().and_then(|_| serde_json::from_str(&text).ok());
     // Between locking and writing the text of the holder before may stand here, or none.
-    holder.unwrap_or_else(|| Holder {
+    holder.unwrap_or_else(unknown)
+}
+
+fn unknown() -> Holder {
+    Holder {
         program: "another process".to_owned(),
         host: "this machine".to_owned(),
         pid: 0,
         http: None,
         renewed: 0,
-        token: String::new(),
-        place: String::new(),
-    })
+        run: String::new(),
+        place: None,
+    }
 }
 
 /// Whoever asks who the holder is holds the file for a moment.
@@ -380,12 +383,75 @@ fn expired(holder: &Holder, clock: &Clock) -> bool {
     seconds(clock) > holder.renewed + LIFETIME.as_secs()
 }
 
+async fn put(
+    store: &Arc<dyn ObjectStore>,
+    clock: &Clock,
+    holder: &Holder,
+    mode: PutMode,
+) -> Result<UpdateVersion, StoreError> {
+    put_at(store, holder, seconds(clock), mode).await
+}
+
+async fn put_at(
+    store: &Arc<dyn ObjectStore>,
+    holder: &Holder,
+    renewed: u64,
+    mode: PutMode,
+) -> Result<UpdateVersion, StoreError> {
+    let holder = Holder { renewed, ..holder.clone() };
+    let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
+    let options = PutOptions { mode, ..PutOptions::default() };
+    let done = store.put_opts(&Path::from(PATH), text.into(), options).await?;
+    Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
+}
+
+async fn read_remote(store: &Arc<dyn ObjectStore>) -> Result<Option<(Holder, UpdateVersion)>, LakeError> {
+    let found = match store.get(&Path::from(PATH)).await {
+        Ok(found) => found,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(failed("read", &error)),
+    };
+    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+    let text = found.bytes().await.map_err(|error| failed("read", &error))?;
+    // What can't be read belongs to nobody.
+    Ok(Some((serde_json::from_slice(&text).unwrap_or_else(|_| unknown()), version)))
+}
+
+/// Takes it; `None` where another was faster.
+async fn take(
+    store: &Arc<dyn ObjectStore>,
+    clock: &Clock,
+    holder: &Holder,
+    mode: PutMode,
+) -> Result<Option<Lease>, LakeError> {
+    let (asked, at) = (Instant::now(), seconds(clock));
+    let version = match put(store, clock, holder, mode).await {
+        Ok(version) => version,
+        Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } | StoreError::NotFound { .. }) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("take over", &error)),
+    };
+    let state = Mutex::new(Ok((version, asked, at)));
+    let held = Arc::new(Held { store: Arc::clone(store), clock: clock.clone(), holder: holder.clone(), state });
+    let renewal = tokio::spawn(renew_by_itself(Arc::downgrade(&held)));
+    Ok(Some(Lease { kind: Kind::Remote { held, renewal } }))
+}
+
+async fn acquire_remote(store: &Arc<dyn ObjectStore>, clock: &Clock, holder: &Holder) -> Result<Lease, LakeError> {
+    let taken = match read_remote(store).await? {
+        None => take(store, clock, holder, PutMode::Create).await?,
+        Some((other, version)) if expired(&other, clock) || other.is_before(holder) => {
+            take(store, clock, holder, PutMode::Update(version)).await?
+        }
+        Some((other, _)) => return Err(LakeError::LeaseHeld { holder: other.to_string() }),
+    };
+    taken.ok_or_else(|| LakeError::LeaseHeld { holder: unknown().to_string() })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use shared::clock::VirtualClock;
-    use shared::time::Timestamp;
 
     use super::*;
     use crate::lake::Location;
@@ -419,70 +485,48 @@ mod tests {
         second.check().await.expect("ours");
     }
 
-    fn remote(hands: &VirtualClock) -> (Arc<dyn ObjectStore>, Clock) {
-        (Arc::new(deltalake::logstore::object_store::memory::InMemory::new()), Clock::Virtual(hands.clone()))
-    }
-
     #[tokio::test]
     async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
-        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
-        let (store, clock) = remote(&hands);
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let first = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.expect("free");
-        hands.advance(Duration::from_secs(20));
-        first.check().await.expect("renewed");
-        hands.advance(LIFETIME);
-        let refused = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.err();
+        let _first = acquire_remote(&store, &Clock::Real, &holder).await.expect("free");
+        let refused = acquire_remote(&store, &Clock::Real, &holder).await.err();
         assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
-        hands.advance(Duration::from_secs(1));
-        let second = Remote::acquire(store, clock, &holder).await.expect("run out");
-        assert!(matches!(first.check().await, Err(LakeError::LeaseLost { .. })), "the first one slept");
-        second.check().await.expect("ours");
+        let stale = Holder { renewed: 1, ..holder.clone() };
+        let text = serde_json::to_vec(&stale).expect("plain");
+        store.put(&Path::from(PATH), text.into()).await.expect("put");
+        acquire_remote(&store, &Clock::Real, &holder).await.expect("taken over");
     }
 
     #[tokio::test]
-    async fn the_lease_of_a_process_that_died_on_this_machine_is_free_at_once() {
-        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
-        let (store, clock) = remote(&hands);
-        let died = Holder { pid: u32::MAX, ..Holder::this("first", None) };
-        Remote::acquire(Arc::clone(&store), clock.clone(), &died).await.expect("free");
-        let second =
-            Remote::acquire(Arc::clone(&store), clock.clone(), &Holder::this("second", None)).await.expect("free");
-        second.check().await.expect("ours");
-        let elsewhere = Holder { place: "another machine".into(), ..died };
-        hands.advance(LIFETIME * 2);
-        Remote::acquire(Arc::clone(&store), clock.clone(), &elsewhere).await.expect("run out");
-        assert!(Remote::acquire(store, clock, &Holder::this("third", None)).await.is_err(), "nobody can know");
+    async fn whoever_is_started_in_the_holders_place_takes_the_lease_at_once() {
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let here = |place: &str| Holder { place: Some(place.to_owned()), ..Holder::this("run", None) };
+        let first = acquire_remote(&store, &Clock::Real, &here("here")).await.expect("free");
+        assert!(acquire_remote(&store, &Clock::Real, &here("there")).await.is_err());
+        let again = acquire_remote(&store, &Clock::Real, &here("here")).await.expect("the one before is gone");
+        again.check().await.expect("ours");
+        let Kind::Remote { held, .. } = &first.kind else { panic!("in a store") };
+        let (version, ..) = held.state.lock().await.clone().expect("as it was");
+        assert!(matches!(held.renew(version).await, Err(Renewal::Lost(_))));
     }
 
     #[tokio::test]
-    async fn a_lease_that_nobody_took_meanwhile_is_still_ours_after_a_sleep() {
-        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
-        let (store, clock) = remote(&hands);
-        let first = Remote::acquire(store, clock, &Holder::this("first", None)).await.expect("free");
-        hands.advance(LIFETIME * 10);
-        first.check().await.expect("ours");
-    }
-
-    #[tokio::test]
-    async fn a_renewal_whose_answer_was_lost_is_known_by_its_token() {
-        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
-        let (store, clock) = remote(&hands);
-        let first = Remote::acquire(store, clock.clone(), &Holder::this("first", None)).await.expect("free");
-        hands.advance(RENEW_AFTER);
-        // It lands, and its new version is never told.
-        let current = first.state.lock().await.version.clone();
-        first.put(seconds(&clock), PutMode::Update(current)).await.expect("lands");
-        first.check().await.expect("ours");
+    async fn a_renewal_whose_answer_was_lost_is_no_loss() {
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let lease = acquire_remote(&store, &Clock::Real, &Holder::this("run", None)).await.expect("free");
+        let Kind::Remote { held, .. } = &lease.kind else { panic!("in a store") };
+        let (before, ..) = held.state.lock().await.clone().expect("ours");
+        assert!(held.renew(before.clone()).await.is_ok());
+        assert!(held.renew(before).await.is_ok(), "what stands there is our own");
     }
 
     #[tokio::test]
     async fn a_lease_given_back_is_free_at_once() {
-        let hands = VirtualClock::at(Timestamp::from_millis(1_790_000_000_000));
-        let (store, clock) = remote(&hands);
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let first = Remote::acquire(Arc::clone(&store), clock.clone(), &holder).await.expect("free");
-        Lease { kind: Kind::Remote(Arc::new(first)) }.release().await;
-        Remote::acquire(store, clock, &holder).await.expect("free again").check().await.expect("ours");
+        let first = acquire_remote(&store, &Clock::Real, &holder).await.expect("free");
+        first.release().await;
+        acquire_remote(&store, &Clock::Real, &holder).await.expect("free again").check().await.expect("ours");
     }
 }

@@ -169,9 +169,10 @@ mod tests {
             (onelake, &format!("{onelake}/silver/readings/")),
             ("abfss://c@account.dfs.core.windows.net", "abfss://c@account.dfs.core.windows.net/silver/readings/"),
         ] {
-            let parsed = parse(text).expect(text);
+            let account = HashMap::from([("azure_storage_account_name".to_owned(), "account".to_owned())]);
+            let parsed = Location::parse(text, account).expect(text);
             assert_eq!(parsed.table(Table::SilverReadings).expect("a table").as_str(), table);
-            Lake::open(parsed).expect("options are asked for when something is read");
+            Lake::open(parsed).expect("who we are is asked when something is read");
         }
         for (text, says) in [
             ("https://account.blob.core.windows.net/c", "az://CONTAINER/PATH"),

@@ -37,17 +37,20 @@ pub mod cost; // what a commit costs, early and late
 #[cfg(test)]
 pub(crate) mod faulty; // a storage that fails, for simulations
 
+mod records; // small records that several processes write
+
 pub mod session; // SQL over the lake, with limits
 
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
 pub use keep::{Listed, Logged};
-pub use lease::{Holder, Lease};
+pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
+pub use records::{Entry, Records, Running};
 pub use store::{CHECKPOINT_EVERY, Lake};
-pub use tables::{Layer, Table};
+pub use tables::{Definition, Layer, Table};
 pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.

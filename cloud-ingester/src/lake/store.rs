@@ -36,6 +36,7 @@ pub const CHECKPOINT_EVERY: i64 = 20;
 /// The lake: all tables, one handle each.
 pub struct Lake {
     location: Location,
+    names: Vec<Table>,
     tables: HashMap<Table, Mutex<Handle>>,
     beside: Arc<dyn ObjectStore>,
     clock: Clock,
@@ -49,12 +50,20 @@ struct Handle {
 }
 
 impl Lake {
-    /// Reaches for the lake's storage; creates nothing.
+    /// Reaches for the storage of a lake with the tables that every lake has; creates nothing.
+    ///
+    /// # Errors
+    /// As [`Lake::open_with`].
+    pub fn open(location: Location) -> Result<Self, LakeError> {
+        Self::open_with(location, &[])
+    }
+
+    /// Reaches for the storage of a lake that has `own` tables as well; creates nothing.
     ///
     /// # Errors
     /// When no storage of this build serves the location.
-    pub fn open(location: Location) -> Result<Self, LakeError> {
-        Self::of(location, None, Clock::Real)
+    pub fn open_with(location: Location, own: &[Table]) -> Result<Self, LakeError> {
+        Self::of(location, own, None, Clock::Real)
     }
 
     /// The same over a storage of one's own, whose root the location's URL names (`memory:///lake`), and by a clock of
@@ -63,17 +72,23 @@ impl Lake {
     /// # Errors
     /// As [`Lake::open`].
     pub fn over(location: Location, storage: Arc<dyn ObjectStore>, clock: Clock) -> Result<Self, LakeError> {
-        Self::of(location, Some(storage), clock)
+        Self::of(location, &[], Some(storage), clock)
     }
 
-    fn of(location: Location, storage: Option<Arc<dyn ObjectStore>>, clock: Clock) -> Result<Self, LakeError> {
+    fn of(
+        location: Location,
+        own: &[Table],
+        storage: Option<Arc<dyn ObjectStore>>,
+        clock: Clock,
+    ) -> Result<Self, LakeError> {
+        let names: Vec<Table> = Table::ALL.iter().chain(own).copied().collect();
         let refuse = |error: DeltaTableError| LakeError::Location {
             location: location.root().to_string(),
             detail: error.to_string(),
         };
         let log_store = |url: &Url| log_store(&location, storage.as_ref(), url).map_err(refuse);
         let mut tables = HashMap::new();
-        for table in Table::ALL {
+        for &table in &names {
             let door = Door::new(log_store(&location.table(table)?)?, table);
             #[cfg(test)]
             let fault = door.fault();
@@ -87,7 +102,7 @@ impl Lake {
             );
         }
         let beside = log_store(location.root())?.object_store(None);
-        Ok(Self { location, tables, beside, clock, checkpoint_every: CHECKPOINT_EVERY })
+        Ok(Self { location, names, tables, beside, clock, checkpoint_every: CHECKPOINT_EVERY })
     }
 
     /// A table's log by way of another storage.
@@ -99,6 +114,18 @@ impl Lake {
     /// What time it is, for leases and rests.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Every table of this lake, upstream first; those of users' models last.
+    #[must_use]
+    pub fn tables(&self) -> &[Table] {
+        &self.names
+    }
+
+    /// The table of this lake that is called `name`, e.g. `gold.metric_1m`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Table> {
+        self.names.iter().copied().find(|table| table.full_name() == name)
     }
 
     /// Where the lake lies.
@@ -113,7 +140,7 @@ impl Lake {
     }
 
     fn handle(&self, table: Table) -> &Mutex<Handle> {
-        self.tables.get(&table).expect("`open` makes a handle for every table")
+        self.tables.get(&table).expect("a lake is asked for its own tables")
     }
 
     /// Creates the tables that do not exist and checks those that do.
@@ -121,7 +148,7 @@ impl Lake {
     /// # Errors
     /// When the storage refuses, or a table that is there has other columns or another protocol.
     pub async fn create_tables(&self) -> Result<(), LakeError> {
-        for table in Table::ALL {
+        for &table in &self.names {
             let mut handle = self.handle(table).lock().await;
             let found = handle.delta.verify_deltatable_existence().await;
             if !found.map_err(delta("look for", table))? {

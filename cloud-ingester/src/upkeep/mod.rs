@@ -196,7 +196,7 @@ fn as_table(table: Table, batch: &RecordBatch) -> Result<RecordBatch, arrow::err
 /// When a table can't be read.
 pub async fn slowest(lake: &Lake, source: &View) -> Result<Option<i64>, LakeError> {
     let mut slowest = None;
-    for table in Table::ALL {
+    for &table in lake.tables() {
         if table == source.table() || !lake.exists(table).await? {
             continue;
         }
@@ -270,7 +270,7 @@ async fn same_without(lake: &Lake, view: &View, paths: &[String]) -> Result<bool
     let files = |view: &View| view.all_files().into_iter().map(|add| add.path).collect::<HashSet<_>>();
     let mut same = rest.id() == view.id() && files(&rest) == files(view);
     let mut apps = vec![APP.to_owned(), table.app_id("refresh")];
-    for source in Table::ALL {
+    for &source in lake.tables() {
         if lake.exists(source).await? {
             apps.push(table.app_id(&lake.view(source).await?.id()));
         }

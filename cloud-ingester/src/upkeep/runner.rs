@@ -151,7 +151,7 @@ impl Upkeep {
             self.at = Some(0);
         }
         let Some(at) = self.at else { return Ok(()) };
-        let Some(table) = Table::ALL.get(at).copied() else {
+        let Some(table) = lake.tables().get(at).copied() else {
             (self.at, self.due) = (None, Instant::now() + self.settings.every);
             return Ok(());
         };

@@ -13,11 +13,11 @@ use cloud_ingester::bronze::cutter::Limits;
 use cloud_ingester::bronze::stage::{Committed, Metrics, Stage};
 use cloud_ingester::hop::{Hops, Settings};
 use cloud_ingester::lake::{Holder, Lake, Lease, Location, cost};
-use cloud_ingester::source::{Event, Stream};
+use cloud_ingester::source::{Arrival, Event, Stream, flow};
 use serde_json::json;
 use shared::clock::Clock;
 use shared::time::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{say, table};
 
@@ -121,9 +121,10 @@ impl Filled {
             metrics: Metrics::unheard(),
             pulse: shared::notify::Pulses::default().add("bronze"),
         };
-        let (send, receive) = mpsc::channel(usize::try_from(events).unwrap_or(1).max(1));
+        let (send, receive) = flow::channel(1 << 30);
         for number in self.events..self.events + events {
-            send.try_send(event(number)).map_err(|_| io::Error::other("the channel is too short"))?;
+            let sent = send.send(Arrival::Event(event(number))).await;
+            sent.map_err(|_| io::Error::other("nobody takes the events"))?;
         }
         self.events += events;
         drop(send);

@@ -1,5 +1,5 @@
-//! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours, and
-//! Microsoft's SDKs for Python and Node.
+//! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours, Microsoft's
+//! SDKs for Python and Node, and Azurite.
 
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,9 @@ const PYTHONS: [(&str, &str, &str); 2] = [
     ("SDK_PYTHON", "sdk-python", "tests/sdk/python/requirements.txt"),
 ];
 
-/// Folders with Node's `node_modules`: the variable that names them, their folder, their pins.
+/// Folders with Node's `node_modules`: the variable that names each, its name in the cache, its pins.
 const NODES: [(&str, &str, &str); 2] =
-    [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("STORAGE_NODE", "storage-node", "tests/storage")];
+    [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("AZURITE", "azurite", "tests/azurite")];
 
 /// Installs, as root on Debian, what is missing; otherwise names it.
 pub(super) fn install_packages() -> Result<(), VerifyError> {
@@ -77,15 +77,15 @@ fn python(workspace: &Path, folder: &Path, pins: &str) -> Result<PathBuf, Verify
     Ok(python)
 }
 
-fn node_modules(workspace: &Path, folder: &Path, pins: &str) -> Result<(), VerifyError> {
-    let files = ["package.json", "package-lock.json"].map(|file| workspace.join(pins).join(file));
+fn node_modules(workspace: &Path, folder: &Path, pinned: &str) -> Result<(), VerifyError> {
+    let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(pinned).join(file));
     let modules = folder.join("node_modules");
-    unless_complete(folder, &[&files[0], &files[1]], &modules, || {
-        say(&format!("verify: Node packages of {pins} into {}", folder.display()));
+    unless_complete(folder, &[&pins[0], &pins[1]], &modules, || {
+        say(&format!("verify: Node packages of {pinned} into {}", folder.display()));
         let copy = |from: &PathBuf| command("cp").args([from.as_path(), folder]);
         let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
         let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);
-        run_all(workspace, [make, copy(&files[0]), copy(&files[1]), command("npm").args(clean).args([folder])])
+        run_all(workspace, [make, copy(&pins[0]), copy(&pins[1]), command("npm").args(clean).args([folder])])
     })
 }
 

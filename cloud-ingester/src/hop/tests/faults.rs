@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use shared::blame::Blame;
 use shared::rules::TimeWindow;
 use shared::time::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::kit::{LIMITS, NOW, SECOND};
 use crate::bronze::cutter::Limits;
@@ -24,7 +24,7 @@ use crate::hop::{HopError, Hops, Settings};
 use crate::lake::faulty::{Draw, End, Plan, Process, World};
 use crate::lake::session::{lake_session, query};
 use crate::lake::{Holder, Lake, LakeError, Lease, Location, Table};
-use crate::source::{Event, Stream};
+use crate::source::{Event, Stream, fixed, flow};
 
 /// Events of each of the two partitions.
 const EVENTS: i64 = 12;
@@ -147,11 +147,9 @@ async fn live(
             metrics: Metrics::register(&mut Registry::default()),
             pulse: shared::notify::Pulses::default().add("bronze"),
         };
-        let (events, received) = mpsc::channel(piece.len().max(1));
-        for event in piece {
-            events.try_send(event).expect("there is room");
-        }
-        drop(events);
+        // All of it fits, so that what waits for what follows from the seed alone.
+        let (events, received) = flow::channel(1 << 24);
+        fixed::run(piece, events).await;
         stage.run(received).await.map_err(|error| error.to_string())?;
         loop {
             let hops = tokio::sync::Mutex::new(&mut hops);
