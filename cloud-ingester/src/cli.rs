@@ -19,6 +19,7 @@ use crate::run::{self, HopRequest, RunError};
 use crate::status::Status;
 use crate::{ask, status, tour};
 
+mod maintain; // merge, vacuum, cut the logs
 mod trace; // from gold back to the hub
 
 const PROGRAM: &str = "cloud-ingester";
@@ -57,6 +58,8 @@ enum Command {
     },
     /// From a row of gold to the readings it was made of and the hub's sequence numbers they came with
     Trace(trace::Trace),
+    /// Merge small files, remove what nobody needs any more, cut the logs; a running service is asked to do it
+    Maintain(maintain::Args),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -86,7 +89,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let needs = match args.command {
         Command::Run | Command::Check => Needs::LakeAndHub,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } | Command::Trace(_) => Needs::Lake,
+        Command::Status { .. }
+        | Command::Hop { .. }
+        | Command::Maintain(_)
+        | Command::Query { .. }
+        | Command::Trace(_) => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -141,7 +148,10 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             say(&format!("{text}\n"));
             Ok(Exit::Ok)
         }
-        Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
+        Command::Hop { full_refresh } => {
+            Box::pin(hop(config, HopRequest { full_refresh, ..HopRequest::default() })).await
+        }
+        Command::Maintain(args) => Box::pin(maintain::maintain(config, args)).await,
         Command::Trace(asked) => Box::pin(trace::trace(&config, asked)).await,
         Command::Query { sql, format } => {
             let lake = open(&config).await?;
@@ -188,11 +198,16 @@ async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
         Err(RunError::Lake(error @ LakeError::LeaseHeld { .. })) => error,
         Err(error) => return Err(error),
     };
+    hand_over(&config, &request, held).await
+}
+
+/// Hands a request to the holder of the lease; `held` where that one can't be reached.
+async fn hand_over(config: &Config, request: &HopRequest, held: LakeError) -> Result<Exit, RunError> {
     let lake = Lake::open(config.location()?)?;
     let Some(http) = Lease::holder(&lake).await?.and_then(|holder| holder.http) else {
         return Err(held.into());
     };
-    let body = serde_json::to_string(&request).expect("a request is plain data");
+    let body = serde_json::to_string(request).expect("a request is plain data");
     match ask::post(&http, "/hop", &body).await {
         Ok((200, told)) => {
             say(&told);

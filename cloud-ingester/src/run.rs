@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::face::face;
 use self::hops::{HopMetrics, Looks};
-pub use self::hops::{HopRequest, obey, tell};
+pub use self::hops::{HopRequest, Maintain, obey, tell, tell_upkeep};
 use self::progress::{Progressing, Streams};
 use self::standby::Standby;
 use crate::bronze::stage::{Committed, Metrics, Stage};
@@ -93,6 +93,7 @@ pub fn settings(config: &Config) -> Settings {
         unique: config.unique(),
         limits: config.limits(),
         patience: config.patience(),
+        upkeep: config.upkeep(),
         ..Settings::default()
     }
 }

@@ -74,10 +74,21 @@ impl Azurite {
 
     /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table.
     pub(crate) fn options(&self) -> String {
+        self.options_by_way_of(self.addr)
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The same for who reaches it by way of another address.
+    #[expect(clippy::unused_self, reason = "options are those of an emulator that runs")]
+    pub(crate) fn options_by_way_of(&self, addr: SocketAddr) -> String {
         format!(
             "azure_storage_account_name = \"{ACCOUNT}\"\nazure_storage_account_key = \"{KEY}\"\n\
              azure_storage_endpoint = \"{}\"\nallow_http = \"true\"\n",
-            self.endpoint()
+            format_args!("http://{addr}/{ACCOUNT}")
         )
     }
 }

@@ -18,6 +18,8 @@ mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have
 
+mod storage; // a storage that fails, is away, is full
+
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 
 mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB computes them

@@ -127,10 +127,14 @@ impl Scenario {
 
     /// What `simulator verify` says of a lake that has caught up, with the ledger if there is one.
     pub(crate) fn verify(&self, args: &[&str]) -> (bool, String) {
-        let lake = self.stack.layout.lake().display().to_string();
+        self.verify_at(&self.stack.layout.lake().display().to_string(), args)
+    }
+
+    /// The same of a lake elsewhere.
+    pub(crate) fn verify_at(&self, lake: &str, args: &[&str]) -> (bool, String) {
         let ledger = self.stack.layout.ledger();
         let ledger_text = ledger.display().to_string();
-        let mut whole = vec!["verify", "--settled", "--lake", &lake];
+        let mut whole = vec!["verify", "--settled", "--lake", lake];
         if ledger.exists() {
             whole.extend(["--ledger", &ledger_text]);
         }

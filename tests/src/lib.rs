@@ -13,6 +13,8 @@ pub mod program; // a child process: start, stop, kill
 
 pub mod probe; // GET /status and the like
 
+pub mod proxy; // HTTP between a program and its storage, that fails
+
 pub mod wait; // for a condition, with a deadline
 
 pub mod stack; // hub, agent, ingester and devices together

@@ -1,6 +1,6 @@
 //! A table at one version, and what changed between two.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -102,6 +102,14 @@ impl View {
     pub fn rows(&self) -> u64 {
         let files = self.state().log_data();
         files.iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
+    }
+
+    /// The same, but for the files at these paths.
+    #[must_use]
+    pub fn rows_without(&self, paths: &HashSet<String>) -> u64 {
+        let files = self.state().log_data();
+        let counted = files.iter().filter(|file| !paths.contains(&*file.path()));
+        counted.filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
     }
 
     /// Files and their bytes at this version.

@@ -28,6 +28,8 @@ mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
 
+mod lake_cost; // old and large tables
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ struct Args {
 enum Command {
     /// The local hub: messages in, events out, memory
     Hub(HubArgs),
+    /// The lake: whether its work costs the same however old and large its tables are
+    LakeCost(lake_cost::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -120,6 +124,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     // A load on one thread is the lightest; what is measured itself, or stands in for it, gets what there is.
     let done = match args.command {
         Command::Hub(args) => return hub(&args),
+        Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
