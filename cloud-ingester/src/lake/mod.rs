@@ -18,6 +18,8 @@ mod door; // the moment before a commit
 
 mod commit; // rows + progress: whether it fits, and one try
 
+mod checkpoint; // the log so far in one file, encoded as every reader takes it
+
 mod store; // every table's handle; tries until it is known to have landed
 
 mod files; // rows straight out of files, and into them
