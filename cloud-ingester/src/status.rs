@@ -132,12 +132,12 @@ pub async fn read(lake: &Lake, hub: Hub<'_>) -> Result<Status, LakeError> {
         Hub::Heard { live, told } => (live && !told.is_empty(), told),
     };
     let mut views = BTreeMap::new();
-    for table in Table::ALL {
+    for &table in lake.tables() {
         if lake.exists(table).await? {
             views.insert(table, lake.view(table).await?);
         }
     }
-    let tables = Table::ALL.into_iter().map(|table| table_status(table, views.get(&table)));
+    let tables = lake.tables().iter().map(|&table| table_status(table, views.get(&table)));
     let streams = streams(views.get(&Table::BronzeMessages), told).await?;
     let hops = hops(&views).await?;
     let caught_up = heard

@@ -13,7 +13,7 @@ use super::plan::Why;
 use super::silver::{SilverReport, TARGETS};
 use crate::gold::Model;
 use crate::lake::session::{Limits, session};
-use crate::lake::{Lake, Lease, Table};
+use crate::lake::{Lake, Layer, Lease, Table};
 use crate::silver::{Rules, Seen, Totals, Unique};
 
 /// How hops work.
@@ -107,7 +107,8 @@ impl Hops {
             hops.lake.fence(target, &target.app_id(&bronze), &hops.lease).await?;
         }
         let readings = hops.lake.view(Table::SilverReadings).await?.id();
-        for target in hops.models.iter().map(|model| model.target) {
+        let gold = hops.lake.tables().iter().filter(|table| table.layer() == Layer::Gold);
+        for &target in gold.filter(|table| **table != Table::GoldGatewayHealth) {
             hops.lake.fence(target, &target.app_id(&readings), &hops.lease).await?;
         }
         for source in HEALTH_SOURCES {
@@ -182,7 +183,9 @@ impl Hops {
     pub async fn full_refresh(&mut self, target: Table) -> Result<Report, HopError> {
         let mut report = Report::default();
         match target {
-            Table::BronzeMessages => return Err(HopError::NoTarget(target.full_name().to_owned())),
+            Table::BronzeMessages | Table::SilverDevices => {
+                return Err(HopError::NoTarget(target.full_name().to_owned()));
+            }
             // Reads everything again, whatever was left half done.
             Table::SilverReadings | Table::SilverQuarantine | Table::SilverGaps => {
                 report.silver = Some(self.refresh_silver(Why::Asked).await?);
@@ -191,7 +194,7 @@ impl Hops {
                 self.finish_what_failed().await?;
                 report.gold.extend(self.health(Some(Why::Asked)).await?);
             }
-            Table::GoldMetric1m | Table::GoldDeviceLatest => {
+            target => {
                 let model = self.models.iter().find(|model| model.target == target).cloned();
                 let model = model.ok_or_else(|| HopError::NoTarget(target.full_name().to_owned()))?;
                 self.finish_what_failed().await?;

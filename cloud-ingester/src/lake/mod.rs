@@ -36,7 +36,7 @@ pub use files::{Extent, FileWriter};
 pub use lease::{Holder, Lease};
 pub use location::Location;
 pub use store::{CHECKPOINT_EVERY, Lake};
-pub use tables::{Layer, Table};
+pub use tables::{Definition, Layer, Table};
 pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.

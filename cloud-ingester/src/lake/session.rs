@@ -14,11 +14,12 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion_spark::SessionStateBuilderSpark as _;
 use deltalake::delta_datafusion::planner::DeltaPlanner;
 
 use super::error::LakeError;
 use super::store::Lake;
-use super::tables::{Layer, Table, timestamp};
+use super::tables::{Layer, timestamp};
 
 /// What a session may use.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +46,13 @@ pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
     // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
     config.options_mut().execution.time_zone = Some("UTC".to_owned());
     config.options_mut().sql_parser.dialect = Dialect::Databricks;
+    // So that what is wrong with a statement has a place in it.
+    config.options_mut().sql_parser.collect_spans = true;
     let state = SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)
+        // After the defaults: where both have a name, Spark's meaning counts.
+        .with_spark_features()
         .with_runtime_env(runtime)
         .with_query_planner(DeltaPlanner::new())
         .build();
@@ -70,7 +75,7 @@ pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
 /// When a table can't be read.
 pub async fn lake_session(lake: &Lake, limits: Limits) -> Result<SessionContext, LakeError> {
     let session = session(limits)?;
-    for table in Table::ALL {
+    for &table in lake.tables() {
         if !lake.exists(table).await? {
             continue;
         }
@@ -104,7 +109,7 @@ pub async fn query(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatc
     Ok(batches)
 }
 
-/// Spark's functions that DataFusion lacks.
+/// Spark's functions that `datafusion-spark` lacks.
 fn shims() -> Vec<datafusion::logical_expr::ScalarUDF> {
     let cast_to = |name: &str, from: DataType, to: DataType| {
         let target = to.clone();
@@ -123,29 +128,10 @@ fn shims() -> Vec<datafusion::logical_expr::ScalarUDF> {
         };
         create_udf(name, vec![DataType::Int64], timestamp(), Volatility::Immutable, Arc::new(scale))
     };
-    let pmod = |args: &[ColumnarValue]| {
-        let arrays = ColumnarValue::values_to_arrays(args)?;
-        let [dividend, divisor] = &arrays[..] else {
-            return Err(DataFusionError::Execution("pmod takes two numbers".to_owned()));
-        };
-        let of = |array| arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(array);
-        let (dividend, divisor) = (of(dividend), of(divisor));
-        let values = dividend.iter().zip(divisor.iter());
-        let array: arrow::array::Int64Array = values.map(|(value, by)| value?.checked_rem_euclid(by?)).collect();
-        Ok(ColumnarValue::Array(Arc::new(array)))
-    };
     vec![
         cast_to("timestamp_micros", DataType::Int64, timestamp()),
-        cast_to("unix_micros", timestamp(), DataType::Int64),
         scaled("timestamp_millis", 1_000),
         scaled("timestamp_seconds", 1_000_000),
-        create_udf(
-            "pmod",
-            vec![DataType::Int64, DataType::Int64],
-            DataType::Int64,
-            Volatility::Immutable,
-            Arc::new(pmod),
-        ),
     ]
 }
 

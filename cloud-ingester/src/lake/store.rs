@@ -35,6 +35,7 @@ const TRIES_MAX: u32 = 6;
 /// The lake: all tables, one handle each.
 pub struct Lake {
     location: Location,
+    names: Vec<Table>,
     tables: HashMap<Table, Mutex<Handle>>,
     beside: Arc<dyn ObjectStore>,
 }
@@ -46,18 +47,27 @@ struct Handle {
 }
 
 impl Lake {
-    /// Reaches for the lake's storage; creates nothing.
+    /// Reaches for the storage of a lake with the tables that every lake has; creates nothing.
+    ///
+    /// # Errors
+    /// As [`Lake::open_with`].
+    pub fn open(location: Location) -> Result<Self, LakeError> {
+        Self::open_with(location, &[])
+    }
+
+    /// Reaches for the storage of a lake that has `own` tables as well; creates nothing.
     ///
     /// # Errors
     /// When no storage of this build serves the location.
-    pub fn open(location: Location) -> Result<Self, LakeError> {
+    pub fn open_with(location: Location, own: &[Table]) -> Result<Self, LakeError> {
+        let names: Vec<Table> = Table::ALL.iter().chain(own).copied().collect();
         let refuse = |error: DeltaTableError| LakeError::Location {
             location: location.root().to_string(),
             detail: error.to_string(),
         };
         let options = || StorageConfig::parse_options(location.options()).map_err(refuse);
         let mut tables = HashMap::new();
-        for table in Table::ALL {
+        for &table in &names {
             let url = location.table(table)?;
             let inner = deltalake::logstore::logstore_for(&url, options()?).map_err(refuse)?;
             let door = Door::new(inner, table);
@@ -73,7 +83,19 @@ impl Lake {
             );
         }
         let beside = deltalake::logstore::logstore_for(location.root(), options()?).map_err(refuse)?.object_store(None);
-        Ok(Self { location, tables, beside })
+        Ok(Self { location, names, tables, beside })
+    }
+
+    /// Every table of this lake, upstream first; those of users' models last.
+    #[must_use]
+    pub fn tables(&self) -> &[Table] {
+        &self.names
+    }
+
+    /// The table of this lake that is called `name`, e.g. `gold.metric_1m`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Table> {
+        self.names.iter().copied().find(|table| table.full_name() == name)
     }
 
     /// Where the lake lies.
@@ -88,7 +110,7 @@ impl Lake {
     }
 
     fn handle(&self, table: Table) -> &Mutex<Handle> {
-        self.tables.get(&table).expect("`open` makes a handle for every table")
+        self.tables.get(&table).expect("a lake is asked for its own tables")
     }
 
     /// Creates the tables that do not exist and checks those that do.
@@ -96,7 +118,7 @@ impl Lake {
     /// # Errors
     /// When the storage refuses, or a table that is there has other columns or another protocol.
     pub async fn create_tables(&self) -> Result<(), LakeError> {
-        for table in Table::ALL {
+        for &table in &self.names {
             let mut handle = self.handle(table).lock().await;
             let found = handle.delta.verify_deltatable_existence().await;
             if !found.map_err(delta("look for", table))? {

@@ -4,6 +4,7 @@
 //! can slip a `timestampNtz` column in, which raises the protocol to 3/7 and hides the table from Synapse and Fabric.
 //! All times are `timestamp` (microseconds, UTC), there are no deletion vectors and no column mapping: protocol 1/2.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -31,7 +32,7 @@ impl Layer {
     }
 }
 
-/// A table of the lake.
+/// A table of the lake. Those that every lake has are named here; [`Table::Own`] are those that users' models fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     /// Events as read from the hub, one row each.
@@ -42,33 +43,122 @@ pub enum Table {
     SilverQuarantine,
     /// Ranges of sequence numbers that are accounted for without a reading.
     SilverGaps,
+    /// What is known of devices, one row for each span of time in which it did not change.
+    SilverDevices,
     /// One row per device, metric and minute.
     GoldMetric1m,
     /// The newest reading per device and metric.
     GoldDeviceLatest,
     /// The proof, per gateway and epoch.
     GoldGatewayHealth,
+    /// One row per device, metric and hour.
+    GoldMetric1h,
+    /// One row per device, metric and day.
+    GoldMetric1d,
+    /// What was expected of a device on a day, and what came.
+    GoldDeviceHealth,
+    /// Until when all is here, as far as can be told.
+    GoldWatermarks,
+    /// A table that a user's model fills.
+    Own(Own),
+}
+
+/// A table that a user's model defines: always in gold.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name within the layer.
+    pub name: &'static str,
+    /// With the layer before it.
+    pub full_name: &'static str,
+    /// Columns in order, partition columns included.
+    pub schema: SchemaRef,
+    /// Columns the files are laid out by.
+    pub partition_columns: &'static [&'static str],
+    /// Columns with min and max in the log, with commas between them.
+    pub stats_columns: &'static str,
+}
+
+/// The definition of a user's table, which lives as long as the process. Two of one name are the same table.
+#[derive(Clone, Copy, Debug)]
+pub struct Own(&'static Definition);
+
+impl Own {
+    const fn known_as(self) -> &'static str {
+        self.0.full_name
+    }
+}
+
+impl PartialEq for Own {
+    fn eq(&self, other: &Self) -> bool {
+        self.known_as() == other.known_as()
+    }
+}
+
+impl Eq for Own {}
+
+impl std::hash::Hash for Own {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.known_as().hash(state);
+    }
+}
+
+impl PartialOrd for Own {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Own {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.known_as().cmp(other.known_as())
+    }
 }
 
 impl Table {
-    /// All tables, upstream first.
-    pub const ALL: [Self; 7] = [
+    /// The tables that every lake has, upstream first. What one lake has in all, [`super::Lake::tables`] knows.
+    pub const ALL: [Self; 12] = [
         Self::BronzeMessages,
         Self::SilverReadings,
         Self::SilverQuarantine,
         Self::SilverGaps,
+        Self::SilverDevices,
         Self::GoldMetric1m,
         Self::GoldDeviceLatest,
         Self::GoldGatewayHealth,
+        Self::GoldMetric1h,
+        Self::GoldMetric1d,
+        Self::GoldDeviceHealth,
+        Self::GoldWatermarks,
     ];
+
+    /// A user's table `gold.<name>`. Its definition is never freed: models are read once, when the process starts.
+    #[must_use]
+    pub fn own(name: &str, schema: SchemaRef, partition_columns: &[&str], stats_columns: &[&str]) -> Self {
+        let kept = |text: String| -> &'static str { text.leak() };
+        let partitions: Vec<&'static str> = partition_columns.iter().map(|&column| kept(column.to_owned())).collect();
+        Self::Own(Own(Box::leak(Box::new(Definition {
+            name: kept(name.to_owned()),
+            full_name: kept(format!("{}.{name}", Layer::Gold.name())),
+            schema,
+            partition_columns: partitions.leak(),
+            stats_columns: kept(stats_columns.join(",")),
+        }))))
+    }
 
     /// The layer the table lies in.
     #[must_use]
     pub const fn layer(self) -> Layer {
         match self {
             Self::BronzeMessages => Layer::Bronze,
-            Self::SilverReadings | Self::SilverQuarantine | Self::SilverGaps => Layer::Silver,
-            Self::GoldMetric1m | Self::GoldDeviceLatest | Self::GoldGatewayHealth => Layer::Gold,
+            Self::SilverReadings | Self::SilverQuarantine | Self::SilverGaps | Self::SilverDevices => Layer::Silver,
+            Self::GoldMetric1m
+            | Self::GoldMetric1h
+            | Self::GoldMetric1d
+            | Self::GoldDeviceLatest
+            | Self::GoldDeviceHealth
+            | Self::GoldGatewayHealth
+            | Self::GoldWatermarks
+            | Self::Own(_) => Layer::Gold,
         }
     }
 
@@ -80,9 +170,15 @@ impl Table {
             Self::SilverReadings => "readings",
             Self::SilverQuarantine => "quarantine",
             Self::SilverGaps => "gaps",
+            Self::SilverDevices => "devices",
             Self::GoldMetric1m => "metric_1m",
+            Self::GoldMetric1h => "metric_1h",
+            Self::GoldMetric1d => "metric_1d",
             Self::GoldDeviceLatest => "device_latest",
+            Self::GoldDeviceHealth => "device_health",
             Self::GoldGatewayHealth => "gateway_health",
+            Self::GoldWatermarks => "watermarks",
+            Self::Own(own) => own.0.name,
         }
     }
 
@@ -94,13 +190,19 @@ impl Table {
             Self::SilverReadings => "silver.readings",
             Self::SilverQuarantine => "silver.quarantine",
             Self::SilverGaps => "silver.gaps",
+            Self::SilverDevices => "silver.devices",
             Self::GoldMetric1m => "gold.metric_1m",
+            Self::GoldMetric1h => "gold.metric_1h",
+            Self::GoldMetric1d => "gold.metric_1d",
             Self::GoldDeviceLatest => "gold.device_latest",
+            Self::GoldDeviceHealth => "gold.device_health",
             Self::GoldGatewayHealth => "gold.gateway_health",
+            Self::GoldWatermarks => "gold.watermarks",
+            Self::Own(own) => own.0.full_name,
         }
     }
 
-    /// The table called `name` (`silver.readings`), if there is one.
+    /// The table called `name` (`silver.readings`), if every lake has one.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.full_name() == name)
@@ -121,9 +223,14 @@ impl Table {
     /// Columns in order, partition columns included.
     #[must_use]
     pub fn schema(self) -> SchemaRef {
-        static SCHEMAS: LazyLock<Vec<SchemaRef>> =
-            LazyLock::new(|| Table::ALL.into_iter().map(|table| Arc::new(Schema::new(columns(table)))).collect());
-        Arc::clone(&SCHEMAS[self as usize])
+        static SCHEMAS: LazyLock<HashMap<Table, SchemaRef>> = LazyLock::new(|| {
+            let schema = |table| (table, Arc::new(Schema::new(columns(table))));
+            Table::ALL.into_iter().map(schema).collect()
+        });
+        match self {
+            Self::Own(own) => Arc::clone(&own.0.schema),
+            table => Arc::clone(&SCHEMAS[&table]),
+        }
     }
 
     /// Columns the files are laid out by; none for small tables.
@@ -132,8 +239,9 @@ impl Table {
         match self {
             Self::BronzeMessages | Self::SilverQuarantine | Self::SilverGaps => &["ingest_date"],
             Self::SilverReadings => &["event_date"],
-            Self::GoldMetric1m => &["window_date"],
-            Self::GoldDeviceLatest | Self::GoldGatewayHealth => &[],
+            Self::GoldMetric1m | Self::GoldMetric1h | Self::GoldMetric1d | Self::GoldDeviceHealth => &["window_date"],
+            Self::SilverDevices | Self::GoldDeviceLatest | Self::GoldGatewayHealth | Self::GoldWatermarks => &[],
+            Self::Own(own) => own.0.partition_columns,
         }
     }
 
@@ -145,7 +253,11 @@ impl Table {
             Self::SilverReadings => "gateway_id,epoch,seq,device_id,metric,event_time,enqueued_time",
             Self::SilverQuarantine => "id,gateway_id,epoch,seq,device_id,enqueued_time",
             Self::SilverGaps => "gateway_id,epoch,kind,from_seq,to_seq",
-            Self::GoldMetric1m => "gateway_id,device_id,metric,window_start",
+            Self::SilverDevices => "gateway_id,device_id,valid_from,valid_to",
+            Self::GoldMetric1m | Self::GoldMetric1h | Self::GoldMetric1d => "gateway_id,device_id,metric,window_start",
+            Self::GoldDeviceHealth => "gateway_id,device_id,window_start",
+            Self::GoldWatermarks => "hub,incarnation,partition_id",
+            Self::Own(own) => own.0.stats_columns,
             Self::GoldDeviceLatest => "gateway_id,device_id,metric",
             Self::GoldGatewayHealth => "gateway_id,epoch,state",
         }
@@ -262,7 +374,18 @@ fn columns(table: Table) -> Vec<Field> {
             key("sequence_number", Int64),
             key("ingest_date", Date32),
         ],
-        Table::GoldMetric1m => vec![
+        Table::SilverDevices => vec![
+            key("gateway_id", Utf8),
+            key("device_id", Utf8),
+            maybe("name", Utf8),
+            maybe("site", Utf8),
+            maybe("area", Utf8),
+            maybe("timezone", Utf8),
+            maybe("expected_interval_s", Float64),
+            key("valid_from", timestamp()),
+            maybe("valid_to", timestamp()),
+        ],
+        Table::GoldMetric1m | Table::GoldMetric1h | Table::GoldMetric1d => vec![
             maybe("gateway_id", Utf8),
             maybe("device_id", Utf8),
             maybe("metric", Utf8),
@@ -292,6 +415,25 @@ fn columns(table: Table) -> Vec<Field> {
             maybe("received_time", timestamp()),
             maybe("reading_id", Utf8),
         ],
+        Table::GoldDeviceHealth => vec![
+            maybe("gateway_id", Utf8),
+            maybe("device_id", Utf8),
+            maybe("window_start", timestamp()),
+            maybe("window_end", timestamp()),
+            maybe("expected", Float64),
+            maybe("received", Int64),
+            maybe("rejected", Int64),
+            maybe("availability", Float64),
+            maybe("lateness_p95_s", Float64),
+            maybe("window_date", Date32),
+        ],
+        Table::GoldWatermarks => vec![
+            maybe("hub", Utf8),
+            maybe("incarnation", Int64),
+            maybe("partition_id", Int32),
+            maybe("watermark", timestamp()),
+        ],
+        Table::Own(own) => own.0.schema.fields().iter().map(|field| field.as_ref().clone()).collect(),
         Table::GoldGatewayHealth => vec![
             maybe("gateway_id", Utf8),
             maybe("epoch", Utf8),
@@ -336,5 +478,15 @@ mod tests {
             assert_eq!(table.full_name(), format!("{}.{}", table.layer().name(), table.name()));
         }
         assert_eq!(Table::named("readings"), None);
+    }
+
+    #[test]
+    fn a_users_table_is_known_by_its_name() {
+        let schema = |name: &str| Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, true)]));
+        let one = Table::own("mine", schema("a"), &[], &["a"]);
+        assert_eq!(one, Table::own("mine", schema("b"), &[], &["b"]));
+        assert_ne!(one, Table::own("yours", schema("a"), &[], &["a"]));
+        assert_eq!((one.layer(), one.full_name(), one.path().as_str()), (Layer::Gold, "gold.mine", "gold/mine"));
+        assert_eq!(one.schema(), schema("a"));
     }
 }
