@@ -1,5 +1,7 @@
 //! The command line.
 
+mod export; // files for the services where the numbers are read
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -60,6 +62,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Write what Synapse, Fabric, Power BI or Databricks need to read the lake
+    Export(export::Args),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,7 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let needs = match args.command {
         Command::Run | Command::Check => Needs::LakeAndHub,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } => Needs::Lake,
+        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } | Command::Export(_) => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -142,6 +146,10 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             let session = lake_session(&lake, config.limits()).await?;
             let batches = Box::pin(query(&session, &sql)).await?;
             print(&batches, format)?;
+            Ok(Exit::Ok)
+        }
+        Command::Export(args) => {
+            export::run(args, &config)?;
             Ok(Exit::Ok)
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tests::program::Name;
 
 use crate::flows::mosquitto_pub;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, launcher};
 
 /// The variable that names a Python with the packages of `readers.requirements.txt`.
 pub(crate) const PYTHON: &str = "READERS_PYTHON";
@@ -64,13 +64,24 @@ const TABLES: [(&str, &str); 7] = [
 
 /// What `readers.py` prints.
 pub(crate) fn readers(args: &[&str]) -> Json {
+    script("readers.py", args)
+}
+
+/// What a script beside this file prints: JSON.
+pub(crate) fn script(name: &str, args: &[&str]) -> Json {
+    let said = run(name, args);
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{name} prints JSON: {error}\n{said}"))
+}
+
+/// Runs a script beside this file; what it printed.
+pub(crate) fn run(name: &str, args: &[&str]) -> String {
     let python = std::env::var_os(PYTHON).map(PathBuf::from).unwrap_or_else(|| {
         panic!("{PYTHON} names no Python with the packages of readers.requirements.txt; `cargo verify` prepares one and sets it")
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/readers.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e").join(name);
     let output = Command::new(python).arg(script).args(args).output().expect("python starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("readers.py prints JSON: {error}"))
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Commits come fast, so that checkpoints do.
@@ -110,6 +121,12 @@ fn five_engines_read_every_table_row_for_row_also_from_checkpoints_alone() {
     let lake_text = lake.display().to_string();
     has_the_columns_of_the_contract(&scenario, &lake_text);
 
+    for (table, checkpoint) in readers(&[&lake_text, "checkpoint"]).as_object().expect("tables") {
+        let encodings = checkpoint["encodings"].as_object().expect("sets of encodings").keys();
+        let encodings: Vec<&String> = encodings.collect();
+        assert!(encodings.iter().all(|set| !set.contains("DICTIONARY")), "{table}: {encodings:?}");
+    }
+
     let ours = tempfile::tempdir().expect("a temporary folder");
     let mut rows = BTreeMap::new();
     for name in tables_below(&lake) {
@@ -121,7 +138,7 @@ fn five_engines_read_every_table_row_for_row_also_from_checkpoints_alone() {
         rows.insert(name, said.stdout.iter().filter(|byte| **byte == b'\n').count());
         std::fs::write(ours.path().join(format!("{table}.json")), said.stdout).expect("a file");
     }
-    assert!(rows.iter().all(|(name, rows)| name == "silver/devices" || *rows != 0), "{rows:?}");
+    assert!(TABLES.iter().all(|(name, _)| rows[*name] != 0), "{rows:?}");
     let ours = ours.path().display().to_string();
     agree("whole", &readers(&[&lake_text, "rows", &ours]), &rows);
 
@@ -130,6 +147,55 @@ fn five_engines_read_every_table_row_for_row_also_from_checkpoints_alone() {
         assert!(kept.contains(&table.to_owned()), "{table} among {kept:?}");
     }
     agree("from checkpoints", &readers(&[&lake_text, "rows", &ours]), &rows);
+
+    gold_is_the_same_by_the_models_own_text(&lake_text);
+}
+
+/// The pipeline that `export databricks` writes, run by Spark and by Sail over this lake, makes the gold that lies there.
+fn gold_is_the_same_by_the_models_own_text(lake: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    export("databricks", folder.path());
+    let found = script("conformance.py", &["bundle", lake, &folder.path().display().to_string()]);
+    let found = found.as_object().expect("models");
+    assert!(found.contains_key("metric_1m") && found.contains_key("device_latest"), "{found:?}");
+    for (model, engines) in found {
+        for engine in ["spark", "sail"] {
+            let saw = &engines[engine];
+            assert_eq!(saw["wrong"], Json::Array(vec![]), "{model} as {engine} makes it");
+            assert!(saw["rows"].as_u64().is_some_and(|rows| rows != 0), "{model} by {engine} has rows");
+        }
+    }
+}
+
+/// Writes an export of a lake that lies in Azure.
+fn export(target: &str, folder: &Path) {
+    let url = "abfss://lake@acme.dfs.core.windows.net/iot";
+    let folder = folder.display().to_string();
+    let said = launcher().run(Name::CloudIngester, &["export", target, "--out", &folder, "--url", url]);
+    let said = said.expect("export starts");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn every_export_parses_as_what_it_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for target in ["synapse", "fabric", "powerbi", "databricks"] {
+        export(target, &folder.path().join(target));
+    }
+    let counts = script("exports.py", &[&folder.path().display().to_string()]);
+    for (target, count) in counts.as_object().expect("counts") {
+        assert!(count.as_u64().is_some_and(|count| 2 <= count), "{target}: {counts}");
+    }
+}
+
+#[test]
+fn an_export_of_a_lake_on_this_machine_asks_where_services_will_find_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().display().to_string();
+    let said = launcher().run(Name::CloudIngester, &["export", "synapse", "--out", &out]).expect("export starts");
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(64), "{text}");
+    assert!(text.contains("which no service reaches") && text.contains("--url abfss://"), "{text}");
 }
 
 /// Every engine has seen exactly our rows.

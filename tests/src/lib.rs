@@ -23,4 +23,4 @@ pub mod verify; // `cargo verify`
 
 pub mod trials; // Microsoft's SDKs for Rust, feature by feature
 
-pub mod bench; // `tests bench hub`
+pub mod bench; // `tests bench hub`, `tests bench lake`

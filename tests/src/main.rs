@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             use std::io::Write as _;
             let _ = writeln!(
                 std::io::stderr(),
-                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub [OPTIONS] | \
+                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub|lake [OPTIONS] | \
                  tests --as edge-agent|cloud-ingester|simulator …"
             );
             shared::cli::Exit::Usage.into()
