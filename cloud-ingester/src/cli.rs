@@ -1,5 +1,7 @@
 //! The command line.
 
+mod export; // files for the services where the numbers are read
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -68,6 +70,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Write what Synapse, Fabric, Power BI or Databricks need to read the lake
+    Export(export::Args),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -91,6 +95,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run | Command::Check => Needs::LakeAndHub,
         Command::Status { .. }
         | Command::Hop { .. }
+        | Command::Export(_)
         | Command::Maintain(_)
         | Command::Query { .. }
         | Command::Trace(_) => Needs::Lake,
@@ -158,6 +163,10 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             let session = lake_session(&lake, config.limits()).await?;
             let batches = Box::pin(query(&session, &sql)).await?;
             print(&batches, format)?;
+            Ok(Exit::Ok)
+        }
+        Command::Export(args) => {
+            export::run(args, &config)?;
             Ok(Exit::Ok)
         }
     }

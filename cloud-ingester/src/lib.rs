@@ -27,6 +27,8 @@ pub mod run; // the service: everything wired
 
 pub mod status; // how far everything is
 
+pub mod export; // what other services need to read the lake
+
 mod tour; // what `check` tries
 
 mod ask; // a request to a running service

@@ -25,6 +25,6 @@ pub mod verify; // `cargo verify`
 
 pub mod trials; // Microsoft's SDKs for Rust, feature by feature
 
-pub mod bench; // `tests bench hub`
+pub mod bench; // `tests bench hub`, `tests bench lake`, `tests bench lake-cost`
 
 pub mod conformance; // what models make of rows, for other engines to be held against

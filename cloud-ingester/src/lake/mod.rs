@@ -20,6 +20,8 @@ mod attempt; // whether a commit landed, and what to do until that is known [p]
 
 mod commit; // rows + progress, and one try
 
+mod checkpoint; // the log so far in one file, encoded as every reader takes it
+
 mod store; // every table's handle; tries until it is known to have landed
 
 mod files; // rows straight out of files, and into them

@@ -433,7 +433,7 @@ impl Handle {
         if (version + 1) % every != 0 {
             return;
         }
-        let written = deltalake::protocol::checkpoints::create_checkpoint(&self.delta, None).await;
+        let written = super::checkpoint::write(&self.delta).await;
         if let Err(error) = written {
             tracing::warn!(table = table.full_name(), version, %error, "no checkpoint written");
             return;
