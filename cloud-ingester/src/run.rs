@@ -63,6 +63,15 @@ pub enum RunError {
     /// Signals can't be heard.
     #[error("listen for signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// What was asked for can't be done as it was said.
+    #[error("{0}")]
+    Asked(String),
+    /// The hub does not say what is needed.
+    #[error("ask the hub: {0}")]
+    Hub(String),
+    /// Somebody else is at it.
+    #[error("{0}")]
+    Busy(String),
     /// A task panicked or did not end.
     #[error("{0}")]
     Stopped(String, Blame),
@@ -78,6 +87,8 @@ impl RunError {
             Self::Source(SourceError::Lake(error)) => error.blame(),
             Self::Source(SourceError::Regressed { .. }) => Blame::Peer,
             Self::Source(SourceError::Config(_)) | Self::Listen(_) | Self::Secret(_) => Blame::Config,
+            Self::Asked(_) => Blame::Config,
+            Self::Hub(_) | Self::Busy(_) => Blame::Peer,
             Self::Signals(_) => Blame::Bug,
             Self::Stopped(_, blame) => *blame,
         }

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::beginning::{Begin, positions};
 use self::client::explain;
 pub use self::client::{describe, open};
 use self::follow::{Life, begin, check, hand_down, meet, take_up};
@@ -44,6 +45,8 @@ mod keeper; // looks at the claims, renews ours
 mod follow; // what comes, held against what was read and what the hub says
 
 mod received; // the SDK's message -> Event
+
+mod beginning; // where a hub would be begun
 
 /// Events in flight per partition, whatever room there is: more win nothing, fewer would wait for the network.
 const PREFETCH: std::ops::RangeInclusive<u64> = 8..=300;

@@ -11,6 +11,8 @@ pub mod flow; // a channel that counts bytes
 
 pub mod eventhubs; // azure_messaging_eventhubs; the only room that knows it
 
+pub mod import; // Events out of files
+
 #[cfg(test)]
 pub(crate) mod fixed; // Events from a Vec
 
