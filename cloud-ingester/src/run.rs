@@ -39,7 +39,7 @@ use crate::hop::{HopError, Hops, Settings};
 use crate::lake::{Holder, Lake, LakeError, Lease, Running, Table};
 use crate::source::claims::Member;
 use crate::source::eventhubs::{self, LakeOwnership, Progress, Wiring};
-use crate::source::{Arrival, SourceError, Stream, Told, flow};
+use crate::source::{Arrival, Books, SourceError, Stream, Told, flow};
 use crate::status;
 
 /// Why the service stopped, or did not start.
@@ -149,6 +149,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let running = Running::show(&lake, &me.run)?;
 
     let mut registry = Registry::default();
+    let source_books = Books::register(&mut registry);
     let bronze_metrics = Metrics::register(&mut registry);
     let hop_metrics = HopMetrics::register(&mut registry);
     let health = Health::new();
@@ -205,6 +206,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         downstream: events,
         claimed,
         told,
+        books: source_books,
         ready: hub_ready,
         clock: clock.clone(),
         stop: stop.clone(),
