@@ -12,6 +12,7 @@ use shared::cli::Exit;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Needs};
+use crate::gold::models;
 use crate::lake::session::query;
 use crate::lake::{Lake, LakeError, Lease, Travel, lake_session_at};
 use crate::run::{self, HopRequest, RunError};
@@ -21,6 +22,8 @@ use crate::{ask, status, tour};
 mod backfill; // where a hub is begun; Events out of files
 
 mod progress; // how far long work is
+
+mod trace; // from gold back to the hub
 
 const PROGRAM: &str = "cloud-ingester";
 
@@ -61,6 +64,8 @@ enum Command {
         #[command(subcommand)]
         what: backfill::Backfill,
     },
+    /// From a row of gold to the readings it was made of and the hub's sequence numbers they came with
+    Trace(trace::Trace),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -99,7 +104,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Needs::LakeAndHub
         }
         Command::Backfill { .. } => Needs::Lake,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } => Needs::Lake,
+        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } | Command::Trace(_) => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -143,7 +148,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(if fine { Exit::Ok } else { Exit::No })
         }
         Command::Status { json } => {
-            let lake = Lake::open(config.location()?)?;
+            let lake = open(&config).await?;
             let mut status = status::read(&lake, status::Hub::NotAsked).await?;
             hear(&lake, &mut status).await?;
             let text = if json {
@@ -156,8 +161,9 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
         }
         Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
         Command::Backfill { what } => Box::pin(backfill::backfill(config, what)).await,
+        Command::Trace(asked) => Box::pin(trace::trace(&config, asked)).await,
         Command::Query { sql, format, as_of, versions } => {
-            let lake = Lake::open(config.location()?)?;
+            let lake = open(&config).await?;
             let session = lake_session_at(&lake, config.limits(), &travel(&lake, as_of, &versions)?).await?;
             let batches = Box::pin(query(&session, &sql)).await?;
             print(&batches, format)?;
@@ -185,6 +191,11 @@ fn travel(lake: &Lake, as_of: Option<String>, versions: &[String]) -> Result<Tra
     Ok(travel)
 }
 
+/// The lake with the tables of users' models.
+async fn open(config: &Config) -> Result<Lake, LakeError> {
+    Ok(models::open(config.location()?, config.gold.models.as_deref()).await?.0)
+}
+
 /// How long a running service may take to say how far the hub is.
 const HEAR_WITHIN: Duration = Duration::from_secs(5);
 
@@ -204,7 +215,7 @@ async fn hear(lake: &Lake, status: &mut Status) -> Result<(), LakeError> {
 /// Runs the hops here, or hands the request to whoever holds the lease.
 async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
     // Before anybody is asked: who holds the lease changes nothing about a wrong name.
-    request.target()?;
+    request.target(&open(&config).await?)?;
     let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
         Ok((_, mut hops)) => {
             let mut progress = progress::Progress::spinner("hop");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use shared::rules::TimeWindow;
 use shared::telemetry;
 
 use crate::bronze::cutter::Limits;
+use crate::gold::watermark::Patience;
 use crate::lake::{LakeError, Location, session};
 use crate::silver::Unique;
 use crate::source::claims::Timing;
@@ -33,6 +34,8 @@ pub struct Config {
     pub silver: Silver,
     /// How often hops run.
     pub hops: Hops,
+    /// What gold holds.
+    pub gold: Gold,
     /// The HTTP face.
     pub http: Http,
     /// Logs.
@@ -127,6 +130,18 @@ pub struct Hops {
     pub pause: Span,
 }
 
+/// `[gold]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Gold {
+    /// The folder of users' models.
+    pub models: Option<PathBuf>,
+    /// How long the lake waits for late rows before a window is final.
+    pub lateness: Span,
+    /// A partition from which nothing came for so long moves with the clock.
+    pub idle: Span,
+}
+
 /// `[http]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -217,6 +232,9 @@ impl Check for Config {
                 "pause",
                 "must be at most \"1h\", write e.g. \"1s\"",
             );
+        });
+        mistakes.within("gold", |mistakes| {
+            mistakes.ensure(second <= self.gold.idle.duration(), "idle", "must be at least \"1s\", write e.g. \"1m\"");
         });
         mistakes.ensure(
             second <= self.http.stalled_after.duration(),
@@ -330,6 +348,12 @@ impl Config {
         let unique = self.silver.mapping.iter().filter(|mapping| mapping.message_id == MessageId::Unique);
         let devices = unique.map(|mapping| mapping.device.clone()).collect();
         Unique { devices, horizon: self.silver.dedup_horizon.duration() }
+    }
+
+    /// When windows are final.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        Patience { lateness: self.gold.lateness.duration(), idle: self.gold.idle.duration() }
     }
 
     /// What queries and hops may use.

@@ -35,6 +35,7 @@ use self::progress::{Progressing, Streams};
 use self::standby::Standby;
 use crate::bronze::stage::{Committed, Metrics, Stage};
 use crate::config::Config;
+use crate::gold;
 use crate::hop::{HopError, Hops, Settings};
 use crate::lake::{Holder, Lake, LakeError, Lease, Running, Table};
 use crate::source::claims::Member;
@@ -98,7 +99,13 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
+    Settings {
+        window: config.window(),
+        unique: config.unique(),
+        limits: config.limits(),
+        patience: config.patience(),
+        ..Settings::default()
+    }
 }
 
 /// What bronze holds, asked from the tables.
@@ -119,17 +126,22 @@ impl Progress for FromBronze {
 /// # Errors
 /// [`LakeError::LeaseHeld`] by whom, or what the lake says.
 pub async fn take_over(config: &Config, program: &str, http: Option<String>) -> Result<(Arc<Lake>, Hops), RunError> {
-    let lake = open(config)?;
+    let (lake, settings) = open(config).await?;
     let lease = Lease::acquire(&lake, &Holder::this(program, http)).await?;
     lake.create_tables().await?;
-    let hops = Hops::take_over(Arc::clone(&lake), lease, settings(config)).await?;
+    let hops = Hops::take_over(Arc::clone(&lake), lease, settings).await?;
     Ok((lake, hops))
 }
 
-fn open(config: &Config) -> Result<Arc<Lake>, RunError> {
+/// The lake with the tables of users' models, and how hops work on it.
+async fn open(config: &Config) -> Result<(Arc<Lake>, Settings), RunError> {
     let location = config.location()?;
     location.prepare()?;
-    Ok(Arc::new(Lake::open(location)?))
+    let (lake, own) = gold::models::open(location, config.gold.models.as_deref()).await?;
+    for mistake in &own.mistakes {
+        tracing::error!(%mistake, "a model is left out; the others go on");
+    }
+    Ok((Arc::new(lake), Settings { own: own.models, ..settings(config) }))
 }
 
 /// Runs until `stop`.
@@ -141,7 +153,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let listen = config.http.listen;
     // Before anything is claimed: that we have the address tells that who had it before is gone.
     let listener = shared::http::bind(listen).await?;
-    let lake = open(&config)?;
+    let (lake, settings) = open(&config).await?;
     lake.create_tables().await?;
     let mut holder = Holder::this("cloud-ingester run", Some(listen.to_string()));
     let me = Member { run: holder.run.clone(), place: place::of(&holder.host, listen) };
@@ -190,7 +202,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let standing = Standby {
         lake: Arc::clone(&lake),
         holder,
-        settings: settings(&config),
+        settings,
         committed: changed,
         peers: claimed.watch(),
         asked,

@@ -24,3 +24,5 @@ pub mod verify; // `cargo verify`
 pub mod trials; // Microsoft's SDKs for Rust, feature by feature
 
 pub mod bench; // `tests bench hub`
+
+pub mod conformance; // what models make of rows, for other engines to be held against

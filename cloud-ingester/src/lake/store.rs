@@ -4,7 +4,7 @@
 //! - Every [`CHECKPOINT_EVERY`] versions a checkpoint is written after the commit and the handle is opened anew, since
 //!   a handle gets slower with each commit after its checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Lake {
     names: Vec<Table>,
     tables: HashMap<Table, Mutex<Handle>>,
     beside: Arc<dyn ObjectStore>,
+    /// What is wrong now, by file or table. For people; nothing is decided by it.
+    troubles: std::sync::Mutex<BTreeMap<String, String>>,
 }
 
 struct Handle {
@@ -83,7 +85,7 @@ impl Lake {
             );
         }
         let beside = deltalake::logstore::logstore_for(location.root(), options()?).map_err(refuse)?.object_store(None);
-        Ok(Self { location, names, tables, beside })
+        Ok(Self { location, names, tables, beside, troubles: std::sync::Mutex::default() })
     }
 
     /// Every table of this lake, upstream first; those of users' models last.
@@ -104,6 +106,21 @@ impl Lake {
         &self.location
     }
 
+    /// Notes what is wrong with a table or a model's file, or that nothing is any more; `status` tells it.
+    pub fn trouble(&self, of: &str, what: Option<String>) {
+        let mut troubles = self.troubles.lock().expect("no thread panics while it holds this");
+        match what {
+            Some(what) => troubles.insert(of.to_owned(), what),
+            None => troubles.remove(of),
+        };
+    }
+
+    /// What is wrong now, by file or table.
+    #[must_use]
+    pub fn troubles(&self) -> BTreeMap<String, String> {
+        self.troubles.lock().expect("no thread panics while it holds this").clone()
+    }
+
     /// The storage below the lake's root, for leases.
     pub(super) fn storage(&self) -> &Arc<dyn ObjectStore> {
         &self.beside
@@ -113,7 +130,8 @@ impl Lake {
         self.tables.get(&table).expect("a lake is asked for its own tables")
     }
 
-    /// Creates the tables that do not exist and checks those that do.
+    /// Creates the tables that do not exist and checks those that do. A user's table that has other columns than its
+    /// model gives is a trouble of its own and stops nothing else.
     ///
     /// # Errors
     /// When the storage refuses, or a table that is there has other columns or another protocol.
@@ -126,7 +144,12 @@ impl Lake {
                 handle.delta.state = None;
             }
             handle.refresh(table).await?;
-            super::view::check(table, &handle.delta)?;
+            match (table, super::view::check(table, &handle.delta)) {
+                (Table::Own(_), Err(error @ LakeError::Foreign { .. })) => {
+                    self.trouble(table.full_name(), Some(error.to_string()));
+                }
+                (_, checked) => checked?,
+            }
         }
         Ok(())
     }

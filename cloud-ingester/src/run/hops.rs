@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::RunError;
 use crate::bronze::stage::Committed;
 use crate::hop::{HopError, Hops, Report};
-use crate::lake::{LakeError, Table};
+use crate::lake::{Lake, LakeError, Table};
 use crate::source::eventhubs::Held;
 
 /// While nothing comes the tables are looked at this often: somebody else may have written them.
@@ -31,16 +31,16 @@ pub struct HopRequest {
 }
 
 impl HopRequest {
-    /// The table to fill anew, if one is asked for.
+    /// The table of `lake` to fill anew, if one is asked for.
     ///
     /// # Errors
     /// [`HopError::NoTarget`]: no hop fills a table of that name.
-    pub fn target(&self) -> Result<Option<Table>, HopError> {
+    pub fn target(&self, lake: &Lake) -> Result<Option<Table>, HopError> {
         let Some(name) = &self.full_refresh else {
             return Ok(None);
         };
-        match Table::named(name) {
-            None | Some(Table::BronzeMessages) => Err(HopError::NoTarget(name.clone())),
+        match lake.named(name) {
+            None | Some(Table::BronzeMessages | Table::SilverDevices) => Err(HopError::NoTarget(name.clone())),
             target => Ok(target),
         }
     }
@@ -60,6 +60,7 @@ pub(super) struct HopMetrics {
     quarantined: Counter,
     duplicates: Counter,
     failed: Counter,
+    models_failed: Counter,
 }
 
 impl HopMetrics {
@@ -71,12 +72,15 @@ impl HopMetrics {
             quarantined: Counter::default(),
             duplicates: Counter::default(),
             failed: Counter::default(),
+            models_failed: Counter::default(),
         };
         registry.register("rounds", "Rounds that had something to do", metrics.rounds.clone());
         registry.register("readings", "Rows committed to silver.readings", metrics.readings.clone());
         registry.register("quarantined", "Rows committed to silver.quarantine", metrics.quarantined.clone());
         registry.register("duplicates", "Readings that were seen before", metrics.duplicates.clone());
         registry.register("failed", "Rounds that failed and were tried again", metrics.failed.clone());
+        let failed = metrics.models_failed.clone();
+        registry.register("models_failed", "Turns of users' models that failed; the others went on", failed);
         metrics
     }
 
@@ -165,6 +169,7 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
             Ok(report) => {
                 hold.looks.went_well();
                 let idle = report.is_idle();
+                hold.metrics.models_failed.inc_by(report.ailing.len() as u64);
                 if !idle {
                     hold.metrics.count(&report);
                     tracing::debug!(?report, "hops");
@@ -257,7 +262,7 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<C
 /// # Errors
 /// What the hop says.
 pub async fn obey(hops: &mut Hops, request: &HopRequest) -> Result<Report, HopError> {
-    let Some(target) = request.target()? else {
+    let Some(target) = request.target(hops.lake())? else {
         let mut sum = Report::default();
         let stop = CancellationToken::new();
         hops.run_all(&stop, |report| sum = add(std::mem::take(&mut sum), report)).await?;
@@ -281,13 +286,14 @@ fn add(mut sum: Report, report: &Report) -> Report {
     };
     sum.silver = silver;
     sum.gold.extend(report.gold.iter().copied());
+    sum.ailing.extend(report.ailing.iter().cloned());
     sum
 }
 
 /// A report in words.
 #[must_use]
 pub fn tell(report: &Report) -> String {
-    if report.is_idle() {
+    if report.is_idle() && report.ailing.is_empty() {
         return "nothing was new".to_owned();
     }
     let mut lines = vec![];
@@ -305,6 +311,9 @@ pub fn tell(report: &Report) -> String {
     for gold in &report.gold {
         let anew = if gold.refreshed { " (all anew)" } else { "" };
         lines.push(format!("{}: {} rows computed{anew}", gold.table.full_name(), gold.rows));
+    }
+    for (table, why) in &report.ailing {
+        lines.push(format!("{}: failed: {why}", table.full_name()));
     }
     lines.join("\n")
 }

@@ -91,6 +91,24 @@ impl Kit {
         Hops::take_over(Arc::clone(&self.lake), lease, settings).await
     }
 
+    /// A lake with these models of a user, given as file name and text; all of them have to fit.
+    pub(crate) async fn with_models(files: &[(&str, &str)]) -> (Self, Settings) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let folder = directory.path().join("models");
+        std::fs::create_dir(&folder).expect("a folder");
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).expect("a file");
+        }
+        let location = Location::parse(directory.path().join("lake").to_str().expect("UTF-8"), HashMap::new());
+        let location = location.expect("a path");
+        location.prepare().expect("a disk with hard links");
+        let (lake, own) = crate::gold::models::open(location, Some(&folder)).await.expect("a lake");
+        assert_eq!(own.mistakes, []);
+        lake.create_tables().await.expect("tables");
+        let settings = Settings { own: own.models, ..Self::settings() };
+        (Self { lake: Arc::new(lake), _directory: directory }, settings)
+    }
+
     /// One commit of bronze.
     pub(crate) async fn store(&self, events: &[Stored]) {
         let mut upto: HashMap<i32, i64> = HashMap::new();
@@ -149,6 +167,9 @@ impl Kit {
             "select * from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start",
             "select * from gold.device_latest order by gateway_id, device_id, metric, unit",
             "select * from gold.gateway_health order by gateway_id, epoch",
+            "select * from gold.metric_1h order by gateway_id, device_id, metric, unit, window_start",
+            "select * from gold.metric_1d order by gateway_id, device_id, metric, unit, window_start",
+            "select * from gold.device_health order by gateway_id, device_id, window_start",
         ] {
             all.push(self.ask(sql).await);
         }
