@@ -72,11 +72,6 @@ impl Azurite {
         "az://lake/medallion"
     }
 
-    /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table.
-    pub(crate) fn options(&self) -> String {
-        self.options_by_way_of(self.addr)
-    }
-
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
@@ -90,6 +85,17 @@ impl Azurite {
              azure_storage_endpoint = \"{}\"\nallow_http = \"true\"\n",
             format_args!("http://{addr}/{ACCOUNT}")
         )
+    }
+
+    /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table. Said to be the emulator and not
+    /// by its address: it lacks the listing that the storage's driver asks of any other (`startFrom`), and answers it wrongly.
+    pub(crate) fn options(&self) -> &'static str {
+        "azure_storage_use_emulator = \"true\"\n"
+    }
+
+    /// The variable of their environment by which programs find it.
+    pub(crate) fn variable(&self) -> (&'static str, String) {
+        ("AZURITE_BLOB_STORAGE_URL", format!("http://{}", self.addr))
     }
 }
 

@@ -14,6 +14,8 @@ mod azurite; // an object store for lakes
 
 mod peers; // several ingesters, one killed again and again
 
+mod memory; // a backlog of garbage
+
 mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have

@@ -27,10 +27,15 @@ impl Scenario {
 
     /// The same with settings of its own: a demo config.
     pub(crate) fn with(name: &str, config: &str) -> Self {
+        Self::started_by(launcher(), name, config)
+    }
+
+    /// The same, its programs started so.
+    pub(crate) fn started_by(launcher: Launcher, name: &str, config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix(&format!("iot-{name}-")).tempdir().expect("a temporary folder");
         let wishes = Wishes::parse(config, &PathBuf::from("the test's config")).expect("the test's config is fine");
         let layout = Layout::create(dir.path()).expect("folders and ports");
-        let stack = Stack::prepare(layout, launcher(), &wishes).expect("config files");
+        let stack = Stack::prepare(layout, launcher, &wishes).expect("config files");
         Self { stack, dir }
     }
 

@@ -20,7 +20,7 @@ fn settings(addr: SocketAddr, azurite: &Azurite) -> String {
         "[ingest.lake]\nurl = \"{}\"\n[ingest.lake.options]\n{}\n[sim.verify.storage]\n{}",
         azurite.lake(),
         azurite.options_by_way_of(addr),
-        azurite.options()
+        azurite.options_by_way_of(azurite.addr())
     )
 }
 

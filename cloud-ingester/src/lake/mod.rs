@@ -43,6 +43,10 @@ mod records; // small records that several processes write
 
 pub mod session; // SQL over the lake, with limits
 
+mod travel; // the lake as it was
+
+mod numbers; // which sequence numbers bronze holds
+
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
@@ -50,9 +54,11 @@ pub use keep::{Listed, Logged};
 pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
+pub use numbers::numbers;
 pub use records::{Entry, Records, Running};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
+pub use travel::{Travel, lake_session_at};
 pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.

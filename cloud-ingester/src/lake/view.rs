@@ -10,8 +10,9 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 use serde_json::Value;
+use shared::time::Timestamp;
 
-use super::commit::{delta, txn_of};
+use super::commit::{delta, delta as delta_of, txn_of};
 use super::error::LakeError;
 use super::tables::Table;
 
@@ -67,6 +68,21 @@ impl View {
         let mut delta = self.delta.clone();
         delta.load_version(u64::try_from(version).map_err(|_| gone())?).await.map_err(|_| gone())?;
         Ok(Self { table: self.table, delta })
+    }
+
+    /// The same table as it was at a moment; `None` before it was created.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn as_of(&self, at: Timestamp) -> Result<Option<Self>, LakeError> {
+        let created = self.created_ms().unwrap_or_default();
+        if at.millis() < created {
+            return Ok(None);
+        }
+        let moment = chrono::DateTime::from_timestamp_micros(at.micros()).unwrap_or_default();
+        let mut delta = self.delta.clone();
+        delta.load_with_datetime(moment).await.map_err(delta_of("look back at", self.table))?;
+        Ok(Some(Self { table: self.table, delta }))
     }
 
     pub(super) fn delta(&self) -> &DeltaTable {
