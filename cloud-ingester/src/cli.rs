@@ -18,6 +18,8 @@ use crate::run::{self, HopRequest, RunError};
 use crate::status::Status;
 use crate::{ask, status, tour};
 
+mod quarantine; // ls, replay
+
 const PROGRAM: &str = "cloud-ingester";
 
 /// DataFusion plans deeply nested queries by recursion.
@@ -52,6 +54,8 @@ enum Command {
         #[arg(long, value_name = "TABLE")]
         full_refresh: Option<String>,
     },
+    /// What was refused, with its bytes and reasons, and how it is taken up again
+    Quarantine(quarantine::Args),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -81,7 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let needs = match args.command {
         Command::Run | Command::Check => Needs::LakeAndHub,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } => Needs::Lake,
+        Command::Status { .. } | Command::Hop { .. } | Command::Quarantine(_) | Command::Query { .. } => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -136,7 +140,8 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             say(&format!("{text}\n"));
             Ok(Exit::Ok)
         }
-        Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
+        Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh, replay: None })).await,
+        Command::Quarantine(args) => Box::pin(quarantine::quarantine(config, args)).await,
         Command::Query { sql, format } => {
             let lake = Lake::open(config.location()?)?;
             let session = lake_session(&lake, config.limits()).await?;

@@ -78,7 +78,15 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
+    Settings {
+        window: config.window(),
+        unique: config.unique(),
+        mappings: config.silver.mapping.clone(),
+        rules: config.silver.rule.clone(),
+        catalogue: config.silver.catalogue.as_ref().map(crate::config::Catalogue::source),
+        limits: config.limits(),
+        ..Settings::default()
+    }
 }
 
 /// What bronze holds, asked from the tables.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
-use shared::rules::TimeWindow;
+use shared::rules::{Rule, TimeWindow};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::catalogue::{Following, Source};
 use super::error::HopError;
 use super::gold::{GoldReport, HEALTH_SOURCES};
 use super::plan::Why;
@@ -14,7 +15,7 @@ use super::silver::{SilverReport, TARGETS};
 use crate::gold::Model;
 use crate::lake::session::{Limits, session};
 use crate::lake::{Lake, Layer, Lease, Table};
-use crate::silver::{Rules, Seen, Totals, Unique};
+use crate::silver::{Mapping, Rules, Seen, Totals, Unique};
 
 /// How hops work.
 #[derive(Debug, Clone)]
@@ -23,6 +24,12 @@ pub struct Settings {
     pub window: TimeWindow,
     /// Whose messages are known by their ids.
     pub unique: Unique,
+    /// How messages of direct devices are read; the first that fits.
+    pub mappings: Vec<Mapping>,
+    /// What is expected of values of direct devices.
+    pub rules: Vec<Rule>,
+    /// Where the devices are described.
+    pub catalogue: Option<Source>,
     /// About how many bytes of source files one commit reads.
     pub chunk_bytes: u64,
     /// What SQL may use of memory.
@@ -37,10 +44,21 @@ impl Default for Settings {
         Self {
             window: TimeWindow::SILVER,
             unique: Unique::default(),
+            mappings: vec![],
+            rules: vec![],
+            catalogue: None,
             chunk_bytes: 32 << 20,
             limits: Limits { memory_bytes: 512 << 20 },
             rest: 2,
         }
+    }
+}
+
+impl Settings {
+    /// By what silver judges.
+    #[must_use]
+    pub fn rules_of_now(&self) -> Rules {
+        Rules::with(self.window, self.unique.clone(), self.mappings.clone(), self.rules.clone())
     }
 }
 
@@ -58,6 +76,7 @@ pub struct Hops {
     pub(super) rules: Arc<Rules>,
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
+    pub(super) devices: Following,
     models: Vec<Model>,
     /// Until when each model rests.
     resting: Vec<Option<Instant>>,
@@ -91,7 +110,8 @@ impl Hops {
     pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
         let mut hops = Self {
             session: session(settings.limits)?,
-            rules: Arc::new(Rules::new(settings.window, settings.unique.clone())),
+            rules: Arc::new(settings.rules_of_now()),
+            devices: Following::new(settings.catalogue.clone()),
             models: Model::embedded(),
             resting: vec![],
             memory: None,
@@ -116,9 +136,11 @@ impl Hops {
             let target = Table::GoldGatewayHealth;
             hops.lake.fence(target, &target.app_id(&source), &hops.lease).await?;
         }
+        hops.lake.fence(Table::SilverDevices, &Table::SilverDevices.app_id("catalogue"), &hops.lease).await?;
+        hops.remember_devices().await?;
         hops.finish_half_done().await?;
         if hops.memory.is_none() {
-            hops.memory = match hops.remember(&hops.rules, &std::collections::HashSet::new()).await {
+            hops.memory = match hops.remember(&hops.rules, None).await {
                 // The first round refreshes.
                 Err(error) if error.is_log_gone() => None,
                 remembered => Some(remembered?),
@@ -134,6 +156,7 @@ impl Hops {
     /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
         self.finish_what_failed().await?;
+        self.follow_catalogue().await?;
         let mut report = Report { silver: self.silver().await?, gold: vec![] };
         self.resting.resize(self.models.len(), None);
         for at in 0..self.models.len() {

@@ -20,7 +20,11 @@ mod commit; // rows + progress: whether it fits, and one try
 
 mod store; // every table's handle; tries until it is known to have landed
 
+mod evolve; // columns of later versions, and of others
+
 mod files; // rows straight out of files, and into them
+
+pub mod foreign; // a table of somebody else
 
 mod view; // a table at one version; what changed between two
 

@@ -126,6 +126,9 @@ impl Lake {
                 handle.delta.state = None;
             }
             handle.refresh(table).await?;
+            if let Some(wider) = super::evolve::widen(table, &handle.delta).await? {
+                handle.delta = wider;
+            }
             super::view::check(table, &handle.delta)?;
         }
         Ok(())

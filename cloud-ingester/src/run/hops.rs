@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunError;
 use crate::bronze::stage::Committed;
+use crate::hop::replay::ReplayRequest;
 use crate::hop::{HopError, Hops, Report};
 use crate::lake::{LakeError, Table};
 
@@ -19,12 +20,15 @@ use crate::lake::{LakeError, Table};
 const IDLE_ROUND: Duration = Duration::from_secs(5);
 
 /// What one request asks of the running hops.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HopRequest {
     /// A table to fill anew, by its full name; without one, hops run as they always do.
     #[serde(default)]
     pub full_refresh: Option<String>,
+    /// Refusals to take up again; nothing else is done then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Box<ReplayRequest>>,
 }
 
 impl HopRequest {
@@ -168,6 +172,15 @@ fn patience(error: RunError) -> Result<(), RunError> {
 
 async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<(), RunError> {
     tracing::info!(request = ?asked.request, "asked to hop");
+    if let Some(replay) = &asked.request.replay {
+        let done = hops.replay(replay).await;
+        let told = match &done {
+            Ok(report) => Ok(serde_json::to_string(report).expect("a report is plain data")),
+            Err(error) => Err(error.to_string()),
+        };
+        let _ = asked.answer.send(told);
+        return done.map(|_| ()).or_else(|error| patience(error.into()));
+    }
     let done = obey(hops, &asked.request).await;
     let told = match &done {
         Ok(report) => {
