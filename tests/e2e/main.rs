@@ -12,6 +12,10 @@ mod quarantine; // what was refused is shown, and taken up again beside the runn
 
 mod crash; // kill -9, in mid-run and at each named point
 
+mod azurite; // an object store for lakes
+
+mod peers; // several ingesters, one killed again and again
+
 mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have

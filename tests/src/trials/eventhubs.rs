@@ -186,7 +186,8 @@ async fn owner_level(hub: &Hub) -> Result<(), String> {
 async fn annotations(hub: &Hub) -> Result<(), String> {
     let mine = hub.publish(1, "%24.mid=m%201&%24.ct=application%2Fjson&%24.ce=utf-8&colour=blue%20green")?;
     let got = read(&client(hub, "/amqp/url", None).await?, &mine, mine.start(), 1).await?;
-    let said = format!("{:?} {:?}", got[0].system_properties(), got[0].raw_amqp_message());
+    let (event, properties) = (&got[0], got[0].event_data().properties());
+    let said = format!("{:?} {:?} {properties:?}", event.system_properties(), event.raw_amqp_message());
     for word in [
         "iothub-connection-device-id",
         "iothub-connection-auth-method",

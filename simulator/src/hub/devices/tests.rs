@@ -57,6 +57,8 @@ fn a_registry_with_nonsense_says_what_and_shows_no_key() {
         ("[[devices]]\nid = \"d\"\nmodules = [{ id = \"m\" }, { id = \"m\" }]\n", "twice"),
         ("[[devices]]\nid = \"d\"\nmodules = [{ id = \"m\", modules = [{ id = \"n\" }] }]\n", "only devices"),
         ("[[policies]]\nname = \"p\"\nrights = [\"Everything\"]\n", "unknown variant"),
+        ("[[policies]]\nname = \"p\"\nrights = []\nprimary-key = \"\"\n", "a key of the policy `p`"),
+        ("[[policies]]\nname = \"p\"\nrights = []\nsecondary-key = \"?? secret\"\n", "a key of the policy `p`"),
     ] {
         fs::write(&path, text).expect("written");
         let error = Registry::prepare(path.clone(), &[]).expect_err(text).to_string();
@@ -85,6 +87,20 @@ fn what_is_registered_while_the_hub_runs_is_known_at_once() {
     let untouched = fs::read_to_string(&path).expect("read");
     register(&path, "a/b", None, Means::Sas, None).expect_err("not an id");
     assert_eq!(fs::read_to_string(&path).expect("read"), untouched);
+}
+
+#[test]
+fn of_those_who_register_at_once_none_is_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("devices.toml");
+    let registry = Registry::prepare(path.clone(), &[]).expect("made");
+    std::thread::scope(|all| {
+        for at in 0..8 {
+            let path = &path;
+            all.spawn(move || register(path, &format!("d{at}"), None, Means::Sas, None).expect("registered"));
+        }
+    });
+    assert_eq!(registry.now().devices.len(), 8);
 }
 
 #[test]
