@@ -156,13 +156,13 @@ fn spark_type(data_type: &DataType) -> String {
 
 /// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
 fn pipeline(model: &Model) -> Option<String> {
-    let relation = relation(&header(&model.sql))?;
+    let relation = relation(&header(&model.draft.sql))?;
     // A partition column is the engine's, not the SELECT's.
     Some(format!(
         "{}\ncreate or refresh materialized view {}\nas with {relation}\n{}",
         comment("--", PIPELINE),
         model.target.name(),
-        model.sql.trim_end().to_owned() + ";\n"
+        model.draft.sql.trim_end().to_owned() + ";\n"
     ))
 }
 
