@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::face::face;
 use self::hops::{HopMetrics, Looks};
-pub use self::hops::{HopRequest, obey, tell};
+pub use self::hops::{HopRequest, Maintain, obey, tell, tell_upkeep};
 use self::progress::{Progressing, Streams};
 use self::standby::Standby;
 use crate::bronze::stage::{Committed, Metrics, Stage};
@@ -40,7 +40,7 @@ use crate::hop::{HopError, Hops, Settings};
 use crate::lake::{Holder, Lake, LakeError, Lease, Running, Table};
 use crate::source::claims::Member;
 use crate::source::eventhubs::{self, LakeOwnership, Progress, Wiring};
-use crate::source::{Arrival, SourceError, Stream, Told, flow};
+use crate::source::{Arrival, Books, SourceError, Stream, Told, flow};
 use crate::status;
 
 /// Why the service stopped, or did not start.
@@ -64,6 +64,15 @@ pub enum RunError {
     /// Signals can't be heard.
     #[error("listen for signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// What was asked for can't be done as it was said.
+    #[error("{0}")]
+    Asked(String),
+    /// The hub does not say what is needed.
+    #[error("ask the hub: {0}")]
+    Hub(String),
+    /// Somebody else is at it.
+    #[error("{0}")]
+    Busy(String),
     /// A task panicked or did not end.
     #[error("{0}")]
     Stopped(String, Blame),
@@ -79,6 +88,8 @@ impl RunError {
             Self::Source(SourceError::Lake(error)) => error.blame(),
             Self::Source(SourceError::Regressed { .. }) => Blame::Peer,
             Self::Source(SourceError::Config(_)) | Self::Listen(_) | Self::Secret(_) => Blame::Config,
+            Self::Asked(_) => Blame::Config,
+            Self::Hub(_) | Self::Busy(_) => Blame::Peer,
             Self::Signals(_) => Blame::Bug,
             Self::Stopped(_, blame) => *blame,
         }
@@ -93,6 +104,7 @@ pub fn settings(config: &Config) -> Settings {
         unique: config.unique(),
         limits: config.limits(),
         patience: config.patience(),
+        upkeep: config.upkeep(),
         ..Settings::default()
     }
 }
@@ -150,6 +162,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let running = Running::show(&lake, &me.run)?;
 
     let mut registry = Registry::default();
+    let source_books = Books::register(&mut registry);
     let bronze_metrics = Metrics::register(&mut registry);
     let hop_metrics = HopMetrics::register(&mut registry);
     let health = Health::new();
@@ -206,6 +219,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         downstream: events,
         claimed,
         told,
+        books: source_books,
         ready: hub_ready,
         clock: clock.clone(),
         stop: stop.clone(),

@@ -39,7 +39,7 @@ async fn lake(config: &Config) -> Result<String, LakeError> {
     let location = config.location()?;
     location.prepare()?;
     let (lake, _) = gold::models::open(location, config.gold.models.as_deref()).await?;
-    lake.put_beside("_leases/.check", b"check".to_vec()).await?;
+    lake.probe().await?;
     let mut tables = 0;
     for &table in lake.tables() {
         if lake.exists(table).await? {
@@ -52,7 +52,10 @@ async fn lake(config: &Config) -> Result<String, LakeError> {
         Some(holder) => format!("; in use by {holder}"),
         None => String::new(),
     };
-    Ok(format!("{root} can be written; {tables} of {} tables exist{holder}", lake.tables().len()))
+    Ok(format!(
+        "{root}: writes, conditional writes, listing and removal work; {tables} of {} tables exist{holder}",
+        lake.tables().len()
+    ))
 }
 
 /// Users' models: each mistake with its file and line.

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             use std::io::Write as _;
             let _ = writeln!(
                 std::io::stderr(),
-                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub [OPTIONS] | tests conformance DIR | \
+                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub|lake|lake-cost [OPTIONS] | tests conformance DIR | \
                  tests --as edge-agent|cloud-ingester|simulator …"
             );
             shared::cli::Exit::Usage.into()

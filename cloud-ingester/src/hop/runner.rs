@@ -20,6 +20,7 @@ use crate::gold::{Mode, Model, Refresh, Windows};
 use crate::lake::session::{Limits, session};
 use crate::lake::{Lake, LakeError, Layer, Lease, Table};
 use crate::silver::{Rules, Seen, Totals, Unique};
+use crate::upkeep::{self, Done, Upkeep};
 
 /// How hops work.
 #[derive(Debug, Clone)]
@@ -41,6 +42,8 @@ pub struct Settings {
     pub patience: Patience,
     /// What time it is.
     pub clock: Clock,
+    /// How the tables are kept.
+    pub upkeep: upkeep::Settings,
 }
 
 impl Default for Settings {
@@ -54,6 +57,7 @@ impl Default for Settings {
             own: vec![],
             patience: Patience::default(),
             clock: Clock::Real,
+            upkeep: upkeep::Settings::default(),
         }
     }
 }
@@ -97,6 +101,7 @@ pub struct Hops {
     pub(super) rules: Arc<Rules>,
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
+    upkeep: Upkeep,
     models: Vec<Model>,
     turns: HashMap<Table, Turn>,
     /// The watermarks as the table has them, once it was read.
@@ -140,6 +145,7 @@ impl Hops {
             turns: HashMap::new(),
             marks: None,
             marked_at: None,
+            upkeep: Upkeep::new(settings.upkeep),
             memory: None,
             lake,
             lease,
@@ -193,6 +199,17 @@ impl Hops {
     }
 
     async fn turn_of(&mut self, turns: Turns) -> Result<Report, HopError> {
+        match self.turn_once(turns).await {
+            // A source behind what was read of it: before anybody is told to restore it, everything is listed anew.
+            Err(HopError::Ahead { .. }) => {
+                self.lake.forget().await;
+                self.turn_once(turns).await
+            }
+            done => done,
+        }
+    }
+
+    async fn turn_once(&mut self, turns: Turns) -> Result<Report, HopError> {
         self.finish_what_failed().await?;
         let mut report = Report { silver: self.silver().await?, ..Report::default() };
         report.gold.extend(self.watermarks(None, turns == Turns::All).await?);
@@ -205,6 +222,7 @@ impl Hops {
             self.went(&model, begun, done, &mut report)?;
         }
         report.gold.extend(self.health(None).await?);
+        self.upkeep.step(&self.lake, &self.lease).await?;
         Ok(report)
     }
 
@@ -291,6 +309,35 @@ impl Hops {
         self.marks.as_ref().and_then(Watermarks::lake)
     }
 
+    /// Does all the upkeep there is to do in these tables now, whatever the schedule says.
+    ///
+    /// # Errors
+    /// What the lake says.
+    pub async fn maintain(&mut self, tables: &[Table]) -> Result<Vec<Done>, HopError> {
+        Ok(self.upkeep.all(&self.lake, &self.lease, tables).await?)
+    }
+
+    /// The lake they work on.
+    #[must_use]
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// What upkeep has done since the process began.
+    #[must_use]
+    pub fn upkeep(&self) -> upkeep::Report {
+        self.upkeep.report()
+    }
+
+    /// A round that ends with silver: for those who measure the two apart.
+    ///
+    /// # Errors
+    /// As [`Hops::round`].
+    pub async fn silver_alone(&mut self) -> Result<Report, HopError> {
+        self.finish_what_failed().await?;
+        Ok(Report { silver: self.silver().await?, ..Report::default() })
+    }
+
     /// No memory: the last hop failed midway. Its side tables may be ahead, only its own plan may finish it, and until then
     /// what was seen can't be learned from the tables.
     async fn finish_what_failed(&mut self) -> Result<(), HopError> {
@@ -360,12 +407,6 @@ impl Hops {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.memory.as_ref().map(|memory| memory.totals).unwrap_or_default()
-    }
-
-    /// The lake.
-    #[must_use]
-    pub fn lake(&self) -> &Lake {
-        &self.lake
     }
 
     /// Gives the lease back.

@@ -6,5 +6,9 @@ mod again; // ends midway, replays, refreshes
 
 mod models; // windows of every kind, users' models, watermarks
 
+mod faults; // whatever the storage answers and whoever dies
+
+mod upkeep; // merges, vacuum and cut logs are no news to hops
+
 mod messages;
 mod splits; // however a stream is cut, the tables are the same

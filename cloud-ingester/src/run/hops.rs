@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use shared::blame::Blame;
@@ -17,6 +18,7 @@ use crate::bronze::stage::Committed;
 use crate::hop::{HopError, Hops, Report};
 use crate::lake::{Lake, LakeError, Table};
 use crate::source::eventhubs::Held;
+use crate::upkeep::{self, Done};
 
 /// While nothing comes the tables are looked at this often: somebody else may have written them.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
@@ -28,6 +30,35 @@ pub struct HopRequest {
     /// A table to fill anew, by its full name; without one, hops run as they always do.
     #[serde(default)]
     pub full_refresh: Option<String>,
+    /// Upkeep in place of hops.
+    #[serde(default)]
+    pub maintain: Option<Maintain>,
+}
+
+/// Which tables upkeep is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Maintain {
+    /// All.
+    All,
+    /// This one, by its full name.
+    Table(String),
+}
+
+impl Maintain {
+    /// The tables meant.
+    ///
+    /// # Errors
+    /// [`HopError::NoTable`]: there is none of that name.
+    pub fn tables(&self, lake: &Lake) -> Result<Vec<Table>, HopError> {
+        match self {
+            Self::All => Ok(lake.tables().to_vec()),
+            Self::Table(name) => match lake.named(name) {
+                Some(table) => Ok(vec![table]),
+                None => Err(HopError::NoTable(name.clone())),
+            },
+        }
+    }
 }
 
 impl HopRequest {
@@ -61,6 +92,10 @@ pub(super) struct HopMetrics {
     duplicates: Counter,
     failed: Counter,
     models_failed: Counter,
+    merged: Gauge,
+    removed: Gauge,
+    log_removed: Gauge,
+    upkeep_failed: Gauge,
 }
 
 impl HopMetrics {
@@ -73,7 +108,15 @@ impl HopMetrics {
             duplicates: Counter::default(),
             failed: Counter::default(),
             models_failed: Counter::default(),
+            merged: Gauge::default(),
+            removed: Gauge::default(),
+            log_removed: Gauge::default(),
+            upkeep_failed: Gauge::default(),
         };
+        registry.register("upkeep_merged_files", "Small files merged since the start", metrics.merged.clone());
+        registry.register("upkeep_removed_files", "Files removed for good since the start", metrics.removed.clone());
+        registry.register("upkeep_removed_log", "Log entries removed since the start", metrics.log_removed.clone());
+        registry.register("upkeep_failed", "Times that upkeep was left for later", metrics.upkeep_failed.clone());
         registry.register("rounds", "Rounds that had something to do", metrics.rounds.clone());
         registry.register("readings", "Rows committed to silver.readings", metrics.readings.clone());
         registry.register("quarantined", "Rows committed to silver.quarantine", metrics.quarantined.clone());
@@ -82,6 +125,18 @@ impl HopMetrics {
         let failed = metrics.models_failed.clone();
         registry.register("models_failed", "Turns of users' models that failed; the others went on", failed);
         metrics
+    }
+
+    fn keep(&self, report: upkeep::Report) {
+        let shown = [
+            (&self.merged, report.merged),
+            (&self.removed, report.removed),
+            (&self.log_removed, report.log),
+            (&self.upkeep_failed, report.failed),
+        ];
+        for (gauge, value) in shown {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn failed(&self) {
@@ -186,6 +241,7 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
                 continue;
             }
         };
+        hold.metrics.keep(hops.upkeep());
         // Where others go on reading there is always something new: they do the rest.
         if !open && (idle || 0 < hold.peers.borrow().others) {
             hops.into_lease().release().await;
@@ -237,6 +293,18 @@ pub(super) fn patience(error: RunError) -> Result<ControlFlow<()>, RunError> {
 
 async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<ControlFlow<()>, RunError> {
     tracing::info!(request = ?asked.request, "asked to hop");
+    if let Some(maintain) = &asked.request.maintain {
+        let done = match maintain.tables(hops.lake()) {
+            Ok(tables) => hops.maintain(&tables).await,
+            Err(error) => Err(error),
+        };
+        let told = done.as_ref().map(|done| tell_upkeep(done)).map_err(ToString::to_string);
+        let _ = asked.answer.send(told);
+        return match done {
+            Ok(_) | Err(HopError::NoTable(_)) => Ok(ControlFlow::Continue(())),
+            Err(error) => patience(error.into()),
+        };
+    }
     let done = obey(hops, &asked.request).await;
     let told = match &done {
         Ok(report) => {
@@ -288,6 +356,15 @@ fn add(mut sum: Report, report: &Report) -> Report {
     sum.gold.extend(report.gold.iter().copied());
     sum.ailing.extend(report.ailing.iter().cloned());
     sum
+}
+
+/// What upkeep did, in words.
+#[must_use]
+pub fn tell_upkeep(done: &[Done]) -> String {
+    match done {
+        [] => "nothing was to be done".to_owned(),
+        done => done.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    }
 }
 
 /// A report in words.

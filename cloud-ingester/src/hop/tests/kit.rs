@@ -78,6 +78,12 @@ impl Kit {
         Self { lake: Arc::new(lake), _directory: directory }
     }
 
+    /// The same over a lake of one's own.
+    pub(crate) async fn over(lake: Lake) -> Self {
+        lake.create_tables().await.expect("tables");
+        Self { lake: Arc::new(lake), _directory: tempfile::tempdir().expect("a directory") }
+    }
+
     pub(crate) fn settings() -> Settings {
         Settings { limits: LIMITS, rest: 0, ..Settings::default() }
     }
