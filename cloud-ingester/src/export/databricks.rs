@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 
 use super::{ExportError, File, Wishes, comment};
-use crate::gold::model::Model;
+use crate::gold::model::{Model, Source};
 use crate::lake::tables::Layer;
 
 const CATALOG: &str = "\
@@ -156,13 +156,17 @@ fn spark_type(data_type: &DataType) -> String {
 
 /// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
 fn pipeline(model: &Model) -> Option<String> {
-    let relation = relation(&header(&model.sql))?;
+    // Refused rows and what is known of devices are the engine's to join in.
+    if model.catalogue || model.draft.sources != [Source::Readings] {
+        return None;
+    }
+    let relation = relation(&header(&model.draft.sql))?;
     // A partition column is the engine's, not the SELECT's.
     Some(format!(
         "{}\ncreate or refresh materialized view {}\nas with {relation}\n{}",
         comment("--", PIPELINE),
         model.target.name(),
-        model.sql.trim_end().to_owned() + ";\n"
+        model.draft.sql.trim_end().to_owned() + ";\n"
     ))
 }
 

@@ -77,7 +77,7 @@ fn json_parses_and_a_pipeline_holds_the_models_own_text() {
     for name in ["metric_1m", "device_latest"] {
         let model = crate::gold::model::Model::embedded().into_iter().find(|model| model.target.name() == name);
         let file = exported.iter().find(|file| file.path == format!("src/gold/{name}.sql")).expect(name);
-        assert!(file.text.contains(model.expect(name).sql.trim_end()), "{name}");
+        assert!(file.text.contains(model.expect(name).draft.sql.trim_end()), "{name}");
     }
 }
 
