@@ -36,10 +36,10 @@ fn a_backlog_of_200_mb_of_garbage_is_taken_in_with_bounded_memory() {
         (1_000 <= peers.bronze() && status["caught_up"] == true).then_some(())
     });
     let most = most().expect("it runs");
-    println!("at most {} MiB resident", most >> 10);
+    eprintln!("at most {} MiB resident", most >> 10);
     assert!(caught_up.is_some(), "{}", peers.books());
     assert!(most < RSS_MAX_KIB, "{} MiB\n{}", most >> 10, peers.books());
     let quarantined = peers.scenario.count("SELECT count(*) AS n FROM silver.quarantine");
     let read = peers.scenario.count("SELECT count(*) AS n FROM silver.readings");
-    println!("{quarantined:?} quarantined, {read:?} readings");
+    eprintln!("{quarantined:?} quarantined, {read:?} readings");
 }

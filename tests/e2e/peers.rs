@@ -145,7 +145,7 @@ fn one_of_two_ingesters_killed_again_and_again_loses_nothing_and_doubles_nothing
         peers.start(which);
         took.push(peers.wait_for_partitions([Some(2), Some(2)]));
     }
-    println!("joined after {joined:?}; taken over and shared again after {took:?}");
+    eprintln!("joined after {joined:?}; taken over and shared again after {took:?}");
     assert!(0 < peers.bronze());
     // A clean stop hands over at once.
     let ended = peers.second.take().expect("it runs").stop(Duration::from_secs(60));
@@ -178,7 +178,7 @@ fn the_hops_go_on_within_a_minute_when_their_holder_is_killed_or_stopped() {
     let taken = wait::until(REBALANCED, || holder(&peers).contains(&second).then_some(()));
     assert!(taken.is_some(), "{}", peers.books());
     peers.wait_for_more("silver.readings");
-    println!("hops handed over after {:?}", begun.elapsed());
+    eprintln!("hops handed over after {:?}", begun.elapsed());
     peers.start(0);
     peers.wait_for_partitions([Some(2), Some(2)]);
     let ended = peers.second.take().expect("it runs").stop(Duration::from_secs(60));
@@ -228,7 +228,7 @@ fn with_the_lake_in_an_object_store_a_killed_ingester_is_made_up_for_within_a_mi
     peers.wait_for_partitions([Some(0), Some(0)]);
     azurite.start_again();
     took.push(peers.wait_for_partitions([Some(2), Some(2)]));
-    println!("taken over and shared again after {took:?}");
+    eprintln!("taken over and shared again after {took:?}");
     let ended = peers.second.take().expect("it runs").stop(Duration::from_secs(60));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}\n{}", peers.books());
     peers.scenario.finish();

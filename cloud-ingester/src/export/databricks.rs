@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 
 use super::{ExportError, File, Wishes, comment};
-use crate::gold::model::Model;
+use crate::gold::model::{Model, Source};
 use crate::lake::tables::Layer;
 
 const CATALOG: &str = "\
@@ -156,6 +156,10 @@ fn spark_type(data_type: &DataType) -> String {
 
 /// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
 fn pipeline(model: &Model) -> Option<String> {
+    // Refused rows and what is known of devices are the engine's to join in.
+    if model.catalogue || model.draft.sources != [Source::Readings] {
+        return None;
+    }
     let relation = relation(&header(&model.draft.sql))?;
     // A partition column is the engine's, not the SELECT's.
     Some(format!(

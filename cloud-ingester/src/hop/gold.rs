@@ -149,7 +149,9 @@ impl Hops {
             }
             rewrite => rewrite?,
         };
-        self.turn(model.target).seen = bounds.upto;
+        if bounds.upto.is_some() {
+            self.turn(model.target).seen = bounds.upto;
+        }
         // Nothing new and no window to fill: the watermark alone is not worth a commit.
         if refresh.is_none() && !moved && rewrite.is_nothing() {
             return Ok(None);
@@ -353,6 +355,10 @@ impl Hops {
             _ => json!({ "sources": Value::Array(plans), "full": full }),
         };
         let rows = rewrite.rows;
+        #[cfg(test)]
+        if self.end_before == Some(table) {
+            return Err(HopError::Ended);
+        }
         let commit = TableCommit {
             table,
             kind: Kind::Files { adds: rewrite.adds, removes: rewrite.removes },

@@ -173,10 +173,16 @@ impl Hops {
             #[cfg(test)]
             end_before: None,
         };
-        // A table that does not fit its model was named when it was looked at.
-        let troubles = hops.lake.troubles();
-        let own = hops.settings.own.iter().filter(|model| !troubles.contains_key(model.target.full_name()));
-        hops.models.extend(own.cloned());
+        for model in hops.settings.own.clone() {
+            // A table that does not fit its model was named when it was looked at.
+            match hops.lake.view(model.target).await?.check() {
+                Err(LakeError::Foreign { .. }) => {}
+                checked => {
+                    checked?;
+                    hops.models.push(model);
+                }
+            }
+        }
         hops.keep_rules().await?;
         let bronze = hops.lake.view(Table::BronzeMessages).await?.id();
         for target in TARGETS {

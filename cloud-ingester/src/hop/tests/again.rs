@@ -210,6 +210,27 @@ async fn a_refresh_that_ended_midway_is_done_by_the_next_holder() {
 }
 
 #[tokio::test]
+async fn a_refresh_of_gold_that_ended_before_its_commit_changes_nothing_and_can_be_asked_for_again() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    fill(&kit, 10).await;
+    fill(&kit, 20).await;
+    kit.settle(&mut hops).await;
+    let before = kit.everything().await;
+    for table in kit.lake.tables().iter().copied().filter(|table| table.layer() == Layer::Gold) {
+        hops.end_before = Some(table);
+        assert!(matches!(hops.full_refresh(table).await, Err(HopError::Ended)), "{table:?}");
+        assert_eq!(kit.everything().await, before, "{table:?}");
+        drop(hops);
+        hops = kit.hops().await;
+        kit.settle(&mut hops).await;
+        assert_eq!(kit.everything().await, before, "{table:?}");
+        hops.full_refresh(table).await.expect("refreshes");
+        assert_eq!(kit.everything().await, before, "{table:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_judges_by_the_rules_of_now() {
     let kit = Kit::new().await;
     let mut hops = kit.hops().await;
