@@ -19,11 +19,15 @@ pub mod gold; // readings -> what people look at
 
 pub mod hop; // one layer to the next, in one commit each
 
+pub mod upkeep; // fewer files, shorter logs
+
 pub mod lake; // tables, commits, sessions: the only rooms that know Delta
 
 pub mod run; // the service: everything wired
 
 pub mod status; // how far everything is
+
+pub mod export; // what other services need to read the lake
 
 mod tour; // what `check` tries
 

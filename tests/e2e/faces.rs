@@ -45,8 +45,8 @@ fn help_names_just_the_commands_that_exist() {
         (Name::EdgeAgent, &["run", "check", "status", "outbox"][..], &["sensors", "provision"][..]),
         (
             Name::CloudIngester,
-            &["run", "check", "status", "hop", "quarantine", "query"],
-            &["backfill", "maintain", "trace", "export"],
+            &["run", "check", "status", "hop", "backfill", "quarantine", "maintain", "query", "trace", "export"],
+            &[],
         ),
         (Name::Simulator, &["devices", "replay", "hub", "verify"], &["sensors"]),
     ] {

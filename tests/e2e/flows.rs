@@ -12,7 +12,7 @@ use tests::wait;
 use crate::scenario::Scenario;
 
 /// Publishes with Mosquitto's own client at QoS 1.
-fn mosquitto_pub(addr: std::net::SocketAddr, topic: &str, payload: &str) {
+pub(crate) fn mosquitto_pub(addr: std::net::SocketAddr, topic: &str, payload: &str) {
     let status = Command::new("mosquitto_pub")
         .args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string(), "-q", "1", "-t", topic, "-m", payload])
         .status()

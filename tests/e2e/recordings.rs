@@ -9,18 +9,18 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tests::stack::Part;
 
-use crate::readers::readers;
+use crate::readers::{readers, run};
 use crate::scenario::Scenario;
 
 /// (metric, day) -> (readings, mean).
 type Days = BTreeMap<(String, String), (i64, f64)>;
 
-fn check(recording: &str, example: &str, time: &str, null: &str) {
+fn check(recording: &str, example: &str, time: &str, null: &str) -> Option<Scenario> {
     let Some(folder) = std::env::var_os("REPLAY_DATA_DIR").map(PathBuf::from) else {
         use std::io::Write as _;
         // Straight to the terminal: the test harness shows nothing of a test that passes.
         let _ = writeln!(std::io::stderr(), "NOT CHECKED: {recording} (REPLAY_DATA_DIR is not set)");
-        return;
+        return None;
     };
     let file = folder.join(recording).display().to_string();
     let example = std::fs::read_to_string(example_path(example)).expect("the example config is there");
@@ -50,6 +50,7 @@ fn check(recording: &str, example: &str, time: &str, null: &str) {
         text.lines().skip(1).flat_map(|line| line.split(',').skip(2)).filter(|cell| *cell == "-200").count();
     let refused = scenario.count("SELECT count(*) AS n FROM silver.quarantine");
     assert_eq!(refused, i64::try_from(sentinels).ok(), "every -200 is in quarantine");
+    Some(scenario)
 }
 
 fn example_path(name: &str) -> PathBuf {
@@ -77,10 +78,26 @@ fn same_days(what: &str, got: &Days, recorded: &Days) {
 
 #[test]
 fn air_quality_keeps_its_daily_means_and_every_sentinel_goes_to_quarantine() {
-    check("air_quality.csv", "air-quality.toml", "Date,Time", "-200");
+    let _ = check("air_quality.csv", "air-quality.toml", "Date,Time", "-200");
 }
 
 #[test]
-fn machine_temperature_keeps_its_daily_means() {
-    check("machine_temperature.csv", "machine-temperature.toml", "timestamp", "-200");
+fn machine_temperature_keeps_its_daily_means_and_the_notebook_finds_its_failure() {
+    let Some(scenario) = check("machine_temperature.csv", "machine-temperature.toml", "timestamp", "-200") else {
+        return;
+    };
+    let lake = scenario.stack.layout.lake().display().to_string();
+    let said = run("notebook.py", &[NOTEBOOK, &lake]);
+    assert!(said.contains("'the failure': True"), "{said}");
+}
+
+const NOTEBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../cloud-ingester/docs/medallion.ipynb");
+
+#[test]
+fn the_notebook_is_kept_without_outputs() {
+    let text = std::fs::read_to_string(NOTEBOOK).expect("the notebook is there");
+    let notebook: Json = serde_json::from_str(&text).expect("JSON");
+    for cell in notebook["cells"].as_array().expect("cells").iter().filter(|cell| cell["cell_type"] == "code") {
+        assert_eq!((&cell["outputs"], &cell["execution_count"]), (&Json::Array(vec![]), &Json::Null), "{cell}");
+    }
 }

@@ -247,7 +247,7 @@ async fn replay(config: Config, request: ReplayRequest, as_json: bool) -> Result
     let Some(http) = Lease::holder(&lake).await?.and_then(|holder| holder.http) else {
         return Err(held.into());
     };
-    let request = HopRequest { full_refresh: None, replay: Some(Box::new(request)) };
+    let request = HopRequest { replay: Some(Box::new(request)), ..HopRequest::default() };
     let body = serde_json::to_string(&request).expect("a request is plain data");
     match ask::post(&http, "/hop", &body).await {
         Ok((200, told)) => match serde_json::from_str::<ReplayReport>(&told) {

@@ -107,6 +107,7 @@ impl Hops {
         let totals = match totals {
             Some(totals) => totals,
             None => {
+                // What a half done commit refused is counted when its range is done again.
                 let decoded = readings.rows() + quarantine.rows();
                 if decoded != 0 {
                     tracing::warn!(

@@ -1,4 +1,4 @@
-mod kit;
+pub(crate) mod kit;
 
 mod flow; // what goes into bronze comes out of silver and gold
 
@@ -7,6 +7,12 @@ mod again; // ends midway, replays, refreshes
 mod replay; // refusals taken up again
 
 mod devices; // the catalogue
+
+mod models; // windows of every kind, users' models, watermarks
+
+mod faults; // whatever the storage answers and whoever dies
+
+mod upkeep; // merges, vacuum and cut logs are no news to hops
 
 mod messages;
 mod splits; // however a stream is cut, the tables are the same

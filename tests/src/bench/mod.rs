@@ -1,4 +1,4 @@
-//! `tests bench hub`: the hub's numbers, each beside its peer and its physical limit, from one run.
+//! `tests bench hub`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
 //!
 //! ```text
 //! publish | idle ── MQTT, TLS ──> hub | Mosquitto | sink
@@ -28,6 +28,10 @@ mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
 
+mod bronze; // a bronze table, made
+mod lake; // bronze -> silver -> gold, beside Spark
+mod lake_cost; // old and large tables
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -48,6 +52,10 @@ struct Args {
 enum Command {
     /// The local hub: messages in, events out, memory
     Hub(HubArgs),
+    /// The lake's hops: bronze to gold, beside Spark
+    Lake(lake::Args),
+    /// The lake: whether its work costs the same however old and large its tables are
+    LakeCost(lake_cost::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -119,7 +127,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     shared::tls::install_provider();
     // A load on one thread is the lightest; what is measured itself, or stands in for it, gets what there is.
     let done = match args.command {
-        Command::Hub(args) => return hub(&args),
+        Command::Hub(args) => return ended(measure(&args)),
+        Command::Lake(args) => return ended(lake::run(&args)),
+        Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
@@ -140,8 +150,8 @@ fn on_all_threads(work: impl Future<Output = io::Result<()>>) -> io::Result<()> 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-fn hub(args: &HubArgs) -> ExitCode {
-    match measure(args) {
+fn ended(measured: Result<(), BenchError>) -> ExitCode {
+    match measured {
         Ok(()) => Exit::Ok.into(),
         Err(error) => cli::fail("bench", &error, Exit::Retry),
     }

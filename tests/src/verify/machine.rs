@@ -1,6 +1,7 @@
-//! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours, Microsoft's
-//! SDKs for Python and Node, and Azurite.
+//! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours (Spark among
+//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, and Azurite.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::part::{Call, command, search_path};
@@ -19,6 +20,12 @@ const PYTHONS: [(&str, &str, &str); 2] = [
 const NODES: [(&str, &str, &str); 2] =
     [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("AZURITE", "azurite", "tests/azurite")];
 
+/// The variable that names the folder with Delta's jars for Spark, and where their pins are.
+const JARS: &str = "DELTA_JARS";
+const JAR_PINS: &str = "tests/e2e/readers.pom.xml";
+/// Of Maven's plugin the version too, or Debian's Maven takes one of 2014.
+const COPY_JARS: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+
 /// Installs, as root on Debian, what is missing; otherwise names it.
 pub(super) fn install_packages() -> Result<(), VerifyError> {
     let missing: Vec<&str> = [
@@ -28,6 +35,9 @@ pub(super) fn install_packages() -> Result<(), VerifyError> {
         ("python3-venv", has_program("python3") && has_venv()),
         ("nodejs", has_program("node")),
         ("npm", has_program("npm")),
+        // Debian's default is 17 or 21: Spark 4.2 runs on both.
+        ("default-jre-headless", has_program("java")),
+        ("maven", has_program("mvn")),
         ("pkg-config", has_program("pkg-config")),
         ("libssl-dev", has_openssl()),
     ]
@@ -62,6 +72,9 @@ pub(super) fn install_libraries(workspace: &Path, cache: &Path) -> Result<Instal
         node_modules(workspace, &node, pins)?;
         installed.push((variable, node));
     }
+    let delta = cache.join("delta-jars");
+    jars(workspace, &delta)?;
+    installed.push((JARS, delta));
     Ok(installed)
 }
 
@@ -86,6 +99,17 @@ fn node_modules(workspace: &Path, folder: &Path, pinned: &str) -> Result<(), Ver
         let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
         let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);
         run_all(workspace, [make, copy(&pins[0]), copy(&pins[1]), command("npm").args(clean).args([folder])])
+    })
+}
+
+fn jars(workspace: &Path, folder: &Path) -> Result<(), VerifyError> {
+    let pins = workspace.join(JAR_PINS);
+    unless_complete(folder, &[&pins], folder, || {
+        say(&format!("verify: jars of {JAR_PINS} into {}", folder.display()));
+        let mut into = OsString::from("-DoutputDirectory=");
+        into.push(folder);
+        let copy = command("mvn").args(["-q", "-B", "-f", JAR_PINS, COPY_JARS, "-DexcludeTransitive=true"]);
+        run_all(workspace, [copy.args([into])])
     })
 }
 

@@ -1,0 +1,211 @@
+//! Databricks: an asset bundle with the catalogue of the lake, and a pipeline made of the gold models themselves.
+
+use arrow::datatypes::DataType;
+
+use super::{ExportError, File, Wishes, comment};
+use crate::gold::model::Model;
+use crate::lake::tables::Layer;
+
+const CATALOG: &str = "\
+The lake in Unity Catalog: external tables over its folders; nothing is copied. The location must lie in an external
+location that you may use.
+
+Checked: the statements are parsed by sqlfluff (dialect databricks); the tables are read by Spark with Delta.
+Not checked: a run in Databricks.";
+
+const PIPELINE: &str = "\
+The gold models as a pipeline of Databricks' own: what stands after `as` is the ingester's SELECT, to the letter, behind
+a relation that Spark computes as the ingester does. Its tables lie in a schema beside the ingester's, so that both can
+be compared; to let Databricks alone make gold, point readers at it.
+
+Checked: the statement is parsed by sqlfluff (dialect databricks); the query in it is run by Spark and by Sail over a lake
+of the ingester's, with the same rows as its gold.
+Not checked: a run in Databricks.";
+
+const BUNDLE: &str = "\
+The lake as a Databricks asset bundle: `databricks bundle deploy -t dev`, then `databricks bundle run catalog`, then
+`databricks bundle run gold`. WORKSPACE and WAREHOUSE_ID are yours to fill in.
+
+Checked: parses as YAML; the files it names are there.
+Not checked: `databricks bundle validate`, which asks a workspace.";
+
+pub(super) fn files(wishes: &Wishes) -> Result<Vec<File>, ExportError> {
+    let mut files = vec![
+        File { path: "databricks.yml".to_owned(), text: bundle(wishes) },
+        File { path: "src/catalog.sql".to_owned(), text: catalog(wishes) },
+    ];
+    for model in &wishes.models {
+        if let Some(text) = pipeline(model) {
+            files.push(File { path: format!("src/gold/{}.sql", model.target.name()), text });
+        }
+    }
+    Ok(files)
+}
+
+fn bundle(wishes: &Wishes) -> String {
+    let name = &wishes.name;
+    comment("#", BUNDLE)
+        + &format!(
+            "bundle:
+  name: {name}
+
+variables:
+  catalog:
+    description: The catalogue that shows the lake
+    default: {name}
+  warehouse_id:
+    description: The SQL warehouse that creates the catalogue's tables
+    default: WAREHOUSE_ID
+
+targets:
+  dev:
+    mode: development
+    default: true
+    workspace:
+      host: https://WORKSPACE.azuredatabricks.net
+  prod:
+    mode: production
+    workspace:
+      host: https://WORKSPACE.azuredatabricks.net
+      root_path: /Workspace/Shared/.bundle/${{bundle.name}}/${{bundle.target}}
+
+resources:
+  jobs:
+    catalog:
+      name: {name} catalogue
+      parameters:
+        - name: catalog
+          default: ${{var.catalog}}
+      tasks:
+        - task_key: catalog
+          sql_task:
+            warehouse_id: ${{var.warehouse_id}}
+            file:
+              path: src/catalog.sql
+            parameters:
+              catalog: \"{{{{job.parameters.catalog}}}}\"
+  pipelines:
+    gold:
+      name: {name} gold
+      catalog: ${{var.catalog}}
+      schema: gold_by_databricks
+      serverless: true
+      continuous: false
+      libraries:
+        - glob:
+            include: src/gold/**
+"
+        )
+}
+
+fn catalog(wishes: &Wishes) -> String {
+    let root = wishes.place.for_spark();
+    let mut sql = comment("--", CATALOG)
+        + "\nCREATE CATALOG IF NOT EXISTS IDENTIFIER(:catalog);\nUSE CATALOG IDENTIFIER(:catalog);\n";
+    for layer in [Layer::Bronze, Layer::Silver, Layer::Gold] {
+        sql += &format!("CREATE SCHEMA IF NOT EXISTS {};\n", layer.name());
+    }
+    for &table in &wishes.tables {
+        // Delta's log says which columns there are; written here they are a promise that the service compares.
+        let schema = table.schema();
+        let columns: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|f| {
+                format!(
+                    "  {} {}{}",
+                    f.name(),
+                    spark_type(f.data_type()),
+                    if f.is_nullable() { "" } else { " NOT NULL" }
+                )
+            })
+            .collect();
+        let partitions = match table.partition_columns() {
+            [] => String::new(),
+            columns => format!("PARTITIONED BY ({})\n", columns.join(", ")),
+        };
+        sql += &format!(
+            "\nCREATE TABLE IF NOT EXISTS {} (\n{}\n)\nUSING DELTA\n{partitions}LOCATION '{root}/{}';\n",
+            table.full_name(),
+            columns.join(",\n"),
+            table.path()
+        );
+    }
+    sql
+}
+
+fn spark_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Int32 => "INT".to_owned(),
+        DataType::Int64 => "BIGINT".to_owned(),
+        DataType::Float64 => "DOUBLE".to_owned(),
+        DataType::Boolean => "BOOLEAN".to_owned(),
+        DataType::Date32 => "DATE".to_owned(),
+        DataType::Timestamp(..) => "TIMESTAMP".to_owned(),
+        DataType::Binary => "BINARY".to_owned(),
+        DataType::List(element) => format!("ARRAY<{}>", spark_type(element.data_type())),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => {
+                format!("MAP<{}, {}>", spark_type(pair[0].data_type()), spark_type(pair[1].data_type()))
+            }
+            _ => "MAP<STRING, STRING>".to_owned(),
+        },
+        _ => "STRING".to_owned(),
+    }
+}
+
+/// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
+fn pipeline(model: &Model) -> Option<String> {
+    let relation = relation(&header(&model.sql))?;
+    // A partition column is the engine's, not the SELECT's.
+    Some(format!(
+        "{}\ncreate or refresh materialized view {}\nas with {relation}\n{}",
+        comment("--", PIPELINE),
+        model.target.name(),
+        model.sql.trim_end().to_owned() + ";\n"
+    ))
+}
+
+/// The model's header, as far as this needs it.
+fn header(sql: &str) -> toml::Table {
+    let comment = sql.lines().map_while(|line| line.trim().strip_prefix("--"));
+    let lines = comment.map(str::trim).filter(|line| line.starts_with('[') || line.contains(" = "));
+    let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+    text.parse().unwrap_or_default()
+}
+
+/// What the SELECT reads, as a common table expression.
+fn relation(header: &toml::Table) -> Option<String> {
+    let window = header.get("window");
+    match header.get("mode")?.as_str()? {
+        "window" => {
+            let window = window?;
+            let text = |key: &str| window.get(key).and_then(toml::Value::as_str);
+            if text("kind")? != "tumbling" || text("timezone").is_some_and(|zone| zone != "UTC") {
+                return None;
+            }
+            let micros = micros(text("size")?)?;
+            let start = format!("unix_micros(event_time) - pmod(unix_micros(event_time), {micros})");
+            Some(format!(
+                "windowed as (\n  select\n    *,\n    timestamp_micros({start}) as window_start,\n    \
+                 timestamp_micros({start} + {micros}) as window_end\n  from silver.readings\n)"
+            ))
+        }
+        "latest" => Some("readings as (select * from silver.readings)".to_owned()),
+        _ => None,
+    }
+}
+
+/// A span of one number and one unit, in microseconds.
+fn micros(span: &str) -> Option<u64> {
+    let at = span.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = span.split_at(at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds * 1_000_000)
+}

@@ -1,0 +1,122 @@
+//! A checkpoint whose pages are encoded as every reader takes them.
+//!
+//! Delta's kernel writes a checkpoint with Parquet's defaults: pages of most columns refer to a dictionary by
+//! run-length encoded indexes, and there is no setting against it (`delta-rs.checkpoint.useRunLengthEncoding` is parsed
+//! and not used). Microsoft Fabric does not read such a checkpoint: MicrosoftDocs/fabric-docs, page "Delta Lake table
+//! format interoperability". So the same rows are written once more, plain, over the same name; `_last_checkpoint`,
+//! which tells of the file's size, is written last. (Parquet encodes how deep a value is nested by run lengths, always;
+//! that is no choice of a writer's.)
+
+use bytes::Bytes;
+use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::logstore::object_store::path::Path;
+use deltalake::parquet::arrow::ArrowWriter;
+use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use deltalake::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use deltalake::parquet::basic::{Compression, Encoding};
+use deltalake::parquet::errors::ParquetError;
+use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::{DeltaTable, DeltaTableError};
+use serde_json::Value;
+
+/// Writes a checkpoint of the version that `table` holds.
+///
+/// # Errors
+/// It could not be written, or not be made plain; a whole checkpoint stands there in the second case too.
+pub(super) async fn write(table: &DeltaTable) -> Result<(), DeltaTableError> {
+    deltalake::protocol::checkpoints::create_checkpoint(table, None).await?;
+    let version = table.snapshot()?.version();
+    let store = table.log_store().object_store(None);
+    let log = Path::from("_delta_log");
+    let (file, hint) = (log.clone().join(format!("{version:020}.checkpoint.parquet")), log.join("_last_checkpoint"));
+
+    let written = store.get(&file).await?.bytes().await?;
+    let rewritten = Bytes::from(tokio::task::spawn_blocking(move || plain(written)).await.map_err(foreign)??);
+    let last = store.get(&hint).await?.bytes().await?;
+    let size = rewritten.len();
+    store.put(&file, rewritten.into()).await?;
+    if let Some(last) = of_size(&last, version, size) {
+        store.put(&hint, Bytes::from(last).into()).await?;
+    }
+    Ok(())
+}
+
+fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> DeltaTableError {
+    DeltaTableError::GenericError { source: Box::new(error) }
+}
+
+/// The same rows and columns in pages that refer to no dictionary.
+fn plain(file: Bytes) -> Result<Vec<u8>, ParquetError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_encoding(Encoding::PLAIN)
+        .set_compression(Compression::SNAPPY)
+        .build();
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
+    let mut writer = ArrowWriter::try_new_with_options(vec![], schema, options)?;
+    for batch in reader {
+        writer.write(&batch?)?;
+    }
+    writer.into_inner()
+}
+
+/// The hint with the size of the rewritten file; `None` where it is of another version, or has no size.
+fn of_size(hint: &[u8], version: u64, size: usize) -> Option<Vec<u8>> {
+    let mut hint: Value = serde_json::from_slice(hint).ok()?;
+    if hint.get("version")?.as_u64()? != version {
+        return None;
+    }
+    *hint.get_mut("sizeInBytes")? = size.into();
+    serde_json::to_vec(&hint).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray};
+    use arrow::record_batch::RecordBatch;
+    use deltalake::parquet::file::reader::{FileReader as _, SerializedFileReader};
+
+    use super::*;
+
+    fn batch() -> RecordBatch {
+        let path: StringArray = (0..500).map(|n| (n % 3 != 0).then(|| format!("part-{}", n % 7))).collect();
+        let size: Int64Array = (0..500).map(Some).collect();
+        let change: BooleanArray = (0..500).map(|n| Some(n % 2 == 0)).collect();
+        let columns: [(&str, ArrayRef); 3] =
+            [("path", Arc::new(path)), ("size", Arc::new(size)), ("change", Arc::new(change))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).expect("a batch")
+    }
+
+    #[test]
+    fn a_checkpoint_written_plain_holds_the_same_rows_and_no_dictionary() {
+        let mut writer = ArrowWriter::try_new(vec![], batch().schema(), None).expect("a writer");
+        writer.write(&batch()).expect("rows");
+        let with_dictionary = Bytes::from(writer.into_inner().expect("a file"));
+        let dictionaries = |file: &Bytes| {
+            let reader = SerializedFileReader::new(file.clone()).expect("a file");
+            let columns = reader.metadata().row_groups().iter().flat_map(|group| group.columns().to_vec());
+            columns.filter(|column| column.encodings().any(|encoding| encoding == Encoding::RLE_DICTIONARY)).count()
+        };
+        assert_eq!(dictionaries(&with_dictionary), 2, "what Parquet does by default");
+
+        let plain = Bytes::from(plain(with_dictionary).expect("a file"));
+        assert_eq!(dictionaries(&plain), 0);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(plain).expect("a file").build().expect("a reader");
+        let read: Vec<RecordBatch> = reader.collect::<Result<_, _>>().expect("rows");
+        assert_eq!(arrow::compute::concat_batches(&batch().schema(), &read).expect("one batch"), batch());
+    }
+
+    #[test]
+    fn the_hint_tells_the_new_size_of_its_own_version_alone() {
+        let hint = br#"{"version":19,"size":24,"sizeInBytes":26519,"numOfAddFiles":18}"#;
+        let told = of_size(hint, 19, 77).map(|told| serde_json::from_slice::<Value>(&told).expect("JSON"));
+        assert_eq!(told, Some(serde_json::json!({"version":19,"size":24,"sizeInBytes":77,"numOfAddFiles":18})));
+        for (hint, version) in [(&hint[..], 20), (b"{}", 19), (b"", 19)] {
+            assert_eq!(of_size(hint, version, 77), None);
+        }
+    }
+}
