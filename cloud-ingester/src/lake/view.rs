@@ -120,14 +120,6 @@ impl View {
         files.iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
     }
 
-    /// The same, but for the files at these paths.
-    #[must_use]
-    pub fn rows_without(&self, paths: &HashSet<String>) -> u64 {
-        let files = self.state().log_data();
-        let counted = files.iter().filter(|file| !paths.contains(&*file.path()));
-        counted.filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
-    }
-
     /// Files and their bytes at this version.
     #[must_use]
     pub fn files(&self) -> (u64, u64) {
