@@ -76,6 +76,36 @@ async fn beside_a_running_service_the_hub_is_as_that_one_hears_it() {
     assert_eq!(kit.streams().await, (vec![], false));
 }
 
+#[tokio::test]
+async fn a_replay_beside_a_service_that_does_not_answer_names_it_and_may_be_tried_again() {
+    let kit = Kit::new().await;
+    let _lease = Lease::acquire(&kit.lake, &Holder::this("cloud-ingester run", None)).await.expect("free");
+    let args = Args::try_parse_from(["cloud-ingester", "quarantine", "replay", "g/e/1", "--set", "value=1", "--apply"]);
+    let refused = Box::pin(command(args.expect("arguments").command, kit.config.clone())).await;
+    let error = refused.map(|_| ()).expect_err("held");
+    assert_eq!(error.blame(), Blame::Peer);
+    assert!(error.to_string().contains("cloud-ingester run"), "{error}");
+}
+
+#[tokio::test]
+async fn mistakes_in_a_replay_are_mistakes_of_usage() {
+    let kit = Kit::new().await;
+    for (args, said) in [
+        (&["--set", "value"][..], "NAME=VALUE"),
+        (&["--set", "colour=red"], "one of value"),
+        (&["--set", "time=now"], "RFC 3339"),
+        (&["--since", "yesterday"], "--since"),
+        (&["--factor", "0.1", "--apply"], "repair of everything"),
+    ] {
+        let whole = ["cloud-ingester", "quarantine", "replay"].iter().chain(args);
+        let command_line = Args::try_parse_from(whole).expect("arguments");
+        let refused = Box::pin(command(command_line.command, kit.config.clone())).await;
+        let error = refused.map(|_| ()).expect_err("a mistake");
+        assert_eq!(error.blame(), Blame::Config, "{args:?}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
 /// What bronze holds of each partition: rows, distinct numbers, first, last.
 async fn bronze(kit: &Kit) -> String {
     let sql = "select partition_id as p, count(*) as n, count(distinct sequence_number) as d, min(sequence_number) as lo, \

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -16,6 +16,9 @@ use super::error::HopError;
 use super::runner::Hops;
 use crate::lake::{Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, foreign};
 use crate::silver::catalogue::{self, Catalogue, Entry, Mistake};
+
+/// How often a catalogue that is a table is looked at; a file costs nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Where the catalogue is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +51,14 @@ enum Found {
 pub(super) struct Following {
     source: Option<Source>,
     found: Found,
+    /// When a table was looked at last: each look costs requests of its storage.
+    looked: Option<Instant>,
     pub(super) now: Arc<Catalogue>,
 }
 
 impl Following {
     pub(super) fn new(source: Option<Source>) -> Self {
-        Self { source, found: Found::Never, now: Arc::default() }
+        Self { source, found: Found::Never, looked: None, now: Arc::default() }
     }
 }
 
@@ -105,13 +110,16 @@ impl Hops {
     /// Looks whether the catalogue changed; if so, commits what follows from it.
     pub(super) async fn follow_catalogue(&mut self) -> Result<(), HopError> {
         let Some(source) = self.devices.source.clone() else { return Ok(()) };
+        let rested = self.devices.looked.is_none_or(|looked| LOOK_EVERY <= looked.elapsed());
         let found = match &source {
+            Source::Table(_) if !rested => return Ok(()),
             Source::File(path) => {
                 let state = std::fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len())));
                 Found::File(state.ok())
             }
             Source::Table(url) => Found::Table(foreign::version(self.lake.location(), url).await.ok()),
         };
+        self.devices.looked = Some(Instant::now());
         if found == self.devices.found {
             return Ok(());
         }

@@ -47,8 +47,11 @@ async fn a_refusal_that_was_taken_up_again_is_a_reading_whatever_it_was_repaired
     assert_eq!((epoch.arrived, epoch.quarantined, epoch.missing), (3, 0, 0));
     let books = report.ledger.as_ref().expect("a ledger was given");
     assert_eq!((books.readings, books.quarantined, books.not_in_lake), (2, 1, 0));
-    check(|lake, _| lake.readings.push((3, "a", "t", 3, 90.0)), &["fate-differs", "not-disjoint", "value-differs"])
-        .await;
+    check(
+        |lake, _| lake.readings.push((3, "a", "t", 3, 90.0)),
+        &["fate-differs", "not-disjoint", "twice-in-lake", "value-differs"],
+    )
+    .await;
 }
 
 #[tokio::test]
