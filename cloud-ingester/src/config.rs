@@ -13,6 +13,7 @@ use shared::telemetry;
 use crate::bronze::cutter::Limits;
 use crate::lake::{LakeError, Location, session};
 use crate::silver::Unique;
+use crate::source::claims::Timing;
 use crate::source::eventhubs::Target;
 
 /// Where the configuration comes from.
@@ -52,6 +53,10 @@ pub struct Hub {
     pub consumer_group: String,
     /// How often the hub is asked how far it is.
     pub check_every: Span,
+    /// Bytes of Events that may wait for bronze.
+    pub bytes_ahead: Size,
+    /// How long a claim to a partition lasts that is not renewed.
+    pub claims_expire: Span,
 }
 
 /// `[lake]`
@@ -128,6 +133,8 @@ pub struct Hops {
 pub struct Http {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// How long nothing may move, though something is to be done, before `/readyz` says no.
+    pub stalled_after: Span,
 }
 
 /// `[stop]`
@@ -153,6 +160,17 @@ impl Check for Config {
                 Duration::from_millis(100) <= check_every && check_every <= minute,
                 "check-every",
                 "must be from \"100ms\" to \"60s\", write e.g. \"5s\"",
+            );
+            mistakes.ensure(
+                (1 << 20..=1 << 30).contains(&self.hub.bytes_ahead.bytes()),
+                "bytes-ahead",
+                "must be from \"1MiB\" to \"1GiB\", write e.g. \"32MiB\"",
+            );
+            let expire = self.hub.claims_expire.duration();
+            mistakes.ensure(
+                second * 3 <= expire && expire <= minute * 2,
+                "claims-expire",
+                "must be from \"3s\" to \"120s\", write e.g. \"30s\"",
             );
             if let Some(endpoint) = &self.hub.endpoint {
                 let fits = url::Url::parse(endpoint)
@@ -200,6 +218,11 @@ impl Check for Config {
                 "must be at most \"1h\", write e.g. \"1s\"",
             );
         });
+        mistakes.ensure(
+            second <= self.http.stalled_after.duration(),
+            "http.stalled-after",
+            "must be at least \"1s\", write e.g. \"60s\"",
+        );
         mistakes.ensure(
             second <= self.stop.grace.duration(),
             "stop.grace",
@@ -275,7 +298,14 @@ impl Config {
             endpoint: self.hub.endpoint.clone(),
             consumer_group: self.hub.consumer_group.clone(),
             check_every: self.hub.check_every.duration(),
+            bytes_ahead: self.hub.bytes_ahead.bytes(),
         })
+    }
+
+    /// How long claims to partitions last.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing::expiring_after(self.hub.claims_expire.duration())
     }
 
     /// When bronze commits.

@@ -1,9 +1,18 @@
 //! The service: source -> bronze -> hops, and its HTTP face.
 //!
+//! Several may run on one hub and one lake. Each reads the partitions it has claimed and commits them to bronze; one of
+//! them holds the lease of the hops, the others stand by for it.
+//!
 //! Stops at the head: the source sees the token, bronze ends when the source's channel closes and commits what it
-//! holds, the hops end after a last round over that. The HTTP face goes last.
+//! holds, then the claims are given back; the hops end after a last round over that. The HTTP face goes last.
+
+mod standby; // one holds the lease of the hops, the others wait for it
 
 mod hops; // round after round, requests in between
+
+mod progress; // ready means that things move; lag of every partition
+
+mod place; // where only one ingester can run at a time
 
 mod face; // /status and /hop
 
@@ -20,18 +29,18 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::face::face;
-use self::hops::{Hold, HopMetrics, hop_loop};
+use self::hops::{HopMetrics, Looks};
 pub use self::hops::{HopRequest, obey, tell};
+use self::progress::{Progressing, Streams};
+use self::standby::Standby;
 use crate::bronze::stage::{Committed, Metrics, Stage};
 use crate::config::Config;
 use crate::hop::{HopError, Hops, Settings};
-use crate::lake::{Holder, Lake, LakeError, Lease, Table};
-use crate::source::eventhubs::{self, Progress, Wiring};
-use crate::source::{Event, SourceError, Stream, Told};
+use crate::lake::{Holder, Lake, LakeError, Lease, Running, Table};
+use crate::source::claims::Member;
+use crate::source::eventhubs::{self, LakeOwnership, Progress, Wiring};
+use crate::source::{Arrival, SourceError, Stream, Told, flow};
 use crate::status;
-
-/// Events between the source and bronze; while bronze commits they wait here, and when it is full the hub waits.
-pub const EVENTS_AHEAD: usize = 256;
 
 /// Why the service stopped, or did not start.
 #[derive(Debug, thiserror::Error)]
@@ -99,13 +108,17 @@ impl Progress for FromBronze {
 /// # Errors
 /// [`LakeError::LeaseHeld`] by whom, or what the lake says.
 pub async fn take_over(config: &Config, program: &str, http: Option<String>) -> Result<(Arc<Lake>, Hops), RunError> {
-    let location = config.location()?;
-    location.prepare()?;
-    let lake = Arc::new(Lake::open(location)?);
+    let lake = open(config)?;
     let lease = Lease::acquire(&lake, &Holder::this(program, http)).await?;
     lake.create_tables().await?;
     let hops = Hops::take_over(Arc::clone(&lake), lease, settings(config)).await?;
     Ok((lake, hops))
+}
+
+fn open(config: &Config) -> Result<Arc<Lake>, RunError> {
+    let location = config.location()?;
+    location.prepare()?;
+    Ok(Arc::new(Lake::open(location)?))
 }
 
 /// Runs until `stop`.
@@ -114,36 +127,72 @@ pub async fn take_over(config: &Config, program: &str, http: Option<String>) -> 
 /// What stopped it otherwise.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let target = config.target()?;
-    let grace = config.stop.grace.duration();
     let listen = config.http.listen;
-    let (lake, hops) = Box::pin(take_over(&config, "cloud-ingester run", Some(listen.to_string()))).await?;
-    tracing::info!(lake = %lake.location().root(), "the lake is ours");
+    // Before anything is claimed: that we have the address tells that who had it before is gone.
+    let listener = shared::http::bind(listen).await?;
+    let lake = open(&config)?;
+    lake.create_tables().await?;
+    let mut holder = Holder::this("cloud-ingester run", Some(listen.to_string()));
+    let me = Member { run: holder.run.clone(), place: place::of(&holder.host, listen) };
+    holder.place = Some(me.place.clone());
+    let running = Running::show(&lake, &me.run)?;
 
     let mut registry = Registry::default();
     let bronze_metrics = Metrics::register(&mut registry);
     let hop_metrics = HopMetrics::register(&mut registry);
-    let registry = Arc::new(registry);
     let health = Health::new();
     let hub_ready = health.condition("hub");
     let clock = Clock::Real;
     let pulses = Pulses::default();
 
-    let (events, from_source) = mpsc::channel::<Event>(EVENTS_AHEAD);
+    let (events, from_source) = flow::channel::<Arrival>(config.hub.bytes_ahead.as_usize());
     let (told, mut heard) = mpsc::unbounded_channel::<Told>();
     let (committed, changed) = watch::channel(Committed::default());
     let (requests, asked) = mpsc::channel(8);
     let hub: Arc<Mutex<BTreeMap<Stream, Told>>> = Arc::default();
+    let looks = Looks::default();
+    let (keeper, claimed) = eventhubs::keeper(
+        Arc::new(LakeOwnership::new(Arc::clone(&lake))),
+        me,
+        config.timing(),
+        target.consumer_group.clone(),
+    );
+    let progressing = Progressing {
+        streams: Streams::new(Arc::clone(&hub), changed.clone(), claimed.watch()),
+        looks: looks.clone(),
+        bronze: health.condition("bronze"),
+        hops: health.condition("hops"),
+        stalled_after: config.http.stalled_after.duration(),
+        metrics: progress::Metrics::register(&mut registry),
+        room: events.room(),
+    };
+    let registry = Arc::new(registry);
 
-    let mut all = Shutdown::<RunError>::new(stop.clone(), grace);
+    let mut all = Shutdown::<RunError>::new(stop.clone(), config.stop.grace.duration());
     let http_stop = CancellationToken::new();
-    let face = face(Arc::clone(&lake), Arc::clone(&hub), health.clone(), requests);
-    let (health_of_face, registry_of_face, stop_of_face) = (health.clone(), Arc::clone(&registry), http_stop.clone());
+    let face = face(Arc::clone(&lake), progressing.streams.clone(), health.clone(), requests);
+    let (health_of_face, registry_of_face, stop_of_face) = (health, Arc::clone(&registry), http_stop.clone());
     all.spawn("http", async move {
-        Ok(shared::http::serve(listen, health_of_face, registry_of_face, face, stop_of_face).await?)
+        Ok(shared::http::serve_on(listener, health_of_face, registry_of_face, face, stop_of_face).await?)
     });
+    let standing = Standby {
+        lake: Arc::clone(&lake),
+        holder,
+        settings: settings(&config),
+        committed: changed,
+        peers: claimed.watch(),
+        asked,
+        pause: config.hops.pause.duration(),
+        metrics: hop_metrics,
+        looks,
+        stop: stop.clone(),
+        http: http_stop,
+        pulse: pulses.add("hops"),
+    };
     let wiring = Wiring {
         progress: FromBronze(Arc::clone(&lake)),
         downstream: events,
+        claimed,
         told,
         ready: hub_ready,
         clock: clock.clone(),
@@ -159,19 +208,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         }
         Ok(())
     });
-    let stage = Stage {
-        lake: Arc::clone(&lake),
-        limits: config.cut(),
-        clock,
-        committed,
-        metrics: bronze_metrics,
-        pulse: pulses.add("bronze"),
-    };
-    all.spawn("bronze", async move { Ok(stage.run(from_source).await?) });
-    let pause = config.hops.pause.duration();
-    let hold = Hold { stop: stop.clone(), http: http_stop, pulse: pulses.add("hops") };
-    all.spawn("hops", hop_loop(hops, changed, asked, pause, hop_metrics, hold));
-
+    let stage =
+        Stage { lake, limits: config.cut(), clock, committed, metrics: bronze_metrics, pulse: pulses.add("bronze") };
+    let committing = CancellationToken::new();
+    let committed_all = committing.clone().drop_guard();
+    all.spawn("bronze", async move {
+        // However it ends: nothing more will come of what is claimed.
+        let _committed_all = committed_all;
+        Ok(stage.run(from_source).await?)
+    });
+    let (stop_of_claims, pulse_of_claims) = (stop.clone(), pulses.add("claims"));
+    all.spawn("claims", async move {
+        let _running = running;
+        keeper.run(stop_of_claims, committing, pulse_of_claims).await;
+        Ok(())
+    });
+    all.spawn("hops", standing.run());
+    let stop_of_progress = stop.clone();
+    all.spawn("progress", async move {
+        progressing.run(stop_of_progress).await;
+        Ok(())
+    });
     let stop_of_watchdog = stop.clone();
     all.spawn("watchdog", async move {
         notify::watchdog(pulses, stop_of_watchdog).await;

@@ -41,7 +41,7 @@ pub struct Status {
 }
 
 /// How far one partition is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// The event hub.
     pub hub: String,
@@ -55,6 +55,8 @@ pub struct StreamStatus {
     pub committed: Option<i64>,
     /// Events between the two.
     pub lag: Option<i64>,
+    /// How long ago the hub took the last Event in bronze, where more are to come; 0 where none are. Known to who reads it.
+    pub lag_seconds: Option<f64>,
 }
 
 /// How large a table is.
@@ -102,6 +104,16 @@ pub enum Hub<'a> {
 }
 
 impl Status {
+    /// Says how many seconds a stream is behind.
+    pub fn lags(&mut self, stream: &Stream, seconds: Option<f64>) {
+        let found = self.streams.iter_mut().find(|found| {
+            (&*found.hub, found.incarnation, found.partition) == (&*stream.hub, stream.incarnation, stream.partition)
+        });
+        if let Some(found) = found.filter(|found| found.lag != Some(0)) {
+            found.lag_seconds = seconds;
+        }
+    }
+
     /// Takes over what the status of a running service says of the hub, unless that one serves another lake.
     pub fn hear(&mut self, told: &str) {
         #[derive(Deserialize)]
@@ -194,6 +206,7 @@ async fn streams(bronze: Option<&View>, told: &BTreeMap<Stream, Told>) -> Result
             last_enqueued,
             committed,
             lag,
+            lag_seconds: lag.filter(|lag| *lag == 0).map(|_| 0.0),
         });
     }
     Ok(streams)
@@ -281,14 +294,15 @@ impl std::fmt::Display for Status {
         }
         writeln!(
             f,
-            "\n{:<20} {:>14} {:>9} {:>12} {:>12} {:>7}",
-            "hub", "incarnation", "partition", "in bronze", "at the hub", "lag"
+            "\n{:<20} {:>14} {:>9} {:>12} {:>12} {:>7} {:>9}",
+            "hub", "incarnation", "partition", "in bronze", "at the hub", "lag", "seconds"
         )?;
         for stream in &self.streams {
             let (committed, last, lag) = (shown(stream.committed), shown(stream.last_enqueued), shown(stream.lag));
+            let seconds = stream.lag_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
             writeln!(
                 f,
-                "{:<20} {:>14} {:>9} {committed:>12} {last:>12} {lag:>7}",
+                "{:<20} {:>14} {:>9} {committed:>12} {last:>12} {lag:>7} {seconds:>9}",
                 stream.hub, stream.incarnation, stream.partition
             )?;
         }

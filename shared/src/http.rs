@@ -104,7 +104,29 @@ pub async fn serve(
     extra: Router,
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
-    let listener = TcpListener::bind(addr).await.map_err(|source| ListenError { addr, source })?;
+    serve_on(bind(addr).await?, health, registry, extra, stop).await
+}
+
+/// A listener at `addr`: as long as it is there no other process on this machine has the address.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(addr).await.map_err(|source| ListenError { addr, source })
+}
+
+/// As [`serve`], on a listener that is there.
+///
+/// # Errors
+/// It does not listen any more.
+pub async fn serve_on(
+    listener: TcpListener,
+    health: Health,
+    registry: Arc<Registry>,
+    extra: Router,
+    stop: CancellationToken,
+) -> Result<(), ListenError> {
+    let addr = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
     let router = router(health, registry).merge(extra);
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     // Idle keep-alive connections must not hold a program that is to stop.

@@ -10,6 +10,10 @@ mod direct; // devices without a gateway: each in silver once
 
 mod crash; // kill -9, in mid-run and at each named point
 
+mod azurite; // an object store for lakes
+
+mod peers; // several ingesters, one killed again and again
+
 mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have

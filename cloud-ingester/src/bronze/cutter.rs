@@ -86,6 +86,18 @@ impl Cutter {
         Self { limits, events: vec![], bytes: 0, since: None, at: HashMap::new() }
     }
 
+    /// Lets go of a stream that another reads now, with what is held of it. How many Events that were.
+    pub fn forget(&mut self, stream: &Stream) -> usize {
+        self.at.remove(stream);
+        let before = self.events.len();
+        self.events.retain(|event| event.stream != *stream);
+        self.bytes = self.events.iter().map(Event::bytes).sum();
+        if self.events.is_empty() {
+            self.since = None;
+        }
+        before - self.events.len()
+    }
+
     /// Whether the stream's committed number is known.
     #[must_use]
     pub fn knows(&self, stream: &Stream) -> bool {
@@ -156,6 +168,12 @@ impl Cutter {
     #[must_use]
     pub fn held(&self) -> usize {
         self.events.len()
+    }
+
+    /// About how many bytes they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -229,6 +247,21 @@ pub(crate) mod tests {
         cutter.cut();
         assert_eq!(cutter.push(at(0), event(1, 5)), Pushed::Repeat);
         assert_eq!(cutter.push(at(0), event(1, 6)), Pushed::Taken);
+    }
+
+    #[test]
+    fn what_is_let_go_is_in_no_cut_and_must_be_learned_again() {
+        let mut cutter = cutter();
+        cutter.push(at(0), event(0, 0));
+        cutter.push(at(0), event(1, 5));
+        assert_eq!((cutter.forget(&stream(1)), cutter.knows(&stream(1))), (1, false));
+        let cut = cutter.cut().expect("one event");
+        assert_eq!((cut.events.len(), cut.spans.len()), (1, 1));
+        cutter.push(at(0), event(0, 1));
+        cutter.forget(&stream(0));
+        assert_eq!((cutter.held(), cutter.bytes(), cutter.deadline()), (0, 0, None));
+        cutter.learn(&stream(1), Some(3));
+        assert_eq!(cutter.push(at(1), event(1, 4)), Pushed::Taken);
     }
 
     #[test]

@@ -11,12 +11,13 @@ use prometheus_client::registry::Registry;
 use shared::clock::Clock;
 use shared::notify::Pulse;
 use shared::time::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::cutter::{Cut, Cutter, Limits, Pushed};
 use super::rows;
 use crate::lake::{Kind, Lake, LakeError, Table, TableCommit, Txn};
-use crate::source::{Event, Stream};
+use crate::source::flow::Receiver;
+use crate::source::{Arrival, Event, Stream};
 
 /// How often a cut that another writer overtook is cut again before this process gives way.
 const OVERTAKEN_MAX: u32 = 10;
@@ -31,6 +32,8 @@ pub struct Committed {
     pub version: i64,
     /// The last number of every stream met.
     pub numbers: BTreeMap<Stream, i64>,
+    /// When the hub took the last of them.
+    pub enqueued: BTreeMap<Stream, Timestamp>,
 }
 
 /// The stage's books.
@@ -40,8 +43,10 @@ pub struct Metrics {
     sent: Counter,
     duplicates: Counter,
     given_up: Counter,
+    let_go: Counter,
     failed: Counter,
     held: Gauge,
+    held_bytes: Gauge,
     lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
     batch_seconds: Histogram,
 }
@@ -55,8 +60,10 @@ impl Metrics {
             sent: Counter::default(),
             duplicates: Counter::default(),
             given_up: Counter::default(),
+            let_go: Counter::default(),
             failed: Counter::default(),
             held: Gauge::default(),
+            held_bytes: Gauge::default(),
             lag_seconds: Gauge::default(),
             batch_seconds: Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
         };
@@ -68,6 +75,12 @@ impl Metrics {
             "Numbers the hub did not hold any more when they were to be read; rows of silver.gaps name them",
             metrics.given_up.clone(),
         );
+        registry.register(
+            "let_go",
+            "Events that another ingester reads, because it has their partition now",
+            metrics.let_go.clone(),
+        );
+        registry.register("held_bytes", "Bytes of the Events waiting for a commit", metrics.held_bytes.clone());
         registry.register("failed", "Commits that failed and were tried again", metrics.failed.clone());
         registry.register("held", "Events waiting for a commit", metrics.held.clone());
         registry.register("lag_seconds", "Age of the newest Event when it was committed", metrics.lag_seconds.clone());
@@ -93,17 +106,21 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Commits what comes until `events` ends, then the rest.
+    /// Commits what comes until `arrivals` ends, then the rest.
     ///
     /// # Errors
     /// [`LakeError::Fenced`] when another writer keeps overtaking. Storage that fails is waited for.
-    pub async fn run(self, mut events: mpsc::Receiver<Event>) -> Result<(), LakeError> {
+    pub async fn run(self, mut arrivals: Receiver<Arrival>) -> Result<(), LakeError> {
         let mut cutter = Cutter::new(self.limits);
         loop {
             let open = tokio::select! {
-                event = events.recv() => match event {
-                    Some(event) => {
+                arrival = arrivals.recv() => match arrival {
+                    Some(Arrival::Event(event)) => {
                         self.take(&mut cutter, event).await;
+                        true
+                    }
+                    Some(Arrival::Lost(stream)) => {
+                        self.metrics.let_go.inc_by(cutter.forget(&stream) as u64);
                         true
                     }
                     None => false,
@@ -116,6 +133,7 @@ impl Stage {
                 self.commit(cut).await?;
             }
             self.metrics.held.set(i64::try_from(cutter.held()).unwrap_or(i64::MAX));
+            self.metrics.held_bytes.set(i64::try_from(cutter.bytes()).unwrap_or(i64::MAX));
             self.pulse.beat();
             if !open {
                 return Ok(());
@@ -174,6 +192,12 @@ impl Stage {
             committed.version = version.unwrap_or(committed.version).max(committed.version);
             for span in cut.spans {
                 committed.numbers.insert(span.stream, span.upto);
+            }
+            for event in cut.events {
+                if let Some(at) = event.enqueued_time {
+                    let newest = committed.enqueued.entry(event.stream).or_insert(at);
+                    *newest = at.max(*newest);
+                }
             }
         });
         Ok(())

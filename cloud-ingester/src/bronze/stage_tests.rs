@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::bronze::cutter::tests::{event, stream};
 use crate::lake::Location;
-use crate::source::fixed;
+use crate::source::{fixed, flow};
 
 async fn lake(directory: &tempfile::TempDir) -> Arc<Lake> {
     let path = directory.path().to_str().expect("UTF-8");
@@ -22,7 +22,7 @@ async fn ingest(lake: &Arc<Lake>, events: Vec<Event>) -> Committed {
         metrics: Metrics::register(&mut Registry::default()),
         pulse: shared::notify::Pulses::default().add("bronze"),
     };
-    let (events_in, events_out) = mpsc::channel(2);
+    let (events_in, events_out) = flow::channel(1 << 10);
     let (ended, ()) = tokio::join!(stage.run(events_out), fixed::run(events, events_in));
     ended.expect("committed");
     last.borrow().clone()
@@ -98,7 +98,7 @@ async fn a_hub_created_anew_counts_anew_beside_the_one_before() {
     assert_eq!(status::last_incarnation(&bronze, "other").await.expect("the log"), None);
     assert_eq!(numbers(&lake).await, "0,5,3,0,2\n");
 
-    let told = |last_enqueued| crate::source::Told { stream: anew.clone(), begin: 0, last_enqueued };
+    let told = |last_enqueued| crate::source::Told { stream: anew.clone(), begin: 0, last_enqueued, begun: None };
     for (last, live, lag, caught_up) in [(1, true, 0, false), (4, true, 3, false), (1, false, 0, false)] {
         let told = [(anew.clone(), told(last))].into();
         let status = status::read(&lake, status::Hub::Heard { live, told: &told }).await.expect("a status");
@@ -111,4 +111,38 @@ async fn a_hub_created_anew_counts_anew_beside_the_one_before() {
     let found: Vec<_> = status.streams.iter().map(|stream| (stream.incarnation, stream.committed)).collect();
     assert_eq!(found, [(7, Some(2)), (8, Some(1))]);
     assert!(status.to_string().contains("caught up: no"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_partition_that_another_reads_are_given_up_and_come_again_where_it_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let lake = lake(&directory).await;
+    let (committed, _kept) = watch::channel(Committed::default());
+    let mut registry = Registry::default();
+    let stage = Stage {
+        lake: Arc::clone(&lake),
+        limits: Limits { rows_max: 1_000, bytes_max: 1 << 20, age_max: Duration::from_secs(60) },
+        clock: Clock::Real,
+        committed,
+        metrics: Metrics::register(&mut registry),
+        pulse: shared::notify::Pulses::default().add("bronze"),
+    };
+    let metrics = stage.metrics.clone();
+    let (arrivals, taken) = flow::channel(1 << 20);
+    let fill = async move {
+        for number in 0..5 {
+            arrivals.send(Arrival::Event(event(0, number))).await.expect("open");
+            arrivals.send(Arrival::Event(event(1, number))).await.expect("open");
+        }
+        arrivals.send(Arrival::Lost(stream(0))).await.expect("open");
+        // Another one commits some of it, and then it is ours again.
+        arrivals.send(Arrival::Event(event(0, 3))).await.expect("open");
+        arrivals.send(Arrival::Event(event(0, 4))).await.expect("open");
+    };
+    ingest(&lake, (0..3).map(|number| event(0, number)).collect()).await;
+    let (ended, ()) = tokio::join!(stage.run(taken), fill);
+    ended.expect("committed");
+    assert_eq!(numbers(&lake).await, "0,5,5,0,4\n1,5,5,0,4\n");
+    assert_eq!((metrics.received.get(), metrics.sent.get(), metrics.let_go.get()), (12, 7, 2));
+    assert_eq!(metrics.duplicates.get(), 3);
 }

@@ -1,12 +1,15 @@
 //! The lease `_leases/hops`: one holder runs the hops of a lake.
 //!
 //! On a local disk it is a locked file, freed by the system when its holder dies. In an object store it is an object
-//! that is renewed by conditional PUT and may be taken over once it has not been renewed for [`LIFETIME`]. Either
-//! way its text says who holds it and where to ask.
+//! that its holder renews by conditional PUT, by itself, and that may be taken over once it has not been renewed for
+//! [`LIFETIME`]; at once by who was started in the holder's place. Either way its text says who holds it and where to ask.
+//!
+//! Whoever stands by counts the lifetime by its own clock, from when it first saw the lease as it is. A command that asks
+//! once has only the wall clock; should that be wrong, the older holder is fenced by the log all the same.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
@@ -21,10 +24,16 @@ use super::store::Lake;
 const PATH: &str = "_leases/hops";
 
 /// An object that was not renewed for this long belongs to nobody.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_secs(30);
 
-/// An object older than this is renewed when it is checked.
-const RENEW_AFTER: Duration = Duration::from_secs(15);
+/// An object older than this is renewed.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
+
+/// An object that could not be renewed for this long is not believed in any more.
+const BELIEVED: Duration = Duration::from_secs(20);
+
+/// How often whoever stands by looks at an object, and at a file.
+const LOOKS: [Duration; 2] = [Duration::from_secs(3), Duration::from_millis(500)];
 
 /// Who holds the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +50,12 @@ pub struct Holder {
     /// When the lease was last renewed, in seconds since the epoch.
     #[serde(default)]
     pub renewed: u64,
+    /// One start of the program; no other has the same.
+    #[serde(default)]
+    pub run: String,
+    /// Where only one process can be at a time, if it is in such a place: who is there later knows that this one is gone.
+    #[serde(default)]
+    pub place: Option<String>,
 }
 
 impl Holder {
@@ -52,7 +67,13 @@ impl Holder {
             "" => "this machine",
             named => named,
         };
-        Self { program: program.to_owned(), host: host.to_owned(), pid: std::process::id(), http, renewed: 0 }
+        let run = azure_core::Uuid::new_v4().simple().to_string();
+        let pid = std::process::id();
+        Self { program: program.to_owned(), host: host.to_owned(), pid, http, renewed: 0, run, place: None }
+    }
+
+    fn is_before(&self, me: &Self) -> bool {
+        self.place.is_some() && self.place == me.place && self.run != me.run
     }
 }
 
@@ -77,11 +98,139 @@ enum Kind {
         path: std::path::PathBuf,
     },
     Remote {
-        store: Arc<dyn ObjectStore>,
-        holder: Holder,
-        /// Its version, and when it was last renewed: by both clocks.
-        state: Mutex<(UpdateVersion, Instant, u64)>,
+        held: Arc<Held>,
+        /// Renews it.
+        renewal: tokio::task::JoinHandle<()>,
     },
+}
+
+/// A lease in an object store.
+struct Held {
+    store: Arc<dyn ObjectStore>,
+    holder: Holder,
+    /// Its version, and when it was last renewed: by both clocks. Or how it was lost.
+    state: Mutex<Result<(UpdateVersion, Instant, u64), String>>,
+}
+
+impl Held {
+    /// Renews it if it is due; what it says is whether it is still ours.
+    async fn keep(&self) -> Result<(), LakeError> {
+        let mut state = self.state.lock().await;
+        let (version, at, at_wall) = match &*state {
+            Ok(state) => state.clone(),
+            Err(why) => return Err(lost(why)),
+        };
+        // A machine that was suspended finds only its wall clock moved.
+        let age = at.elapsed().max(Duration::from_secs(now_seconds().saturating_sub(at_wall)));
+        if age < RENEW_AFTER {
+            return Ok(());
+        }
+        let (asked, wall) = (Instant::now(), now_seconds());
+        let renewed = tokio::time::timeout(RENEW_AFTER, self.renew(version)).await;
+        match renewed {
+            Ok(Ok(version)) => {
+                *state = Ok((version, asked, wall));
+                Ok(())
+            }
+            Ok(Err(Renewal::Lost(why))) => {
+                *state = Err(why.clone());
+                Err(lost(&why))
+            }
+            // The store does not answer; whoever stands by asks the same store.
+            Ok(Err(Renewal::Unknown(why))) if BELIEVED < age => Err(lost(&why)),
+            Err(_) if BELIEVED < age => Err(lost("the storage does not answer")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn renew(&self, version: UpdateVersion) -> Result<UpdateVersion, Renewal> {
+        match put(&self.store, &self.holder, PutMode::Update(version)).await {
+            Ok(version) => Ok(version),
+            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => {
+                // Either somebody took it, or the answer to an earlier renewal of ours was lost.
+                let unknown = |error: LakeError| Renewal::Unknown(error.to_string());
+                match read_remote(&self.store).await.map_err(unknown)? {
+                    Some((found, version)) if found.run == self.holder.run => {
+                        let again = put(&self.store, &self.holder, PutMode::Update(version)).await;
+                        again.map_err(|error| Renewal::Unknown(error.to_string()))
+                    }
+                    Some((found, _)) => Err(Renewal::Lost(format!("{found} has it"))),
+                    None => Err(Renewal::Lost("it is gone".to_owned())),
+                }
+            }
+            Err(error) => Err(Renewal::Unknown(error.to_string())),
+        }
+    }
+}
+
+enum Renewal {
+    Lost(String),
+    Unknown(String),
+}
+
+/// Renews as long as somebody holds it: a hop may take longer than a lease lives.
+async fn renew_by_itself(held: Weak<Held>) {
+    loop {
+        tokio::time::sleep(RENEW_AFTER / 4).await;
+        let Some(held) = held.upgrade() else { return };
+        if let Err(error) = held.keep().await {
+            tracing::debug!(%error, "not renewed");
+        }
+    }
+}
+
+/// Waits for the lease.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// The lease as it was seen first, and when.
+    seen: Option<(String, Instant)>,
+}
+
+impl Waiting {
+    /// Takes the lease if it is free, or its holder is gone; otherwise says who has it.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn try_take(&mut self, lake: &Lake, holder: &Holder) -> Result<Result<Lease, Holder>, LakeError> {
+        if let Some(root) = lake.location().local() {
+            return match acquire_local(&root.join(PATH), holder) {
+                Ok(lease) => Ok(Ok(lease)),
+                Err(LakeError::LeaseHeld { .. }) => Ok(Err(Lease::holder(lake).await?.unwrap_or_else(unknown))),
+                Err(error) => Err(error),
+            };
+        }
+        let store = lake.storage();
+        let Some((found, version)) = read_remote(store).await? else {
+            return Ok(match take(store, holder, PutMode::Create).await? {
+                Some(lease) => Ok(lease),
+                None => Err(unknown()),
+            });
+        };
+        let tag = format!("{:?}", version.e_tag.as_ref().or(version.version.as_ref()));
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == tag => *since,
+            _ => {
+                let now = Instant::now();
+                self.seen = Some((tag, now));
+                now
+            }
+        };
+        // One of our own run is one that was dropped.
+        let free = found.renewed == 0 || found.run == holder.run || found.is_before(holder);
+        if free || LIFETIME <= since.elapsed() {
+            return Ok(match take(store, holder, PutMode::Update(version)).await? {
+                Some(lease) => Ok(lease),
+                None => Err(found),
+            });
+        }
+        Ok(Err(found))
+    }
+
+    /// How long to wait before the next look.
+    #[must_use]
+    pub fn pause(lake: &Lake) -> Duration {
+        LOOKS[usize::from(lake.location().local().is_some())]
+    }
 }
 
 impl Lease {
@@ -92,7 +241,7 @@ impl Lease {
     pub async fn acquire(lake: &Lake, holder: &Holder) -> Result<Self, LakeError> {
         match lake.location().local() {
             Some(root) => acquire_patiently(&root.join(PATH), holder).await,
-            None => acquire_remote(Arc::clone(lake.storage()), holder).await,
+            None => acquire_remote(lake.storage(), holder).await,
         }
     }
 
@@ -124,17 +273,7 @@ impl Lease {
     pub async fn check(&self) -> Result<(), LakeError> {
         match &self.kind {
             Kind::Local { file, path } => check_local(file, path),
-            Kind::Remote { store, holder, state } => {
-                let mut state = state.lock().await;
-                // A machine that was suspended finds only its wall clock moved.
-                if state.1.elapsed() < RENEW_AFTER && now_seconds() < state.2 + RENEW_AFTER.as_secs() {
-                    return Ok(());
-                }
-                let (asked, at) = (Instant::now(), now_seconds());
-                let put = put(store, holder, PutMode::Update(state.0.clone())).await;
-                *state = (put.map_err(|error| lost(&error.to_string()))?, asked, at);
-                Ok(())
-            }
+            Kind::Remote { held, .. } => held.keep().await,
         }
     }
 }
@@ -142,11 +281,13 @@ impl Lease {
 impl Lease {
     /// Gives the lease back at once; without this the next holder of one in an object store waits for it to run out.
     pub async fn release(self) {
-        let Kind::Remote { store, holder, state } = self.kind else {
+        let Kind::Remote { held, renewal } = &self.kind else {
             return;
         };
-        let state = state.into_inner();
-        let nobody = put_at(&store, &holder, 0, PutMode::Update(state.0)).await;
+        renewal.abort();
+        // Another has it already.
+        let Ok((version, ..)) = &*held.state.lock().await else { return };
+        let nobody = put_at(&held.store, &held.holder, 0, PutMode::Update(version.clone())).await;
         if let Err(error) = nobody {
             tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
         }
@@ -166,13 +307,19 @@ fn read_holder(file: &mut File) -> Holder {
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     let holder = read.ok().and_then(|_| serde_json::from_str(&text).ok());
     // Between locking and writing the text of the holder before may stand here, or none.
-    holder.unwrap_or_else(|| Holder {
+    holder.unwrap_or_else(unknown)
+}
+
+fn unknown() -> Holder {
+    Holder {
         program: "another process".to_owned(),
         host: "this machine".to_owned(),
         pid: 0,
         http: None,
         renewed: 0,
-    })
+        run: String::new(),
+        place: None,
+    }
 }
 
 /// Whoever asks who the holder is holds the file for a moment.
@@ -250,26 +397,43 @@ async fn put_at(
     Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
 }
 
-async fn acquire_remote(store: Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
-    let (asked, at) = (Instant::now(), now_seconds());
-    let version = match put(&store, holder, PutMode::Create).await {
-        Ok(version) => version,
-        Err(StoreError::AlreadyExists { .. }) => {
-            let found = store.get(&Path::from(PATH)).await;
-            let found = found.map_err(|error| failed("read", &error))?;
-            let seen = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-            let text = found.bytes().await.map_err(|error| failed("read", &error))?;
-            if let Ok(other) = serde_json::from_slice::<Holder>(&text)
-                && !expired(&other)
-            {
-                return Err(LakeError::LeaseHeld { holder: other.to_string() });
-            }
-            let taken = put(&store, holder, PutMode::Update(seen)).await;
-            taken.map_err(|error| failed("take over", &error))?
-        }
-        Err(error) => return Err(failed("create", &error)),
+async fn read_remote(store: &Arc<dyn ObjectStore>) -> Result<Option<(Holder, UpdateVersion)>, LakeError> {
+    let found = match store.get(&Path::from(PATH)).await {
+        Ok(found) => found,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(failed("read", &error)),
     };
-    Ok(Lease { kind: Kind::Remote { store, holder: holder.clone(), state: Mutex::new((version, asked, at)) } })
+    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+    let text = found.bytes().await.map_err(|error| failed("read", &error))?;
+    // What can't be read belongs to nobody.
+    Ok(Some((serde_json::from_slice(&text).unwrap_or_else(|_| unknown()), version)))
+}
+
+/// Takes it; `None` where another was faster.
+async fn take(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<Option<Lease>, LakeError> {
+    let (asked, at) = (Instant::now(), now_seconds());
+    let version = match put(store, holder, mode).await {
+        Ok(version) => version,
+        Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } | StoreError::NotFound { .. }) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("take over", &error)),
+    };
+    let state = Mutex::new(Ok((version, asked, at)));
+    let held = Arc::new(Held { store: Arc::clone(store), holder: holder.clone(), state });
+    let renewal = tokio::spawn(renew_by_itself(Arc::downgrade(&held)));
+    Ok(Some(Lease { kind: Kind::Remote { held, renewal } }))
+}
+
+async fn acquire_remote(store: &Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
+    let taken = match read_remote(store).await? {
+        None => take(store, holder, PutMode::Create).await?,
+        Some((other, version)) if expired(&other) || other.is_before(holder) => {
+            take(store, holder, PutMode::Update(version)).await?
+        }
+        Some((other, _)) => return Err(LakeError::LeaseHeld { holder: other.to_string() }),
+    };
+    taken.ok_or_else(|| LakeError::LeaseHeld { holder: unknown().to_string() })
 }
 
 #[cfg(test)]
@@ -312,21 +476,44 @@ mod tests {
     async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let _first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
-        let refused = acquire_remote(Arc::clone(&store), &holder).await.err();
+        let _first = acquire_remote(&store, &holder).await.expect("free");
+        let refused = acquire_remote(&store, &holder).await.err();
         assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
         let stale = Holder { renewed: 1, ..holder.clone() };
         let text = serde_json::to_vec(&stale).expect("plain");
         store.put(&Path::from(PATH), text.into()).await.expect("put");
-        acquire_remote(store, &holder).await.expect("taken over");
+        acquire_remote(&store, &holder).await.expect("taken over");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_started_in_the_holders_place_takes_the_lease_at_once() {
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let here = |place: &str| Holder { place: Some(place.to_owned()), ..Holder::this("run", None) };
+        let first = acquire_remote(&store, &here("here")).await.expect("free");
+        assert!(acquire_remote(&store, &here("there")).await.is_err());
+        let again = acquire_remote(&store, &here("here")).await.expect("the one before is gone");
+        again.check().await.expect("ours");
+        let Kind::Remote { held, .. } = &first.kind else { panic!("in a store") };
+        let (version, ..) = held.state.lock().await.clone().expect("as it was");
+        assert!(matches!(held.renew(version).await, Err(Renewal::Lost(_))));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_whose_answer_was_lost_is_no_loss() {
+        let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
+        let lease = acquire_remote(&store, &Holder::this("run", None)).await.expect("free");
+        let Kind::Remote { held, .. } = &lease.kind else { panic!("in a store") };
+        let (before, ..) = held.state.lock().await.clone().expect("ours");
+        assert!(held.renew(before.clone()).await.is_ok());
+        assert!(held.renew(before).await.is_ok(), "what stands there is our own");
     }
 
     #[tokio::test]
     async fn a_lease_given_back_is_free_at_once() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let first = acquire_remote(Arc::clone(&store), &holder).await.expect("free");
+        let first = acquire_remote(&store, &holder).await.expect("free");
         first.release().await;
-        acquire_remote(store, &holder).await.expect("free again").check().await.expect("ours");
+        acquire_remote(&store, &holder).await.expect("free again").check().await.expect("ours");
     }
 }

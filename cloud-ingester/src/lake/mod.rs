@@ -28,13 +28,16 @@ mod view; // a table at one version; what changed between two
 
 mod lease; // one holder runs the hops
 
+mod records; // small records that several processes write
+
 pub mod session; // SQL over the lake, with limits
 
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
-pub use lease::{Holder, Lease};
+pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
+pub use records::{Entry, Records, Running};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
 pub use view::{Change, View};

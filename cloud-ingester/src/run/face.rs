@@ -1,33 +1,33 @@
 //! The HTTP face beside what every service has: `/status` and `/hop`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use shared::clock::Clock;
 use shared::http::Health;
 use tokio::sync::{mpsc, oneshot};
 
 use super::hops::{Asked, HopRequest};
+use super::progress::Streams;
 use crate::lake::Lake;
-use crate::source::{Stream, Told};
 use crate::status;
 
 /// `/status` and `/hop`.
-pub(super) fn face(
-    lake: Arc<Lake>,
-    hub: Arc<Mutex<BTreeMap<Stream, Told>>>,
-    health: Health,
-    requests: mpsc::Sender<Asked>,
-) -> Router {
+pub(super) fn face(lake: Arc<Lake>, streams: Streams, health: Health, requests: mpsc::Sender<Asked>) -> Router {
     let books = shared::http::status(move || {
-        let (lake, hub, live) = (Arc::clone(&lake), Arc::clone(&hub), health.is_ready());
+        let (lake, streams, live) = (Arc::clone(&lake), streams.clone(), health.is_ready());
         async move {
-            let told = hub.lock().expect("no thread panics while it holds this").clone();
+            let told = streams.told();
             match status::read(&lake, status::Hub::Heard { live, told: &told }).await {
-                Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+                Ok(mut status) => {
+                    for lag in streams.lags(Clock::Real.now()) {
+                        status.lags(&lag.stream, lag.seconds);
+                    }
+                    serde_json::to_value(status).unwrap_or_default()
+                }
                 Err(error) => serde_json::json!({ "error": error.to_string() }),
             }
         }

@@ -1,6 +1,8 @@
 //! Round after round of hops, and requests between two rounds.
 
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -14,6 +16,7 @@ use super::RunError;
 use crate::bronze::stage::Committed;
 use crate::hop::{HopError, Hops, Report};
 use crate::lake::{LakeError, Table};
+use crate::source::eventhubs::Held;
 
 /// While nothing comes the tables are looked at this often: somebody else may have written them.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
@@ -77,6 +80,10 @@ impl HopMetrics {
         metrics
     }
 
+    pub(super) fn failed(&self) {
+        self.failed.inc();
+    }
+
     fn count(&self, report: &Report) {
         self.rounds.inc();
         if let Some(silver) = report.silver.filter(|silver| !silver.refreshed) {
@@ -87,51 +94,97 @@ impl HopMetrics {
     }
 }
 
-/// What the hops hold while they run. Ends the HTTP face when they have ended, however they did.
-pub(super) struct Hold {
-    pub(super) stop: CancellationToken,
-    pub(super) http: CancellationToken,
-    pub(super) pulse: Pulse,
+/// How the hops do, for readiness.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looks {
+    state: Arc<Mutex<Look>>,
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.http.cancel();
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    /// Since when rounds fail, and why the last one did.
+    pub(super) failing: Option<(Instant, String)>,
+}
+
+impl Looks {
+    fn went_well(&self) {
+        self.lock().failing = None;
+    }
+
+    pub(super) fn stands_by(&self) {
+        self.went_well();
+    }
+
+    pub(super) fn failed(&self, error: &dyn std::fmt::Display) {
+        let mut look = self.lock();
+        let since = look.failing.take().map_or_else(Instant::now, |(since, _)| since);
+        look.failing = Some((since, error.to_string()));
+    }
+
+    pub(super) fn now(&self) -> Look {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Look> {
+        self.state.lock().expect("no thread panics while it holds this")
     }
 }
 
-pub(super) async fn hop_loop(
-    mut hops: Hops,
-    mut committed: watch::Receiver<Committed>,
-    mut asked: mpsc::Receiver<Asked>,
-    pause: Duration,
-    metrics: HopMetrics,
-    hold: Hold,
-) -> Result<(), RunError> {
+/// What the hops are given while they run.
+pub(super) struct Hold<'a> {
+    pub(super) committed: &'a mut watch::Receiver<Committed>,
+    pub(super) asked: &'a mut mpsc::Receiver<Asked>,
+    pub(super) peers: &'a watch::Receiver<Held>,
+    pub(super) pause: Duration,
+    pub(super) metrics: &'a HopMetrics,
+    pub(super) looks: &'a Looks,
+    pub(super) stop: &'a CancellationToken,
+    pub(super) pulse: &'a Pulse,
+}
+
+/// Why the hops ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Bronze is done, and so are they; the lease is given back.
+    Stopped,
+    /// Another has the lease.
+    LeaseLost,
+}
+
+pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, RunError> {
     let mut open = true;
     loop {
         hold.pulse.beat();
-        while let Ok(asked) = asked.try_recv() {
-            answer(&mut hops, asked, &metrics).await?;
+        while let Ok(asked) = hold.asked.try_recv() {
+            if answer(&mut hops, asked, hold.metrics).await?.is_break() {
+                return Ok(Ended::LeaseLost);
+            }
         }
-        committed.borrow_and_update();
+        hold.committed.borrow_and_update();
         let idle = match hops.round().await {
-            Ok(report) if report.is_idle() => true,
             Ok(report) => {
-                metrics.count(&report);
-                tracing::debug!(?report, "hops");
-                false
+                hold.looks.went_well();
+                let idle = report.is_idle();
+                if !idle {
+                    hold.metrics.count(&report);
+                    tracing::debug!(?report, "hops");
+                }
+                idle
             }
             Err(error) => {
-                patience(error.into())?;
-                metrics.failed.inc();
+                hold.looks.failed(&error);
+                if patience(error.into())?.is_break() {
+                    return Ok(Ended::LeaseLost);
+                }
+                hold.metrics.failed.inc();
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 continue;
             }
         };
-        if !open && idle {
+        // Where others go on reading there is always something new: they do the rest.
+        if !open && (idle || 0 < hold.peers.borrow().others) {
             hops.into_lease().release().await;
-            return Ok(());
+            return Ok(Ended::Stopped);
         }
         if !open {
             continue;
@@ -139,34 +192,45 @@ pub(super) async fn hop_loop(
         // In haste while stopping; else rows are worth more together.
         if !idle {
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(hold.pause) => {}
                 () = hold.stop.cancelled() => {}
             }
         }
         if idle {
             tokio::select! {
-                changed = committed.changed() => open = changed.is_ok(),
-                Some(asked) = asked.recv() => answer(&mut hops, asked, &metrics).await?,
+                changed = hold.committed.changed() => open = changed.is_ok(),
+                Some(asked) = hold.asked.recv() => {
+                    if answer(&mut hops, asked, hold.metrics).await?.is_break() {
+                        return Ok(Ended::LeaseLost);
+                    }
+                }
                 () = tokio::time::sleep(IDLE_ROUND) => {}
             }
+        } else if hold.stop.is_cancelled() && hold.committed.has_changed().is_err() {
+            open = false;
         }
     }
 }
 
-/// Passes on what no new attempt can mend.
-fn patience(error: RunError) -> Result<(), RunError> {
+/// Passes on what no new attempt can mend; breaks where the lease is lost.
+pub(super) fn patience(error: RunError) -> Result<ControlFlow<()>, RunError> {
     let lost = matches!(
         error,
-        RunError::Hop(HopError::Lake(LakeError::LeaseLost { .. })) | RunError::Lake(LakeError::LeaseLost { .. })
+        RunError::Hop(HopError::Lake(LakeError::LeaseLost { .. } | LakeError::Fenced { .. }))
+            | RunError::Lake(LakeError::LeaseLost { .. } | LakeError::Fenced { .. })
     );
-    if lost || error.blame() != Blame::Peer {
+    if lost {
+        tracing::warn!(%error, "another ingester runs the hops now");
+        return Ok(ControlFlow::Break(()));
+    }
+    if error.blame() != Blame::Peer {
         return Err(error);
     }
     tracing::warn!(%error, "hops failed; trying again");
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
-async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<(), RunError> {
+async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<ControlFlow<()>, RunError> {
     tracing::info!(request = ?asked.request, "asked to hop");
     let done = obey(hops, &asked.request).await;
     let told = match &done {
@@ -181,10 +245,10 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<(
     match done {
         Err(error @ HopError::NoTarget(_)) => {
             tracing::warn!(%error, "refused");
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         }
         Err(error) => patience(error.into()),
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(ControlFlow::Continue(())),
     }
 }
 

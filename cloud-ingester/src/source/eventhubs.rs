@@ -7,12 +7,15 @@
 //!   that names them.
 //! - Anything that fails ends the whole connection; a new one begins with the checks of [`super::resume`]. These run
 //!   at every connection and every `check-every` on a live one.
+//! - Only claimed partitions are read, each at the level of its claim, so that the hub detaches whoever read it before.
+//!   When the claims change the connection ends, like after a failure, and a new one reads what is ours then.
 //! - Never decides what is ingested: that is bronze's `txn`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use azure_messaging_eventhubs::error::ErrorKind;
 use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, StartLocation, StartPosition};
 use futures::StreamExt as _;
 use shared::backoff::Backoff;
@@ -25,20 +28,32 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::explain;
 pub use self::client::{describe, open};
-use self::follow::{begin, check, hand_down, meet, stream};
-use super::{Event, SourceError, Stream, Told};
+use self::follow::{Life, begin, check, hand_down, meet, take_up};
+use self::keeper::Scope;
+pub use self::keeper::{Claimed, Held, Keeper, keeper};
+pub use self::ownership::LakeOwnership;
+use super::flow::{self, Weigh};
+use super::{Arrival, Event, SourceError, Stream, Told};
 
 mod client; // dialling, asking, and what the SDK's errors mean
+
+mod ownership; // the client's own trait for claims, on the lake's storage
+
+mod keeper; // looks at the claims, renews ours
 
 mod follow; // what comes, held against what was read and what the hub says
 
 mod received; // the SDK's message -> Event
 
-/// Events in flight per partition; the hub sends no more until they are taken.
-const PREFETCH: u32 = 100;
+/// Events in flight per partition, whatever room there is: more win nothing, fewer would wait for the network.
+const PREFETCH: std::ops::RangeInclusive<u64> = 8..=300;
 
-/// Events of all partitions that wait to be taken; a full channel stops the receivers, and so their credit.
-const EVENTS_AHEAD: usize = 64;
+/// The hub's largest message.
+const EVENT_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of all partitions that wait to be held against the position; a full channel stops the receivers, and so their
+/// credit.
+const BYTES_READ_AHEAD: usize = 4 << 20;
 
 /// Which hub, as whom.
 #[derive(Clone, Debug)]
@@ -51,6 +66,16 @@ pub struct Target {
     pub consumer_group: String,
     /// How often the hub is asked how far it is.
     pub check_every: Duration,
+    /// About how many bytes may be on their way from the hub before they are taken.
+    pub bytes_ahead: u64,
+}
+
+impl Target {
+    /// How many Events of one of `partitions` may be on their way: the hub counts them, not their bytes.
+    fn prefetch(&self, partitions: usize) -> u32 {
+        let each = self.bytes_ahead / EVENT_BYTES_MAX / (partitions as u64).max(1);
+        u32::try_from(each.clamp(*PREFETCH.start(), *PREFETCH.end())).unwrap_or(u32::MAX)
+    }
 }
 
 /// Where the source goes on: what bronze holds, then what was handed downstream.
@@ -61,6 +86,8 @@ pub struct Positions {
     asked_again: HashMap<Stream, i64>,
     /// Streams whose next number was gone from the hub at the last look: that number.
     trimmed: HashMap<Stream, i64>,
+    /// Where bronze was when a stream was taken up.
+    begun: HashMap<Stream, i64>,
 }
 
 impl Positions {
@@ -74,6 +101,14 @@ impl Positions {
     pub fn reach(&mut self, stream: &Stream, number: i64) {
         let at = self.known.entry(stream.clone()).or_insert(number);
         *at = number.max(*at);
+    }
+
+    /// Knows nothing of a stream any more.
+    fn forget(&mut self, stream: &Stream) {
+        self.known.remove(stream);
+        self.asked_again.remove(stream);
+        self.trimmed.remove(stream);
+        self.begun.remove(stream);
     }
 }
 
@@ -91,7 +126,9 @@ pub struct Wiring<P> {
     /// What bronze holds.
     pub progress: P,
     /// Where Events go.
-    pub downstream: mpsc::Sender<Event>,
+    pub downstream: flow::Sender<Arrival>,
+    /// Which partitions are ours.
+    pub claimed: Claimed,
     /// Where what the hub says goes.
     pub told: mpsc::UnboundedSender<Told>,
     /// Whether the hub can be read.
@@ -113,6 +150,10 @@ enum End {
         from: i64,
         to: i64,
     },
+    /// Other partitions are ours now.
+    Moved,
+    /// The hub let another reader have a partition.
+    Stolen(Stream),
     Failed(String),
     Fatal(SourceError),
 }
@@ -125,7 +166,9 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
     let mut reader = Reader {
         target,
         positions: Positions::default(),
+        read: BTreeMap::new(),
         current: None,
+        stolen: 0,
         backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5), u64::from(std::process::id())),
         said: String::new(),
     };
@@ -141,6 +184,22 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
             }
             End::Skipped { stream, from, to } => {
                 tracing::warn!(%stream, from, to, "numbers were passed over that the hub says it holds; reading them again");
+                tokio::select! {
+                    () = wiring.stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(reader.backoff.next_wait()) => {}
+                }
+            }
+            End::Moved => {}
+            End::Stolen(stream) => {
+                // Whoever has it wrote so before; the claims tell, and if they do not, somebody else reads here.
+                wiring.claimed.look();
+                reader.stolen += 1;
+                if reader.stolen == STOLEN_OFTEN {
+                    tracing::warn!(
+                        %stream, group = reader.target.consumer_group,
+                        "another program keeps reading this partition, at a higher owner level; give this lake a consumer group of its own in `hub.consumer-group`"
+                    );
+                }
                 tokio::select! {
                     () = wiring.stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(reader.backoff.next_wait()) => {}
@@ -165,10 +224,17 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
     }
 }
 
+/// A partition that is taken away so often in a row is not taken by one of us.
+const STOLEN_OFTEN: u32 = 5;
+
 /// What outlives a connection.
 struct Reader {
     target: Target,
     positions: Positions,
+    /// What is read, and at which level it was claimed.
+    read: BTreeMap<Stream, i64>,
+    /// How often in a row the hub let another reader have a partition of ours.
+    stolen: u32,
     /// The life of the hub that is read.
     current: Option<i64>,
     backoff: Backoff,
@@ -194,87 +260,130 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
         Ok(described) => described,
         Err(why) => return End::Failed(why),
     };
-    let hub: Arc<str> = name.into();
-    if let Err(end) = meet(reader, wiring, &hub, incarnation, &ids).await {
+    let life = match Life::new(name.into(), incarnation, ids) {
+        Ok(life) => life,
+        Err(why) => return End::Failed(why),
+    };
+    let mut claimed = wiring.claimed.clone();
+    let held = claimed.aim(life.scope()).await;
+    let learned = match meet(reader, wiring, &life).await {
+        Ok(learned) => learned,
+        Err(end) => return end,
+    };
+    if let Err(end) = take_up(reader, wiring, &life, &held.partitions, learned).await {
         return end;
     }
     let positions = &mut reader.positions;
-    let (events, mut read) = mpsc::channel::<Result<Event, String>>(EVENTS_AHEAD);
+    let (events, mut read) = flow::channel::<Read>(BYTES_READ_AHEAD);
     let mut readers = JoinSet::new();
-    for id in &ids {
-        let Some(stream) = stream(&hub, incarnation, id) else {
-            return End::Failed(format!("partition `{id}` is not a number"));
-        };
-        let from = match begin(wiring, positions, &**client, &stream).await {
+    let prefetch = reader.target.prefetch(life.ids.len());
+    for (stream, &level) in &reader.read {
+        let from = match begin(wiring, positions, &**client, stream).await {
             Ok(from) => from,
             Err(end) => return end,
         };
-        readers.spawn(read_partition(Arc::clone(client), stream, from, events.clone()));
+        let opening = Opening { stream: stream.clone(), from, level, prefetch };
+        readers.spawn(read_partition(Arc::clone(client), opening, events.clone()));
     }
-    drop(events);
     wiring.ready.met();
     reader.said.clear();
-    tracing::info!(hub = &*hub, incarnation, partitions = ids.len(), "reading the hub");
+    tracing::info!(hub = &*life.hub, incarnation, partitions = reader.read.len(), "reading the hub");
     let mut ticks = tokio::time::interval(reader.target.check_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    ticks.tick().await;
+    if reader.read.len() == life.ids.len() {
+        // Each was asked for just now.
+        ticks.tick().await;
+    }
     let end = loop {
         tokio::select! {
-            event = read.recv() => {
-                let event = match event {
-                    Some(Ok(event)) => event,
-                    Some(Err(why)) => break End::Failed(why),
-                    None => break End::Failed("every receiver ended".to_owned()),
+            read = read.recv() => {
+                let event = match read {
+                    Some(Read::Event(event)) => event,
+                    Some(Read::Stolen(stream)) => break End::Stolen(stream),
+                    Some(Read::Failed(why)) => break End::Failed(why),
+                    // One of them is ours.
+                    None => break End::Stop,
                 };
                 match hand_down(wiring, positions, &**client, event).await {
-                    Ok(()) => reader.backoff.reset(),
+                    Ok(()) => {
+                        reader.backoff.reset();
+                        reader.stolen = 0;
+                    }
                     Err(end) => break end,
                 }
             }
             _ = ticks.tick() => {
-                if let Err(end) = check(wiring, positions, &**client, &hub, incarnation, &ids, read.len()).await {
+                if let Err(end) = check(wiring, positions, &**client, &life, &reader.read, read.len()).await {
                     break end;
                 }
             }
+            () = claimed.changed_from(&held) => break End::Moved,
         }
     };
+    drop(events);
     readers.shutdown().await;
     end
 }
 
-async fn read_partition(
-    client: Arc<ConsumerClient>,
+/// What a receiver says.
+#[expect(clippy::large_enum_variant, reason = "nearly all are Events")]
+enum Read {
+    Event(Event),
+    Stolen(Stream),
+    Failed(String),
+}
+
+impl Weigh for Read {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.bytes(),
+            Self::Stolen(_) | Self::Failed(_) => 0,
+        }
+    }
+}
+
+/// How a partition is opened.
+struct Opening {
     stream: Stream,
     from: Option<i64>,
-    downstream: mpsc::Sender<Result<Event, String>>,
-) {
+    level: i64,
+    prefetch: u32,
+}
+
+async fn read_partition(client: Arc<ConsumerClient>, opening: Opening, downstream: flow::Sender<Read>) {
+    let Opening { stream, from, level, prefetch } = opening;
     let location = match from {
         Some(number) => StartLocation::SequenceNumber(number),
         None => StartLocation::Earliest,
     };
     let options = OpenReceiverOptions {
-        prefetch: Some(PREFETCH),
+        owner_level: Some(level),
+        prefetch: Some(prefetch),
         start_position: Some(StartPosition { location, inclusive: false }),
         ..OpenReceiverOptions::default()
     };
+    let failed = |act: &str, error: &azure_messaging_eventhubs::EventHubsError| match error.kind {
+        ErrorKind::ConsumerDisconnected(_) => Read::Stolen(stream.clone()),
+        _ => Read::Failed(explain(act, error)),
+    };
     let id = stream.partition.to_string();
-    let opened = client.open_receiver_on_partition(id, Some(options)).await;
-    let receiver = match opened {
+    let receiver = match client.open_receiver_on_partition(id, Some(options)).await {
         Ok(receiver) => receiver,
         Err(error) => {
-            let _ = downstream.send(Err(explain("opening a partition", &error))).await;
+            let _ = downstream.send(failed("opening a partition", &error)).await;
             return;
         }
     };
     let mut received = std::pin::pin!(receiver.stream_events());
     while let Some(next) = received.next().await {
         let next = match next {
-            Ok(message) => received::event(&stream, &message),
-            Err(error) => Err(explain("reading a partition", &error)),
+            Ok(message) => received::event(&stream, &message).map_or_else(Read::Failed, Read::Event),
+            Err(error) => failed("reading a partition", &error),
         };
-        let failed = next.is_err();
-        if downstream.send(next).await.is_err() || failed {
+        let ended = !matches!(next, Read::Event(_));
+        if downstream.send(next).await.is_err() || ended {
             return;
         }
     }
+    let _ = downstream.send(Read::Failed("a receiver ended".to_owned())).await;
 }

@@ -1,13 +1,12 @@
 //! Events from a Vec: a source for tests.
 
-use tokio::sync::mpsc;
-
-use super::Event;
+use super::flow::Sender;
+use super::{Arrival, Event};
 
 /// Hands `events` downstream in order and ends.
-pub(crate) async fn run(events: Vec<Event>, downstream: mpsc::Sender<Event>) {
+pub(crate) async fn run(events: Vec<Event>, downstream: Sender<Arrival>) {
     for event in events {
-        if downstream.send(event).await.is_err() {
+        if downstream.send(Arrival::Event(event)).await.is_err() {
             return;
         }
     }

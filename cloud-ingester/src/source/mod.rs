@@ -1,9 +1,13 @@
 //! The hub -> Events, in order per partition, each once per run.
 //!
-//! What a source tells downstream is a stream of [`Arrival`]s: which hub incarnation it reads now, and its Events.
+//! What a source tells downstream is a stream of [`Arrival`]s: its Events, and which partitions it reads no more.
 //! The truth of what was ingested is bronze's `txn`; a source only asks where to go on.
 
+pub mod claims; // which partitions are ours, where several ingesters read one hub
+
 pub mod resume; // where to go on, what is lost, when to refuse
+
+pub mod flow; // a channel that counts bytes
 
 pub mod eventhubs; // azure_messaging_eventhubs; the only room that knows it
 
@@ -127,6 +131,26 @@ impl Event {
     }
 }
 
+/// What a source hands downstream, in order per stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are Events")]
+pub enum Arrival {
+    /// An Event.
+    Event(Event),
+    /// Another ingester reads this stream from now on: what came of it and is not committed will come to that one. Should
+    /// it come back to us, it begins again at what bronze then holds.
+    Lost(Stream),
+}
+
+impl flow::Weigh for Arrival {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.bytes(),
+            Self::Lost(_) => 0,
+        }
+    }
+}
+
 /// What a source tells about a partition whenever it asks the hub; for people and for `/status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -136,6 +160,8 @@ pub struct Told {
     pub begin: i64,
     /// The newest number the hub gave.
     pub last_enqueued: i64,
+    /// What bronze held when this ingester began to read it; unknown where it does not, or where that was nothing.
+    pub begun: Option<i64>,
 }
 
 /// Why a source stopped for good.

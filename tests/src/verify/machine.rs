@@ -1,5 +1,5 @@
 //! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours (Spark among
-//! them, with Java and Delta's jars), and Microsoft's SDKs for Python and Node.
+//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, and Azurite.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ const PYTHONS: [(&str, &str, &str); 2] = [
     ("SDK_PYTHON", "sdk-python", "tests/sdk/python/requirements.txt"),
 ];
 
-/// The variable that names the folder with Node's `node_modules`, and where their pins are.
-const NODE: &str = "SDK_NODE";
-const NODE_PINS: &str = "tests/sdk/node";
+/// Folders with Node's `node_modules`: the variable that names each, its name in the cache, its pins.
+const NODES: [(&str, &str, &str); 2] =
+    [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("AZURITE", "azurite", "tests/azurite")];
 
 /// The variable that names the folder with Delta's jars for Spark, and where their pins are.
 const JARS: &str = "DELTA_JARS";
@@ -67,9 +67,11 @@ pub(super) fn install_libraries(workspace: &Path, cache: &Path) -> Result<Instal
     for (variable, folder, pins) in PYTHONS {
         installed.push((variable, python(workspace, &cache.join(folder), pins)?));
     }
-    let node = cache.join("sdk-node");
-    node_modules(workspace, &node)?;
-    installed.push((NODE, node));
+    for (variable, folder, pins) in NODES {
+        let node = cache.join(folder);
+        node_modules(workspace, &node, pins)?;
+        installed.push((variable, node));
+    }
     let delta = cache.join("delta-jars");
     jars(workspace, &delta)?;
     installed.push((JARS, delta));
@@ -88,11 +90,11 @@ fn python(workspace: &Path, folder: &Path, pins: &str) -> Result<PathBuf, Verify
     Ok(python)
 }
 
-fn node_modules(workspace: &Path, folder: &Path) -> Result<(), VerifyError> {
-    let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(NODE_PINS).join(file));
+fn node_modules(workspace: &Path, folder: &Path, pinned: &str) -> Result<(), VerifyError> {
+    let pins = ["package.json", "package-lock.json"].map(|file| workspace.join(pinned).join(file));
     let modules = folder.join("node_modules");
     unless_complete(folder, &[&pins[0], &pins[1]], &modules, || {
-        say(&format!("verify: Node packages of {NODE_PINS} into {}", folder.display()));
+        say(&format!("verify: Node packages of {pinned} into {}", folder.display()));
         let copy = |from: &PathBuf| command("cp").args([from.as_path(), folder]);
         let clean = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
         let make = command("mkdir").args(["-p".as_ref(), folder.as_os_str()]);

@@ -1,13 +1,14 @@
 //! What comes from the hub, held against what was read and against what the hub says. Knows it only by its answers.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use shared::blame::Blame;
 
-use super::{End, Positions, Progress, Reader, Wiring};
+use super::{End, Positions, Progress, Reader, Scope, Wiring};
 use crate::lake::LakeError;
 use crate::source::resume::{Follows, Partition, Resume, follows, hole, resume};
-use crate::source::{Event, SourceError, Stream, Told};
+use crate::source::{Arrival, Event, SourceError, Stream, Told};
 
 /// What the hub can be asked.
 pub(super) trait Asked: Sync {
@@ -22,31 +23,49 @@ pub(super) fn stream(hub: &Arc<str>, incarnation: i64, id: &str) -> Option<Strea
     Some(Stream { hub: Arc::clone(hub), incarnation, partition: id.parse().ok()? })
 }
 
-/// Learns where bronze is in this life of the hub; a life not met before is announced, never silent.
-pub(super) async fn meet<P: Progress>(
-    reader: &mut Reader,
-    wiring: &Wiring<P>,
-    hub: &Arc<str>,
-    incarnation: i64,
-    ids: &[String],
-) -> Result<(), End> {
+/// One life of a hub.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) hub: Arc<str>,
+    pub(super) incarnation: i64,
+    /// Its partitions, as it names them.
+    pub(super) ids: Vec<String>,
+    streams: Vec<Stream>,
+}
+
+impl Life {
+    /// What a hub says of itself.
+    pub(super) fn new(hub: Arc<str>, incarnation: i64, ids: Vec<String>) -> Result<Self, String> {
+        let named = |id: &String| stream(&hub, incarnation, id).ok_or(format!("partition `{id}` is not a number"));
+        let streams = ids.iter().map(named).collect::<Result<_, _>>()?;
+        Ok(Self { hub, incarnation, ids, streams })
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        let partitions = self.streams.iter().map(|stream| stream.partition).collect();
+        Scope { hub: Arc::clone(&self.hub), incarnation: self.incarnation, partitions }
+    }
+}
+
+/// What bronze holds of each stream.
+pub(super) type Learned = HashMap<Stream, Option<i64>>;
+
+/// Meets a life of the hub; one not met before is announced, never silent. Says what bronze was asked for meanwhile.
+pub(super) async fn meet<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, life: &Life) -> Result<Learned, End> {
+    let (hub, incarnation) = (&life.hub, life.incarnation);
     if reader.current == Some(incarnation) {
-        return Ok(());
+        return Ok(Learned::new());
     }
     let before = match reader.current {
         Some(before) => Some(before),
         None => wiring.progress.last_incarnation(hub).await.map_err(unread)?,
     };
-    let mut known = false;
-    for id in ids {
-        let Some(stream) = stream(hub, incarnation, id) else {
-            continue;
-        };
-        if let Some(committed) = wiring.progress.committed(&stream).await.map_err(unread)? {
-            reader.positions.reach(&stream, committed);
-            known = true;
-        }
+    let mut learned = Learned::new();
+    for stream in &life.streams {
+        let committed = wiring.progress.committed(stream).await.map_err(unread)?;
+        learned.insert(stream.clone(), committed);
     }
+    let known = learned.values().any(Option::is_some);
     match before {
         Some(before) if before != incarnation && known => tracing::warn!(
             hub = &**hub,
@@ -64,6 +83,45 @@ pub(super) async fn meet<P: Progress>(
         _ => {}
     }
     reader.current = Some(incarnation);
+    Ok(learned)
+}
+
+/// Takes up what is claimed now, and lets go of what is not. What was ours all the time goes on where it is; whatever else
+/// is ours goes on where bronze is, since others may have read it meanwhile.
+pub(super) async fn take_up<P: Progress>(
+    reader: &mut Reader,
+    wiring: &Wiring<P>,
+    life: &Life,
+    held: &BTreeMap<i32, i64>,
+    learned: Learned,
+) -> Result<(), End> {
+    let level = |stream: &Stream| held.get(&stream.partition).copied().filter(|_| life.streams.contains(stream));
+    let lost: Vec<Stream> = reader
+        .read
+        .iter()
+        .filter(|(stream, at)| level(stream) != Some(**at))
+        .map(|(stream, _)| stream.clone())
+        .collect();
+    for stream in lost {
+        wiring.downstream.send(Arrival::Lost(stream.clone())).await.map_err(|_| End::Stop)?;
+        reader.positions.forget(&stream);
+        reader.read.remove(&stream);
+    }
+    for stream in &life.streams {
+        let Some(level) = level(stream) else { continue };
+        if reader.read.contains_key(stream) {
+            continue;
+        }
+        let committed = match learned.get(stream) {
+            Some(committed) => *committed,
+            None => wiring.progress.committed(stream).await.map_err(unread)?,
+        };
+        if let Some(committed) = committed {
+            reader.positions.reach(stream, committed);
+            reader.positions.begun.insert(stream.clone(), committed);
+        }
+        reader.read.insert(stream.clone(), level);
+    }
     Ok(())
 }
 
@@ -87,7 +145,7 @@ pub(super) async fn begin<P: Progress>(
     let id = stream.partition.to_string();
     let at = positions.at(stream);
     let hub = client.partition(&id).await.map_err(End::Failed)?;
-    tell(wiring, stream, hub);
+    tell(wiring, positions, stream, hub);
     match resume(stream, at, hub).map_err(End::Fatal)? {
         Resume::AtTheBeginning => Ok(None),
         Resume::After(at) => Ok(Some(at)),
@@ -107,14 +165,19 @@ async fn name_gap<P: Progress>(
 ) -> Result<(), End> {
     tracing::error!(%stream, from, to, "the hub does not hold these Events any more; the gap is recorded");
     let gap = Event::retention_gap(stream.clone(), from, to, wiring.clock.now());
-    wiring.downstream.send(gap).await.map_err(|_| End::Stop)?;
+    wiring.downstream.send(Arrival::Event(gap)).await.map_err(|_| End::Stop)?;
     positions.reach(stream, to);
     Ok(())
 }
 
-fn tell<P: Progress>(wiring: &Wiring<P>, stream: &Stream, hub: Partition) {
+fn tell<P: Progress>(wiring: &Wiring<P>, positions: &Positions, stream: &Stream, hub: Partition) {
     // Nobody listening is fine: it is for people.
-    let _ = wiring.told.send(Told { stream: stream.clone(), begin: hub.begin, last_enqueued: hub.last_enqueued });
+    let _ = wiring.told.send(Told {
+        stream: stream.clone(),
+        begin: hub.begin,
+        last_enqueued: hub.last_enqueued,
+        begun: positions.begun.get(stream).copied(),
+    });
 }
 
 /// Hands an Event down, after whatever gap it makes known. Numbers it passes over are never passed without a row: what the
@@ -147,43 +210,45 @@ pub(super) async fn hand_down<P: Progress>(
             }
         }
     }
-    wiring.downstream.send(event).await.map_err(|_| End::Stop)?;
+    wiring.downstream.send(Arrival::Event(event)).await.map_err(|_| End::Stop)?;
     positions.reach(&stream, number);
     Ok(())
 }
 
 /// Asks a live hub whether it is still the one that is read, and whether it still holds what is to be read next.
-/// `waiting`: how many Events have come that were not handed down yet.
+/// `waiting`: how many Events have come that were not handed down yet. Of partitions that others read it is only told how
+/// far they are.
 pub(super) async fn check<P: Progress>(
     wiring: &Wiring<P>,
     positions: &mut Positions,
     client: &impl Asked,
-    hub: &Arc<str>,
-    incarnation: i64,
-    ids: &[String],
+    life: &Life,
+    read: &BTreeMap<Stream, i64>,
     waiting: usize,
 ) -> Result<(), End> {
     let (_, now, ids_now) = client.describe().await.map_err(End::Failed)?;
-    if now != incarnation || ids_now != ids {
+    if now != life.incarnation || ids_now != life.ids {
         return Err(End::Failed("the hub changed under the connection".to_owned()));
     }
-    for id in ids {
-        let Some(stream) = stream(hub, incarnation, id) else {
+    for (stream, id) in life.streams.iter().zip(&life.ids) {
+        if !read.contains_key(stream) {
+            let told = client.partition(id).await.map_err(End::Failed)?;
+            tell(wiring, positions, stream, told);
             continue;
-        };
+        }
         // Taken before the question, so that the answer can't be older than what it is held against.
-        let at = positions.at(&stream);
+        let at = positions.at(stream);
         let told = client.partition(id).await.map_err(End::Failed)?;
-        tell(wiring, &stream, told);
-        match resume(&stream, at, told).map_err(End::Fatal)? {
+        tell(wiring, positions, stream, told);
+        match resume(stream, at, told).map_err(End::Fatal)? {
             Resume::AtTheBeginning | Resume::After(_) => {
-                positions.trimmed.remove(&stream);
+                positions.trimmed.remove(stream);
             }
             Resume::OverAGap { from, to } => {
                 // What the hub gave up may have come before it did. Only where nothing is in hand, and nothing came since
                 // the last look, is it gone.
                 if waiting == 0 && positions.trimmed.insert(stream.clone(), from) == Some(from) {
-                    name_gap(wiring, positions, &stream, from, to).await?;
+                    name_gap(wiring, positions, stream, from, to).await?;
                 }
             }
         }

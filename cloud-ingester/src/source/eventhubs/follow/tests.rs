@@ -1,16 +1,21 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use azure_messaging_eventhubs::CheckpointStore;
+use azure_messaging_eventhubs::models::{Checkpoint, Ownership};
 use shared::backoff::Backoff;
 use shared::clock::Clock;
 use shared::http::Health;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::super::keeper;
 use super::*;
 use crate::bronze::cutter::tests::{event, stream as stream_of};
 use crate::lake::LakeError;
+use crate::source::claims::{Member, Timing};
 use crate::source::eventhubs::Target;
+use crate::source::flow;
 
 /// A hub of one partition that says it holds `begin..=last`.
 struct Hub {
@@ -20,13 +25,43 @@ struct Hub {
 
 impl Asked for Hub {
     async fn describe(&self) -> Result<(String, i64, Vec<String>), String> {
-        Ok(("h".to_owned(), 7, vec!["0".to_owned()]))
+        Ok(("h".to_owned(), 7, vec!["0".to_owned(), "1".to_owned()]))
     }
 
     async fn partition(&self, _: &str) -> Result<Partition, String> {
         let begin = *self.begin.lock().expect("no test panics here");
         Ok(Partition { begin, last_enqueued: self.last, is_empty: false })
     }
+}
+
+/// Holds no records.
+struct Nobody;
+
+#[async_trait::async_trait]
+impl CheckpointStore for Nobody {
+    async fn claim_ownership(&self, _: &[Ownership]) -> azure_core::Result<Vec<Ownership>> {
+        Ok(vec![])
+    }
+
+    async fn list_checkpoints(&self, _: &str, _: &str, _: &str) -> azure_core::Result<Vec<Checkpoint>> {
+        Ok(vec![])
+    }
+
+    async fn list_ownerships(&self, _: &str, _: &str, _: &str) -> azure_core::Result<Vec<Ownership>> {
+        Ok(vec![])
+    }
+
+    async fn update_checkpoint(&self, _: Checkpoint) -> azure_core::Result<()> {
+        Ok(())
+    }
+}
+
+fn me() -> Member {
+    Member { run: "run".to_owned(), place: "here".to_owned() }
+}
+
+fn life() -> Life {
+    Life::new("h".into(), 7, vec!["0".to_owned(), "1".to_owned()]).expect("partitions are numbers")
 }
 
 /// A lake that answers after some failures, or refuses for good.
@@ -46,22 +81,25 @@ struct Kit {
     hub: Hub,
     reader: Reader,
     wiring: Wiring<Bronze>,
-    taken: mpsc::Receiver<Event>,
+    taken: flow::Receiver<Arrival>,
 }
 
 impl Kit {
     /// Read up to 9; the hub holds `begin..=last`.
     fn new(begin: i64, last: i64) -> Self {
-        let (downstream, taken) = mpsc::channel(64);
+        let (downstream, taken) = flow::channel(1 << 20);
         let target = Target {
             connection_string: shared::config::Secret::new(String::new()),
             endpoint: None,
             consumer_group: String::new(),
             check_every: Duration::from_secs(1),
+            bytes_ahead: 1 << 20,
         };
         let mut reader = Reader {
             target,
             positions: Positions::default(),
+            read: BTreeMap::from([(stream_of(0), 1)]),
+            stolen: 0,
             current: None,
             backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(1), 1),
             said: String::new(),
@@ -70,6 +108,13 @@ impl Kit {
         let wiring = Wiring {
             progress: Bronze(Mutex::default()),
             downstream,
+            claimed: keeper::keeper(
+                Arc::new(Nobody),
+                me(),
+                Timing::expiring_after(Duration::from_secs(30)),
+                "g".to_owned(),
+            )
+            .1,
             told: mpsc::unbounded_channel().0,
             ready: Health::new().condition("hub"),
             clock: Clock::Real,
@@ -85,8 +130,8 @@ impl Kit {
     }
 
     async fn looks(&mut self, waiting: usize) -> String {
-        let (hub, ids) = (Arc::from("h"), ["0".to_owned()]);
-        let ended = check(&self.wiring, &mut self.reader.positions, &self.hub, &hub, 7, &ids, waiting).await;
+        let Reader { positions, read, .. } = &mut self.reader;
+        let ended = check(&self.wiring, positions, &self.hub, &life(), read, waiting).await;
         self.told(ended)
     }
 
@@ -100,7 +145,14 @@ impl Kit {
 
     fn told(&mut self, ended: Result<(), End>) -> String {
         let mut told = String::new();
-        while let Ok(event) = self.taken.try_recv() {
+        while let Some(arrival) = self.taken.try_recv() {
+            let event = match arrival {
+                Arrival::Event(event) => event,
+                Arrival::Lost(stream) => {
+                    told += &format!("lost {} ", stream.partition);
+                    continue;
+                }
+            };
             let gap = event.properties.iter().any(|(name, _)| name == crate::source::HUB_RETENTION);
             let body = String::from_utf8_lossy(&event.body).into_owned();
             told += &if gap { format!("gap {body} ") } else { format!("{} ", event.sequence_number) };
@@ -108,7 +160,7 @@ impl Kit {
         told + match ended {
             Ok(()) => "",
             Err(End::Stop) => "stop",
-            Err(End::WentBack | End::Skipped { .. }) => "again",
+            Err(End::WentBack | End::Skipped { .. } | End::Moved | End::Stolen(_)) => "again",
             Err(End::Failed(_)) => "failed",
             Err(End::Fatal(_)) => "fatal",
         }
@@ -177,10 +229,29 @@ async fn a_lake_that_does_not_answer_is_asked_again_and_one_that_refuses_ends_th
     let gone = LakeError::Beside { act: "read", path: "x".to_owned(), detail: "no route".to_owned() };
     let foreign = LakeError::Foreign { table: "bronze.messages", detail: "it has no column `body`".to_owned() };
     *kit.wiring.progress.0.lock().expect("no test panics here") = vec![foreign, gone];
-    let (hub, ids) = (Arc::from("h"), ["0".to_owned()]);
-    let failed = meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await;
+    let failed = meet(&mut kit.reader, &kit.wiring, &life()).await;
     assert!(matches!(&failed, Err(End::Failed(why)) if why.contains("no route") && why.contains("`lake.url`")));
-    let refused = meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await;
+    let refused = meet(&mut kit.reader, &kit.wiring, &life()).await;
     assert!(matches!(refused, Err(End::Fatal(SourceError::Lake(LakeError::Foreign { .. })))));
-    assert!(meet(&mut kit.reader, &kit.wiring, &hub, 7, &ids).await.is_ok());
+    assert!(meet(&mut kit.reader, &kit.wiring, &life()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_partition_taken_up_again_goes_on_where_bronze_is_and_one_that_is_lost_is_told_downstream() {
+    let mut kit = Kit::new(0, 20);
+    for number in 10..=12 {
+        assert_eq!(kit.comes(number).await, format!("{number} "));
+    }
+    // Ours all the time: nothing changes. The other is new: bronze says 9.
+    let held = |claims: &[(i32, i64)]| claims.iter().copied().collect::<BTreeMap<_, _>>();
+    let ended = take_up(&mut kit.reader, &kit.wiring, &life(), &held(&[(0, 1), (1, 4)]), Learned::new()).await;
+    assert_eq!(kit.told(ended), "");
+    assert_eq!(kit.reader.positions.at(&stream_of(0)), Some(12));
+    assert_eq!(kit.reader.positions.at(&stream_of(1)), Some(9));
+    // Ours again, at another level: somebody may have read it meanwhile.
+    let ended = take_up(&mut kit.reader, &kit.wiring, &life(), &held(&[(0, 3)]), Learned::new()).await;
+    assert_eq!(kit.told(ended), "lost 0 lost 1 ");
+    assert_eq!(kit.reader.positions.at(&stream_of(0)), Some(9));
+    assert_eq!(kit.reader.positions.at(&stream_of(1)), None);
+    assert_eq!(kit.connects().await, "after 9");
 }
