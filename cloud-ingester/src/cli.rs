@@ -14,11 +14,20 @@ use shared::cli::Exit;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Needs};
-use crate::lake::session::{lake_session, query};
-use crate::lake::{Lake, LakeError, Lease};
+use crate::gold::models;
+use crate::lake::session::query;
+use crate::lake::{Lake, LakeError, Lease, Travel, lake_session_at};
 use crate::run::{self, HopRequest, RunError};
 use crate::status::Status;
 use crate::{ask, status, tour};
+
+mod backfill; // where a hub is begun; Events out of files
+
+mod maintain; // merge, vacuum, cut the logs
+
+mod progress; // how far long work is
+
+mod trace; // from gold back to the hub
 
 const PROGRAM: &str = "cloud-ingester";
 
@@ -54,6 +63,15 @@ enum Command {
         #[arg(long, value_name = "TABLE")]
         full_refresh: Option<String>,
     },
+    /// Where a hub is begun, and Events out of files; numbers bronze holds already are skipped
+    Backfill {
+        #[command(subcommand)]
+        what: backfill::Backfill,
+    },
+    /// From a row of gold to the readings it was made of and the hub's sequence numbers they came with
+    Trace(trace::Trace),
+    /// Merge small files, remove what nobody needs any more, cut the logs; a running service is asked to do it
+    Maintain(maintain::Args),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -61,6 +79,12 @@ enum Command {
         /// How the answer is written
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+        /// All tables as they were at this time (RFC 3339)
+        #[arg(long, value_name = "TIME")]
+        as_of: Option<String>,
+        /// One table at this version; may be given for several
+        #[arg(long = "version-of", value_name = "TABLE=VERSION")]
+        versions: Vec<String>,
     },
     /// Write what Synapse, Fabric, Power BI or Databricks need to read the lake
     Export(export::Args),
@@ -84,8 +108,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(code) => return code,
     };
     let needs = match args.command {
-        Command::Run | Command::Check => Needs::LakeAndHub,
-        Command::Status { .. } | Command::Hop { .. } | Command::Query { .. } | Command::Export(_) => Needs::Lake,
+        Command::Run | Command::Check | Command::Backfill { what: backfill::Backfill::Start { .. } } => {
+            Needs::LakeAndHub
+        }
+        Command::Status { .. }
+        | Command::Hop { .. }
+        | Command::Backfill { .. }
+        | Command::Export(_)
+        | Command::Maintain(_)
+        | Command::Query { .. }
+        | Command::Trace(_) => Needs::Lake,
     };
     let config = match config::load(needs, args.config.as_deref()) {
         Ok(config) => config,
@@ -129,7 +161,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(if fine { Exit::Ok } else { Exit::No })
         }
         Command::Status { json } => {
-            let lake = Lake::open(config.location()?)?;
+            let lake = open(&config).await?;
             let mut status = status::read(&lake, status::Hub::NotAsked).await?;
             hear(&lake, &mut status).await?;
             let text = if json {
@@ -140,10 +172,15 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             say(&format!("{text}\n"));
             Ok(Exit::Ok)
         }
-        Command::Hop { full_refresh } => Box::pin(hop(config, HopRequest { full_refresh })).await,
-        Command::Query { sql, format } => {
-            let lake = Lake::open(config.location()?)?;
-            let session = lake_session(&lake, config.limits()).await?;
+        Command::Hop { full_refresh } => {
+            Box::pin(hop(config, HopRequest { full_refresh, ..HopRequest::default() })).await
+        }
+        Command::Maintain(args) => Box::pin(maintain::maintain(config, args)).await,
+        Command::Backfill { what } => Box::pin(backfill::backfill(config, what)).await,
+        Command::Trace(asked) => Box::pin(trace::trace(&config, asked)).await,
+        Command::Query { sql, format, as_of, versions } => {
+            let lake = open(&config).await?;
+            let session = lake_session_at(&lake, config.limits(), &travel(&lake, as_of, &versions)?).await?;
             let batches = Box::pin(query(&session, &sql)).await?;
             print(&batches, format)?;
             Ok(Exit::Ok)
@@ -153,6 +190,30 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Which versions a query asks for.
+fn travel(lake: &Lake, as_of: Option<String>, versions: &[String]) -> Result<Travel, RunError> {
+    let mut travel = Travel::default();
+    if let Some(text) = as_of {
+        let time = shared::time::Timestamp::parse_rfc3339(&text);
+        let time = time.ok_or_else(|| RunError::Asked(format!("--as-of `{text}`: write e.g. 2026-11-23T21:00:00Z")))?;
+        travel.as_of = Some(time);
+    }
+    for text in versions {
+        let read = text.split_once('=').and_then(|(table, version)| Some((table, version.parse().ok()?)));
+        let read = read.filter(|(name, _)| lake.tables().iter().any(|table| table.full_name() == *name));
+        let (table, version) = read.ok_or_else(|| {
+            RunError::Asked(format!("--version-of `{text}`: write a table and a version, e.g. silver.readings=12"))
+        })?;
+        travel.versions.insert(table.to_owned(), version);
+    }
+    Ok(travel)
+}
+
+/// The lake with the tables of users' models.
+async fn open(config: &Config) -> Result<Lake, LakeError> {
+    Ok(models::open(config.location()?, config.gold.models.as_deref()).await?.0)
 }
 
 /// How long a running service may take to say how far the hub is.
@@ -174,10 +235,12 @@ async fn hear(lake: &Lake, status: &mut Status) -> Result<(), LakeError> {
 /// Runs the hops here, or hands the request to whoever holds the lease.
 async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
     // Before anybody is asked: who holds the lease changes nothing about a wrong name.
-    request.target()?;
+    request.target(&open(&config).await?)?;
     let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
         Ok((_, mut hops)) => {
-            let report = Box::pin(run::obey(&mut hops, &request)).await?;
+            let mut progress = progress::Progress::spinner("hop");
+            let what = request.full_refresh.as_ref().map_or("up to bronze".to_owned(), |table| format!("{table} anew"));
+            let report = progress.until(&what, Box::pin(run::obey(&mut hops, &request))).await?;
             say(&format!("{}\n", run::tell(&report)));
             hops.into_lease().release().await;
             return Ok(Exit::Ok);
@@ -185,11 +248,16 @@ async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
         Err(RunError::Lake(error @ LakeError::LeaseHeld { .. })) => error,
         Err(error) => return Err(error),
     };
+    hand_over(&config, &request, held).await
+}
+
+/// Hands a request to the holder of the lease; `held` where that one can't be reached.
+async fn hand_over(config: &Config, request: &HopRequest, held: LakeError) -> Result<Exit, RunError> {
     let lake = Lake::open(config.location()?)?;
     let Some(http) = Lease::holder(&lake).await?.and_then(|holder| holder.http) else {
         return Err(held.into());
     };
-    let body = serde_json::to_string(&request).expect("a request is plain data");
+    let body = serde_json::to_string(request).expect("a request is plain data");
     match ask::post(&http, "/hop", &body).await {
         Ok((200, told)) => {
             say(&told);

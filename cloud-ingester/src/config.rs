@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,10 +11,12 @@ use shared::rules::TimeWindow;
 use shared::telemetry;
 
 use crate::bronze::cutter::Limits;
+use crate::gold::watermark::Patience;
 use crate::lake::{LakeError, Location, session};
 use crate::silver::Unique;
 use crate::source::claims::Timing;
 use crate::source::eventhubs::Target;
+use crate::upkeep;
 
 /// Where the configuration comes from.
 pub const LAYERS: Layers = Layers { default: include_str!("default.toml"), env_prefix: "INGEST" };
@@ -33,6 +35,10 @@ pub struct Config {
     pub silver: Silver,
     /// How often hops run.
     pub hops: Hops,
+    /// What gold holds.
+    pub gold: Gold,
+    /// How the tables are kept.
+    pub upkeep: Upkeep,
     /// The HTTP face.
     pub http: Http,
     /// Logs.
@@ -127,6 +133,34 @@ pub struct Hops {
     pub pause: Span,
 }
 
+/// `[gold]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Gold {
+    /// The folder of users' models.
+    pub models: Option<PathBuf>,
+    /// How long the lake waits for late rows before a window is final.
+    pub lateness: Span,
+    /// A partition from which nothing came for so long moves with the clock.
+    pub idle: Span,
+}
+
+/// `[upkeep]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Upkeep {
+    /// The least time between two looks at the tables.
+    pub every: Span,
+    /// How long after its end a day counts as closed.
+    pub closed_after: Span,
+    /// How large files become.
+    pub file_bytes: Size,
+    /// How long versions stay readable.
+    pub log_retention: Span,
+    /// How long a replaced file stays.
+    pub file_retention: Span,
+}
+
 /// `[http]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -216,6 +250,32 @@ impl Check for Config {
                 self.hops.pause.duration() <= minute * 60,
                 "pause",
                 "must be at most \"1h\", write e.g. \"1s\"",
+            );
+        });
+        mistakes.within("gold", |mistakes| {
+            mistakes.ensure(second <= self.gold.idle.duration(), "idle", "must be at least \"1s\", write e.g. \"1m\"");
+        });
+        mistakes.within("upkeep", |mistakes| {
+            let upkeep = &self.upkeep;
+            mistakes.ensure(
+                upkeep.every.duration().is_zero() || second <= upkeep.every.duration(),
+                "every",
+                "must be \"0s\" (only when asked) or at least \"1s\", write e.g. \"10m\"",
+            );
+            mistakes.ensure(
+                (1 << 20..=1 << 30).contains(&upkeep.file_bytes.bytes()),
+                "file-bytes",
+                "must be from \"1MiB\" to \"1GiB\", write e.g. \"128MiB\"",
+            );
+            mistakes.ensure(
+                minute * 60 <= upkeep.log_retention.duration(),
+                "log-retention",
+                "must be at least \"1h\": hops follow the log, write e.g. \"7d\"",
+            );
+            mistakes.ensure(
+                upkeep.log_retention.duration() <= upkeep.file_retention.duration(),
+                "file-retention",
+                "must be at least log-retention: a version that can be named must have its files",
             );
         });
         mistakes.ensure(
@@ -330,6 +390,25 @@ impl Config {
         let unique = self.silver.mapping.iter().filter(|mapping| mapping.message_id == MessageId::Unique);
         let devices = unique.map(|mapping| mapping.device.clone()).collect();
         Unique { devices, horizon: self.silver.dedup_horizon.duration() }
+    }
+
+    /// When windows are final.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        Patience { lateness: self.gold.lateness.duration(), idle: self.gold.idle.duration() }
+    }
+
+    /// How the tables are kept.
+    #[must_use]
+    pub fn upkeep(&self) -> upkeep::Settings {
+        upkeep::Settings {
+            every: self.upkeep.every.duration(),
+            closed_after: self.upkeep.closed_after.duration(),
+            file_bytes: self.upkeep.file_bytes.bytes(),
+            log_retention: self.upkeep.log_retention.duration(),
+            file_retention: self.upkeep.file_retention.duration(),
+            ..upkeep::Settings::default()
+        }
     }
 
     /// What queries and hops may use.

@@ -19,6 +19,8 @@ pub mod gold; // readings -> what people look at
 
 pub mod hop; // one layer to the next, in one commit each
 
+pub mod upkeep; // fewer files, shorter logs
+
 pub mod lake; // tables, commits, sessions: the only rooms that know Delta
 
 pub mod run; // the service: everything wired

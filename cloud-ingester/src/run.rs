@@ -30,16 +30,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::face::face;
 use self::hops::{HopMetrics, Looks};
-pub use self::hops::{HopRequest, obey, tell};
+pub use self::hops::{HopRequest, Maintain, obey, tell, tell_upkeep};
 use self::progress::{Progressing, Streams};
 use self::standby::Standby;
 use crate::bronze::stage::{Committed, Metrics, Stage};
 use crate::config::Config;
+use crate::gold;
 use crate::hop::{HopError, Hops, Settings};
 use crate::lake::{Holder, Lake, LakeError, Lease, Running, Table};
 use crate::source::claims::Member;
 use crate::source::eventhubs::{self, LakeOwnership, Progress, Wiring};
-use crate::source::{Arrival, SourceError, Stream, Told, flow};
+use crate::source::{Arrival, Books, SourceError, Stream, Told, flow};
 use crate::status;
 
 /// Why the service stopped, or did not start.
@@ -63,6 +64,15 @@ pub enum RunError {
     /// Signals can't be heard.
     #[error("listen for signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// What was asked for can't be done as it was said.
+    #[error("{0}")]
+    Asked(String),
+    /// The hub does not say what is needed.
+    #[error("ask the hub: {0}")]
+    Hub(String),
+    /// Somebody else is at it.
+    #[error("{0}")]
+    Busy(String),
     /// A task panicked or did not end.
     #[error("{0}")]
     Stopped(String, Blame),
@@ -78,6 +88,8 @@ impl RunError {
             Self::Source(SourceError::Lake(error)) => error.blame(),
             Self::Source(SourceError::Regressed { .. }) => Blame::Peer,
             Self::Source(SourceError::Config(_)) | Self::Listen(_) | Self::Secret(_) => Blame::Config,
+            Self::Asked(_) => Blame::Config,
+            Self::Hub(_) | Self::Busy(_) => Blame::Peer,
             Self::Signals(_) => Blame::Bug,
             Self::Stopped(_, blame) => *blame,
         }
@@ -87,7 +99,14 @@ impl RunError {
 /// How hops work under this configuration.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
-    Settings { window: config.window(), unique: config.unique(), limits: config.limits(), ..Settings::default() }
+    Settings {
+        window: config.window(),
+        unique: config.unique(),
+        limits: config.limits(),
+        patience: config.patience(),
+        upkeep: config.upkeep(),
+        ..Settings::default()
+    }
 }
 
 /// What bronze holds, asked from the tables.
@@ -108,17 +127,22 @@ impl Progress for FromBronze {
 /// # Errors
 /// [`LakeError::LeaseHeld`] by whom, or what the lake says.
 pub async fn take_over(config: &Config, program: &str, http: Option<String>) -> Result<(Arc<Lake>, Hops), RunError> {
-    let lake = open(config)?;
+    let (lake, settings) = open(config).await?;
     let lease = Lease::acquire(&lake, &Holder::this(program, http)).await?;
     lake.create_tables().await?;
-    let hops = Hops::take_over(Arc::clone(&lake), lease, settings(config)).await?;
+    let hops = Hops::take_over(Arc::clone(&lake), lease, settings).await?;
     Ok((lake, hops))
 }
 
-fn open(config: &Config) -> Result<Arc<Lake>, RunError> {
+/// The lake with the tables of users' models, and how hops work on it.
+async fn open(config: &Config) -> Result<(Arc<Lake>, Settings), RunError> {
     let location = config.location()?;
     location.prepare()?;
-    Ok(Arc::new(Lake::open(location)?))
+    let (lake, own) = gold::models::open(location, config.gold.models.as_deref()).await?;
+    for mistake in &own.mistakes {
+        tracing::error!(%mistake, "a model is left out; the others go on");
+    }
+    Ok((Arc::new(lake), Settings { own: own.models, ..settings(config) }))
 }
 
 /// Runs until `stop`.
@@ -130,7 +154,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let listen = config.http.listen;
     // Before anything is claimed: that we have the address tells that who had it before is gone.
     let listener = shared::http::bind(listen).await?;
-    let lake = open(&config)?;
+    let (lake, settings) = open(&config).await?;
     lake.create_tables().await?;
     let mut holder = Holder::this("cloud-ingester run", Some(listen.to_string()));
     let me = Member { run: holder.run.clone(), place: place::of(&holder.host, listen) };
@@ -138,6 +162,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let running = Running::show(&lake, &me.run)?;
 
     let mut registry = Registry::default();
+    let source_books = Books::register(&mut registry);
     let bronze_metrics = Metrics::register(&mut registry);
     let hop_metrics = HopMetrics::register(&mut registry);
     let health = Health::new();
@@ -178,7 +203,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let standing = Standby {
         lake: Arc::clone(&lake),
         holder,
-        settings: settings(&config),
+        settings,
         committed: changed,
         peers: claimed.watch(),
         asked,
@@ -194,6 +219,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         downstream: events,
         claimed,
         told,
+        books: source_books,
         ready: hub_ready,
         clock: clock.clone(),
         stop: stop.clone(),

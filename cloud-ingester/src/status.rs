@@ -20,6 +20,15 @@ pub const HOPS: [(Table, Table); 6] = [
     (Table::GoldGatewayHealth, Table::SilverGaps),
 ];
 
+/// Which tables are filled now and then rather than with each hop: they say nothing of whether all is caught up.
+pub const SCHEDULED: [(Table, Table); 5] = [
+    (Table::GoldMetric1h, Table::SilverReadings),
+    (Table::GoldMetric1d, Table::SilverReadings),
+    (Table::GoldDeviceHealth, Table::SilverReadings),
+    (Table::GoldDeviceHealth, Table::SilverQuarantine),
+    (Table::GoldWatermarks, Table::SilverReadings),
+];
+
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -35,6 +44,8 @@ pub struct Status {
     pub hops: Vec<HopStatus>,
     /// The running totals of silver, as its newest commit has them.
     pub totals: Option<serde_json::Value>,
+    /// What is wrong with users' models, by file or table.
+    pub troubles: BTreeMap<String, String>,
     /// Whether every row the hub told of has reached every table. While the hub can't
     /// be read: no. Where no service runs, which alone hears the hub: whether all hops are level.
     pub caught_up: bool,
@@ -87,6 +98,8 @@ pub struct HopStatus {
     pub newest: i64,
     /// The difference.
     pub behind: i64,
+    /// Filled now and then, or by a user's model: being behind is no sign of anything.
+    pub scheduled: bool,
 }
 
 /// What is known of the hub.
@@ -121,11 +134,14 @@ impl Status {
             lake: String,
             streams: Vec<StreamStatus>,
             caught_up: bool,
+            #[serde(default)]
+            troubles: BTreeMap<String, String>,
         }
         match serde_json::from_str::<Heard>(told) {
             Ok(heard) if heard.lake == self.lake => {
                 self.streams = heard.streams;
                 self.caught_up = heard.caught_up;
+                self.troubles.extend(heard.troubles);
             }
             Ok(heard) => tracing::debug!(lake = heard.lake, "what answers serves another lake"),
             Err(error) => tracing::debug!(%error, "what answers is no status"),
@@ -154,7 +170,7 @@ pub async fn read(lake: &Lake, hub: Hub<'_>) -> Result<Status, LakeError> {
     let hops = hops(&views).await?;
     let caught_up = heard
         && !hops.is_empty()
-        && hops.iter().all(|hop| hop.behind == 0)
+        && hops.iter().all(|hop| hop.scheduled || hop.behind == 0)
         && streams.iter().all(|stream| stream.lag.is_none_or(|lag| lag == 0));
     Ok(Status {
         lake: lake.location().root().to_string(),
@@ -162,6 +178,7 @@ pub async fn read(lake: &Lake, hub: Hub<'_>) -> Result<Status, LakeError> {
         streams,
         tables: tables.collect(),
         hops,
+        troubles: lake.troubles(),
         totals: match views.get(&Table::SilverReadings) {
             Some(readings) => totals(readings).await?,
             None => None,
@@ -247,7 +264,10 @@ pub async fn last_incarnation(bronze: &View, hub: &str) -> Result<Option<i64>, L
 
 async fn hops(views: &BTreeMap<Table, View>) -> Result<Vec<HopStatus>, LakeError> {
     let mut hops = vec![];
-    for (target, source) in HOPS {
+    let own = views.keys().filter(|table| matches!(table, Table::Own(_)));
+    let scheduled = SCHEDULED.into_iter().chain(own.map(|&table| (table, Table::SilverReadings)));
+    let all = HOPS.into_iter().map(|hop| (hop, false)).chain(scheduled.map(|hop| (hop, true)));
+    for ((target, source), scheduled) in all {
         let (Some(filled), Some(from)) = (views.get(&target), views.get(&source)) else {
             continue;
         };
@@ -258,6 +278,7 @@ async fn hops(views: &BTreeMap<Table, View>) -> Result<Vec<HopStatus>, LakeError
             done,
             newest: from.version(),
             behind: from.version() - done.unwrap_or(-1),
+            scheduled,
         });
     }
     Ok(hops)
@@ -305,6 +326,9 @@ impl std::fmt::Display for Status {
                 "{:<20} {:>14} {:>9} {committed:>12} {last:>12} {lag:>7} {seconds:>9}",
                 stream.hub, stream.incarnation, stream.partition
             )?;
+        }
+        for (of, what) in &self.troubles {
+            writeln!(f, "\nWRONG {of}: {what}")?;
         }
         if let Some(totals) = &self.totals {
             writeln!(f, "\nsilver since it was created or refreshed: {totals}")?;

@@ -1,7 +1,8 @@
 //! What `check` tries: the lake's storage and the hub, without changing either.
 
 use crate::config::Config;
-use crate::lake::{Lake, LakeError, Lease};
+use crate::gold;
+use crate::lake::{LakeError, Lease};
 use crate::source::eventhubs;
 
 /// One thing that was tried.
@@ -28,6 +29,7 @@ pub(crate) async fn tour(config: &Config) -> Vec<Finding> {
     let said = |tried: Result<String, LakeError>| tried.map_err(|error| shared::cli::chain(&error));
     vec![
         Finding::new("lake", said(lake(config).await)),
+        Finding::new("models", models(config).await),
         Finding::new("http", listen(config).await),
         Finding::new("hub", hub(config).await),
     ]
@@ -36,8 +38,8 @@ pub(crate) async fn tour(config: &Config) -> Vec<Finding> {
 async fn lake(config: &Config) -> Result<String, LakeError> {
     let location = config.location()?;
     location.prepare()?;
-    let lake = Lake::open(location)?;
-    lake.put_beside("_leases/.check", b"check".to_vec()).await?;
+    let (lake, _) = gold::models::open(location, config.gold.models.as_deref()).await?;
+    lake.probe().await?;
     let mut tables = 0;
     for &table in lake.tables() {
         if lake.exists(table).await? {
@@ -50,7 +52,25 @@ async fn lake(config: &Config) -> Result<String, LakeError> {
         Some(holder) => format!("; in use by {holder}"),
         None => String::new(),
     };
-    Ok(format!("{root} can be written; {tables} of {} tables exist{holder}", lake.tables().len()))
+    Ok(format!(
+        "{root}: writes, conditional writes, listing and removal work; {tables} of {} tables exist{holder}",
+        lake.tables().len()
+    ))
+}
+
+/// Users' models: each mistake with its file and line.
+async fn models(config: &Config) -> Result<String, String> {
+    let Some(folder) = config.gold.models.as_deref() else {
+        return Ok("none but those of the product".to_owned());
+    };
+    let own = gold::models::own(folder).await.map_err(|error| shared::cli::chain(&error))?;
+    let names: Vec<&str> = own.models.iter().map(|model| model.target.full_name()).collect();
+    let fine = if names.is_empty() { "none fits".to_owned() } else { names.join(", ") };
+    if own.mistakes.is_empty() {
+        return Ok(format!("{}: {fine}", folder.display()));
+    }
+    let mistakes: Vec<String> = own.mistakes.iter().map(ToString::to_string).collect();
+    Err(format!("{}\n     ok: {fine}", mistakes.join("\n              ")))
 }
 
 async fn listen(config: &Config) -> Result<String, String> {

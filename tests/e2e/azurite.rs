@@ -72,13 +72,30 @@ impl Azurite {
         "az://lake/medallion"
     }
 
-    /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table.
-    pub(crate) fn options(&self) -> String {
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The same for who reaches it by way of another address.
+    #[expect(clippy::unused_self, reason = "options are those of an emulator that runs")]
+    pub(crate) fn options_by_way_of(&self, addr: SocketAddr) -> String {
         format!(
             "azure_storage_account_name = \"{ACCOUNT}\"\nazure_storage_account_key = \"{KEY}\"\n\
              azure_storage_endpoint = \"{}\"\nallow_http = \"true\"\n",
-            self.endpoint()
+            format_args!("http://{addr}/{ACCOUNT}")
         )
+    }
+
+    /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table. Said to be the emulator and not
+    /// by its address: it lacks the listing that the storage's driver asks of any other (`startFrom`), and answers it wrongly.
+    pub(crate) fn options(&self) -> &'static str {
+        "azure_storage_use_emulator = \"true\"\n"
+    }
+
+    /// The variable of their environment by which programs find it.
+    pub(crate) fn variable(&self) -> (&'static str, String) {
+        ("AZURITE_BLOB_STORAGE_URL", format!("http://{}", self.addr))
     }
 }
 

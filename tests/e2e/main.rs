@@ -14,9 +14,13 @@ mod azurite; // an object store for lakes
 
 mod peers; // several ingesters, one killed again and again
 
+mod memory; // a backlog of garbage
+
 mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have
+
+mod storage; // a storage that fails, is away, is full
 
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 

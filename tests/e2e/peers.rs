@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
-use tests::program::{Name, Program};
+use tests::program::{Launcher, Name, Program};
 use tests::stack::Part;
 use tests::{probe, wait};
 
@@ -16,15 +16,21 @@ use crate::scenario::{Scenario, launcher};
 const REBALANCED: Duration = Duration::from_secs(60);
 
 /// Two ingesters on one hub of four partitions: the scenario's own, and this one.
-struct Peers {
-    scenario: Scenario,
-    devices: String,
+pub(crate) struct Peers {
+    pub(crate) scenario: Scenario,
+    /// The connection strings of the devices, as a file.
+    pub(crate) devices: String,
+    launcher: Launcher,
     second: Option<Program>,
     second_http: SocketAddr,
 }
 
 impl Peers {
-    fn new(name: &str, config: &str) -> Self {
+    pub(crate) fn new(name: &str, config: &str) -> Self {
+        Self::started_by(launcher(), name, config)
+    }
+
+    fn started_by(launcher: Launcher, name: &str, config: &str) -> Self {
         let devices: Vec<String> = (1..=10).map(|device| format!("\"device-{device:04}\"")).collect();
         // The fleet sends some messages twice on purpose.
         let config = format!(
@@ -32,13 +38,13 @@ impl Peers {
              [sim.hub]\npartitions = 4\ndevices = [\"gw-01\", {}]\n{config}",
             devices.join(", ")
         );
-        let scenario = Scenario::with(name, &config);
+        let scenario = Scenario::started_by(launcher.clone(), name, &config);
         let said = scenario.stack.run(Name::Simulator, &["hub", "connection-strings", "--json"]).expect("it runs");
         let file = scenario.stack.layout.dir().join("devices.json");
         std::fs::write(&file, &said.stdout).expect("a file");
         let second_http =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
-        Self { scenario, devices: file.display().to_string(), second: None, second_http }
+        Self { scenario, devices: file.display().to_string(), launcher, second: None, second_http }
     }
 
     fn start_devices(&mut self, seconds: u64) {
@@ -47,12 +53,12 @@ impl Peers {
         self.scenario.stack.spawn(Part::Devices, &args, &[]).expect("devices start");
     }
 
-    fn start_second(&mut self) {
+    pub(crate) fn start_second(&mut self) {
         let config = self.scenario.stack.layout.config("ingest").display().to_string();
         let log = self.scenario.stack.layout.logs().join("second.log");
         let listen = self.second_http.to_string();
         let env = [("INGEST__HTTP__LISTEN", listen.as_str())];
-        let started = launcher().start(Name::CloudIngester, &["--config", &config, "run"], &env, &log);
+        let started = self.launcher.start(Name::CloudIngester, &["--config", &config, "run"], &env, &log);
         self.second = Some(started.expect("the second ingester starts"));
     }
 
@@ -70,7 +76,7 @@ impl Peers {
         }
     }
 
-    fn http(&self, which: usize) -> SocketAddr {
+    pub(crate) fn http(&self, which: usize) -> SocketAddr {
         [self.scenario.stack.layout.ports.ingester_http, self.second_http][which]
     }
 
@@ -91,7 +97,12 @@ impl Peers {
         begun.elapsed()
     }
 
-    fn bronze(&self) -> i64 {
+    /// The process id of the second one.
+    pub(crate) fn second_id(&self) -> u32 {
+        self.second.as_ref().expect("it runs").id()
+    }
+
+    pub(crate) fn bronze(&self) -> i64 {
         self.scenario.count("SELECT count(*) AS n FROM bronze.messages").unwrap_or(0)
     }
 
@@ -101,7 +112,7 @@ impl Peers {
         self.scenario.wait_for("more rows", |scenario| scenario.count(&sql).filter(|now| before < *now));
     }
 
-    fn books(&self) -> String {
+    pub(crate) fn books(&self) -> String {
         let log = std::fs::read_to_string(self.scenario.stack.layout.logs().join("second.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         format!("{}\n--- second\n{}", self.scenario.books(), lines[lines.len().saturating_sub(40)..].join("\n"))
@@ -188,7 +199,8 @@ fn with_the_lake_in_an_object_store_a_killed_ingester_is_made_up_for_within_a_mi
     let lake = azurite.lake();
     let config =
         format!("[ingest.lake]\nurl = \"{lake}\"\n[ingest.lake.options]\n{options}[sim.verify.storage]\n{options}");
-    let mut peers = Peers::new("peers-azurite", &config);
+    let (variable, url) = azurite.variable();
+    let mut peers = Peers::started_by(launcher().with(variable, &url), "peers-azurite", &config);
     peers.scenario.start(Part::Hub);
     peers.scenario.start(Part::Ingester);
     peers.wait_for_partitions([Some(4), None]);
@@ -216,7 +228,6 @@ fn with_the_lake_in_an_object_store_a_killed_ingester_is_made_up_for_within_a_mi
     peers.wait_for_partitions([Some(0), Some(0)]);
     azurite.start_again();
     took.push(peers.wait_for_partitions([Some(2), Some(2)]));
-    peers.wait_for_more("silver.readings");
     println!("taken over and shared again after {took:?}");
     let ended = peers.second.take().expect("it runs").stop(Duration::from_secs(60));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}\n{}", peers.books());

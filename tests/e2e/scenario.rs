@@ -27,10 +27,15 @@ impl Scenario {
 
     /// The same with settings of its own: a demo config.
     pub(crate) fn with(name: &str, config: &str) -> Self {
+        Self::started_by(launcher(), name, config)
+    }
+
+    /// The same, its programs started so.
+    pub(crate) fn started_by(launcher: Launcher, name: &str, config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix(&format!("iot-{name}-")).tempdir().expect("a temporary folder");
         let wishes = Wishes::parse(config, &PathBuf::from("the test's config")).expect("the test's config is fine");
         let layout = Layout::create(dir.path()).expect("folders and ports");
-        let stack = Stack::prepare(layout, launcher(), &wishes).expect("config files");
+        let stack = Stack::prepare(layout, launcher, &wishes).expect("config files");
         Self { stack, dir }
     }
 
@@ -127,10 +132,14 @@ impl Scenario {
 
     /// What `simulator verify` says of a lake that has caught up, with the ledger if there is one.
     pub(crate) fn verify(&self, args: &[&str]) -> (bool, String) {
-        let lake = self.stack.layout.lake().display().to_string();
+        self.verify_at(&self.stack.layout.lake().display().to_string(), args)
+    }
+
+    /// The same of a lake elsewhere.
+    pub(crate) fn verify_at(&self, lake: &str, args: &[&str]) -> (bool, String) {
         let ledger = self.stack.layout.ledger();
         let ledger_text = ledger.display().to_string();
-        let mut whole = vec!["verify", "--settled", "--lake", &lake];
+        let mut whole = vec!["verify", "--settled", "--lake", lake];
         if ledger.exists() {
             whole.extend(["--ledger", &ledger_text]);
         }

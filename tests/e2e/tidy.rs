@@ -59,7 +59,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 46] = [
+const PURE: [&str; 47] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -79,6 +79,7 @@ const PURE: [&str; 46] = [
     "edge-agent/src/uplink/window.rs",
     "cloud-ingester/src/source/claims.rs",
     "cloud-ingester/src/source/resume.rs",
+    "cloud-ingester/src/bronze/backfill.rs",
     "cloud-ingester/src/bronze/cutter.rs",
     "cloud-ingester/src/bronze/rows.rs",
     "cloud-ingester/src/hop/plan.rs",

@@ -13,6 +13,8 @@ pub mod program; // a child process: start, stop, kill
 
 pub mod probe; // GET /status and the like
 
+pub mod proxy; // HTTP between a program and its storage, that fails
+
 pub mod wait; // for a condition, with a deadline
 
 pub mod stack; // hub, agent, ingester and devices together
@@ -23,4 +25,6 @@ pub mod verify; // `cargo verify`
 
 pub mod trials; // Microsoft's SDKs for Rust, feature by feature
 
-pub mod bench; // `tests bench hub`, `tests bench lake`
+pub mod bench; // `tests bench hub`, `tests bench lake`, `tests bench lake-cost`
+
+pub mod conformance; // what models make of rows, for other engines to be held against

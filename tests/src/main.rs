@@ -14,12 +14,13 @@ fn main() -> ExitCode {
         Some("--trial") => tests::trials::main(&args[1..]),
         Some("demo") => tests::demo::main(named("cargo demo", &args)),
         Some("verify") => tests::verify::main(named("cargo verify", &args)),
+        Some("conformance") => tests::conformance::main(&args[1..]),
         Some("bench") => tests::bench::main(named("tests bench", &args)),
         _ => {
             use std::io::Write as _;
             let _ = writeln!(
                 std::io::stderr(),
-                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub|lake [OPTIONS] | \
+                "usage: tests demo [OPTIONS] | tests verify [OPTIONS] | tests bench hub|lake|lake-cost [OPTIONS] | tests conformance DIR | \
                  tests --as edge-agent|cloud-ingester|simulator …"
             );
             shared::cli::Exit::Usage.into()

@@ -39,12 +39,21 @@ impl Name {
 #[derive(Debug, Clone)]
 pub struct Launcher {
     binary: PathBuf,
+    /// Variables of every program's environment.
+    env: Vec<(String, String)>,
 }
 
 impl Launcher {
     /// Starts programs from the multi-call `binary`.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into() }
+        Self { binary: binary.into(), env: vec![] }
+    }
+
+    /// With a variable more in every program's environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// The multi-call binary that is running now.
@@ -66,6 +75,7 @@ impl Launcher {
                 command.env_remove(&variable);
             }
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -11,3 +11,5 @@ pub mod cutter; // when is a batch big or old enough; what is a repeat
 pub mod rows; // Events -> a RecordBatch; transport compression undone
 
 pub mod stage; // Events in, commits out
+
+pub mod backfill; // which Events of a file bronze lacks

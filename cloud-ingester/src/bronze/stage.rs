@@ -52,6 +52,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Books that nobody asks for.
+    #[must_use]
+    pub fn unheard() -> Self {
+        Self::register(&mut Registry::default())
+    }
+
     /// Books under `ingest_bronze`.
     pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("ingest_bronze");

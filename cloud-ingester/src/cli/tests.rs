@@ -75,3 +75,62 @@ async fn beside_a_running_service_the_hub_is_as_that_one_hears_it() {
     let _lease = kit.held("200 OK", "not JSON".to_owned()).await;
     assert_eq!(kit.streams().await, (vec![], false));
 }
+
+/// What bronze holds of each partition: rows, distinct numbers, first, last.
+async fn bronze(kit: &Kit) -> String {
+    let sql = "select partition_id as p, count(*) as n, count(distinct sequence_number) as d, min(sequence_number) as lo, \
+               max(sequence_number) as hi from bronze.messages group by 1 order by 1";
+    let session = lake_session_at(&kit.lake, kit.config.limits(), &Travel::default()).await.expect("a session");
+    let batches = query(&session, sql).await.expect(sql);
+    let mut out = vec![];
+    for batch in batches {
+        arrow::csv::WriterBuilder::new().with_header(false).build(&mut out).write(&batch).expect("numbers");
+    }
+    String::from_utf8(out).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_fill_in_what_bronze_lacks_and_the_stream_goes_on_after_them() {
+    let kit = Kit::new().await;
+    let file = kit._directory.path().join("events.jsonl");
+    let fill = async |numbers: &[i64], over_gaps: bool| {
+        let lines: Vec<String> =
+            numbers.iter().map(|number| format!("{{\"body\":{{}},\"sequence_number\":{number}}}")).collect();
+        std::fs::write(&file, lines.join("\n")).expect("a file");
+        let what = backfill::Backfill::Files {
+            files: vec![file.clone()],
+            hub: Some("h".to_owned()),
+            incarnation: 7,
+            partition: Some(0),
+            over_gaps,
+        };
+        Box::pin(command(Command::Backfill { what }, kit.config.clone())).await.expect("filled")
+    };
+    let at = async || kit.lake.txn(crate::lake::Table::BronzeMessages, "bronze/h/7/0").await.expect("a table");
+    assert_eq!(fill(&[5, 6, 7], false).await, Exit::Ok);
+    assert_eq!((bronze(&kit).await.as_str(), at().await), ("0,3,3,5,7\n", Some(7)));
+    // Again, with what was before, and what comes next.
+    assert_eq!(fill(&[3, 5, 6, 7, 8], false).await, Exit::Ok);
+    assert_eq!((bronze(&kit).await.as_str(), at().await), ("0,5,5,3,8\n", Some(8)));
+    // What is missing between is not passed over, unless that is asked for.
+    assert_eq!(fill(&[11, 9], false).await, Exit::No);
+    assert_eq!((bronze(&kit).await.as_str(), at().await), ("0,6,6,3,9\n", Some(9)));
+    assert_eq!(fill(&[12, 13], true).await, Exit::Ok);
+    assert_eq!((bronze(&kit).await.as_str(), at().await), ("0,9,9,3,13\n", Some(13)));
+    // And the lake as it was.
+    for (versions, expected) in [(vec!["bronze.messages=1".to_owned()], "3"), (vec![], "9")] {
+        let travel = travel(&kit.lake, None, &versions).expect("a version");
+        let session = lake_session_at(&kit.lake, kit.config.limits(), &travel).await.expect("a session");
+        let found =
+            query(&session, "select cast(count(*) as string) as n from bronze.messages").await.expect("a count");
+        let shown = arrow::util::pretty::pretty_format_batches(&found).expect("printable").to_string();
+        assert!(shown.contains(&format!("| {expected} ")), "{shown}");
+    }
+    let before = Some("2001-01-01T00:00:00Z".to_owned());
+    let session =
+        lake_session_at(&kit.lake, kit.config.limits(), &travel(&kit.lake, before, &[]).expect("a time")).await;
+    assert!(query(&session.expect("a session"), "select 1 from bronze.messages").await.is_err(), "it was not there");
+    for wrong in ["bronze.messages", "nope=1", "silver.readings=x"] {
+        assert_eq!(travel(&kit.lake, None, &[wrong.to_owned()]).expect_err(wrong).blame(), Blame::Config);
+    }
+}

@@ -87,7 +87,7 @@ pub async fn recompute(
             };
             let old = target.all_files();
             let anew = if old.len() < FILES_MAX { Anew::Affected } else { Anew::All };
-            keep_others(&target, &old, anew, &mut writer, hit).await?
+            keep_others(&target, &old, anew, &mut writer, None, hit).await?
         }
     };
     let count = rows.num_rows() as u64;

@@ -3,18 +3,29 @@
 use std::collections::HashMap;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 
-/// Text columns of a batch, read as one key per row.
-pub struct KeyReader<'a> {
-    columns: Vec<&'a StringArray>,
+/// Columns of a batch, read as one key per row.
+pub struct KeyReader {
+    columns: Vec<StringArray>,
     key: Vec<u8>,
 }
 
-impl<'a> KeyReader<'a> {
-    /// The key made of `columns`, all text.
+impl KeyReader {
+    /// The key made of `columns`, which the batch has to have. What is not text is read as text.
+    ///
+    /// # Panics
+    /// When a column is missing, or is of a kind that has no text: models with such keys are refused.
     #[must_use]
-    pub fn new(batch: &'a RecordBatch, columns: &[&str]) -> Self {
-        let column = |name: &&str| batch.column_by_name(name).expect("asked for").as_string::<i32>();
+    pub fn new<N: AsRef<str>>(batch: &RecordBatch, columns: &[N]) -> Self {
+        let column = |name: &N| {
+            let column = batch.column_by_name(name.as_ref()).expect("asked for");
+            match column.data_type() {
+                DataType::Utf8 => column.as_string::<i32>().clone(),
+                _ => cast(column, &DataType::Utf8).expect("keys have texts").as_string::<i32>().clone(),
+            }
+        };
         Self { columns: columns.iter().map(column).collect(), key: vec![] }
     }
 
@@ -34,7 +45,6 @@ impl<'a> KeyReader<'a> {
         &self.key
     }
 }
-
 /// Keys, numbered as they are met.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {

@@ -7,27 +7,13 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::prelude::SessionContext;
 
+use super::inputs::{File, Inputs};
 use super::keys::{KeyReader, Keys};
-use super::model::{KEYS, Model};
+use super::model::Model;
 use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
-use super::window::date_text;
+use super::window::{DAY, date_text};
 use super::windowed::Scope;
-use crate::lake::{Add, Extent, Lake, LakeError, Removes, View};
-
-/// What `readings` holds.
-const COLUMNS: [&str; 11] = [
-    "gateway_id",
-    "device_id",
-    "metric",
-    "unit",
-    "value",
-    "value_text",
-    "value_kind",
-    "event_time",
-    "received_time",
-    "reading_id",
-    "source_seq",
-];
+use crate::lake::{Add, Lake, LakeError, Removes, View};
 
 /// A table of this many files is written anew as one, next time it changes.
 const FILES_MAX: usize = 64;
@@ -40,18 +26,35 @@ struct Tops {
 }
 
 impl Tops {
-    async fn read(view: &View, files: &[Add]) -> Result<Self, LakeError> {
+    async fn of_source(inputs: &Inputs, files: &[File], keys: &[String]) -> Result<Self, LakeError> {
         let mut tops = Self::default();
-        for add in files {
-            for batch in view.read(add, &["gateway_id", "device_id", "metric", "unit", "event_time"]).await? {
-                let times = times_of(&batch);
-                let mut reader = KeyReader::new(&batch, &KEYS);
-                for at in 0..batch.num_rows() {
-                    tops.raise(reader.at(at), times.value(at));
-                }
+        let asked = with_time(keys);
+        for file in files {
+            for batch in inputs.read(file.source, &file.add, &asked).await? {
+                tops.learn(&batch, keys);
             }
         }
         Ok(tops)
+    }
+
+    async fn of_target(view: &View, files: &[Add], keys: &[String]) -> Result<Self, LakeError> {
+        let mut tops = Self::default();
+        let asked = with_time(keys);
+        let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+        for add in files {
+            for batch in view.read(add, &asked).await? {
+                tops.learn(&batch, keys);
+            }
+        }
+        Ok(tops)
+    }
+
+    fn learn(&mut self, batch: &RecordBatch, keys: &[String]) {
+        let times = times_of(batch);
+        let mut reader = KeyReader::new(batch, keys);
+        for at in 0..batch.num_rows() {
+            self.raise(reader.at(at), times.value(at));
+        }
     }
 
     fn raise(&mut self, key: &[u8], time: i64) {
@@ -61,6 +64,14 @@ impl Tops {
             None => self.times.push(time),
         }
     }
+}
+
+fn with_time(keys: &[String]) -> Vec<String> {
+    let mut asked = keys.to_vec();
+    if !keys.iter().any(|key| key == "event_time") {
+        asked.push("event_time".to_owned());
+    }
+    asked
 }
 
 fn times_of(batch: &RecordBatch) -> &TimestampMicrosecondArray {
@@ -76,9 +87,9 @@ struct Wanted {
 
 impl Wanted {
     /// The rows of `batch` that decide.
-    fn of(&self, batch: &RecordBatch) -> RecordBatch {
+    fn of(&self, columns: &[String], batch: &RecordBatch) -> RecordBatch {
         let times = times_of(batch);
-        let mut reader = KeyReader::new(batch, &KEYS);
+        let mut reader = KeyReader::new(batch, columns);
         let mut mask = BooleanBuilder::with_capacity(batch.num_rows());
         for at in 0..batch.num_rows() {
             let time = self.keys.find(reader.at(at)).and_then(|key| self.times.get(&key));
@@ -96,15 +107,17 @@ pub async fn recompute(
     lake: &Lake,
     session: &SessionContext,
     model: &Model,
-    source: &View,
+    inputs: &Inputs,
     scope: &Scope,
 ) -> Result<Rewrite, LakeError> {
+    let keys = &model.draft.keys;
     let target = lake.view(model.target).await?;
     let (new, old) = match scope {
-        Scope::New(adds) => (adds.clone(), target.all_files()),
-        Scope::All => (source.all_files(), vec![]),
+        Scope::New(files) => (files.clone(), target.all_files()),
+        Scope::All => (inputs.all_files(), vec![]),
     };
-    let (mut tops, current) = (Tops::read(source, &new).await?, Tops::read(&target, &old).await?);
+    let mut tops = Tops::of_source(inputs, &new, keys).await?;
+    let current = Tops::of_target(&target, &old, keys).await?;
 
     // A key is written anew where a new row is as late as the row the table holds, or later. Where it is exactly as
     // late, the rows that came before decide as well.
@@ -131,20 +144,20 @@ pub async fn recompute(
 
     let mut rows: Vec<RecordBatch> = vec![];
     let mut read = HashSet::new();
-    for add in &new {
-        read.insert(add.path.clone());
-        for batch in source.read(add, &COLUMNS).await? {
-            rows.push(wanted.of(&batch));
+    for file in &new {
+        read.insert(file.add.path.clone());
+        for batch in inputs.read(file.source, &file.add, &model.columns).await? {
+            rows.push(wanted.of(keys, &batch));
         }
     }
     if !ties.is_empty() {
-        let dates: HashSet<String> = ties.iter().map(|&time| date_text(time)).collect();
-        for add in source.files_in("event_date", |date| dates.contains(date)) {
-            let extent = Extent::of(&add, "event_time");
+        let dates: HashSet<String> = ties.iter().map(|&time| date_text(time.div_euclid(DAY))).collect();
+        for file in inputs.files_on(&dates) {
+            let extent = file.extent;
             let may = ties.iter().any(|&time| (extent.from.micros()..=extent.to.micros()).contains(&time));
-            if may && read.insert(add.path.clone()) {
-                for batch in source.read(&add, &COLUMNS).await? {
-                    rows.push(wanted.of(&batch));
+            if may && read.insert(file.add.path.clone()) {
+                for batch in inputs.read(file.source, &file.add, &model.columns).await? {
+                    rows.push(wanted.of(keys, &batch));
                 }
             }
         }
@@ -153,7 +166,7 @@ pub async fn recompute(
 
     let mut writer = lake.writer(model.target).await?;
     let hit = |batch: &RecordBatch| {
-        let mut reader = KeyReader::new(batch, &KEYS);
+        let mut reader = KeyReader::new(batch, keys);
         let mut mask = BooleanBuilder::with_capacity(batch.num_rows());
         for at in 0..batch.num_rows() {
             mask.append_value(wanted.keys.find(reader.at(at)).is_some_and(|key| affected.contains(&key)));
@@ -163,12 +176,12 @@ pub async fn recompute(
     let anew = if old.len() < FILES_MAX { Anew::Affected } else { Anew::All };
     let removes = match scope {
         Scope::All => Removes::All,
-        Scope::New(_) => keep_others(&target, &old, anew, &mut writer, hit).await?,
+        Scope::New(_) => keep_others(&target, &old, anew, &mut writer, None, hit).await?,
     };
     let mut written = 0;
-    for batch in select(session, &model.sql, "readings", rows).await? {
+    for batch in select(session, &model.draft.sql, "readings", rows).await? {
         written += batch.num_rows() as u64;
-        writer.write(as_table(model.target, &batch)).await?;
+        writer.write(as_table(model.target, &batch, None)?).await?;
     }
     Ok(Rewrite { adds: writer.finish().await?, removes, rows: written })
 }

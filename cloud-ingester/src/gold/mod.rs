@@ -1,4 +1,4 @@
-//! silver -> gold.metric_1m, gold.device_latest, gold.gateway_health.
+//! silver -> gold: the tables of models (those of the product and users' own), gateway_health and watermarks.
 //!
 //! Every hop reads only the new files of its source, finds the keys and windows they touch, computes these again from
 //! silver as it stands, and replaces them in one commit that also carries the hop's progress. So the tables do not
@@ -6,9 +6,19 @@
 
 pub mod model; // a model file: header and SELECT
 
-pub mod window; // tumbling windows, and how much at once
+mod lint; // what a SELECT may use
+
+pub mod planned; // whether a SELECT fits, and the table it fills
+
+pub mod models; // every model there is
+
+pub mod window; // windows in fixed places, sessions, and how much at once
 
 pub mod keys; // keys of rows, exact
+
+pub mod inputs; // the rows a model reads
+
+pub mod affected; // which windows new rows touch
 
 pub mod rewrite; // replacing rows in one commit
 
@@ -16,8 +26,15 @@ pub mod windowed; // mode `window`
 
 pub mod latest; // mode `latest`
 
+pub mod plain; // modes `append` and `full`
+
 pub mod health; // the proof
 
-pub use model::{Mode, Model};
+pub mod watermark; // until when all is here
+
+pub use affected::Final;
+pub use inputs::Inputs;
+pub use model::{Mistake, Mode, Model, Refresh, Source, Windows};
+pub use models::OwnModels;
 pub use rewrite::Rewrite;
 pub use windowed::Scope;

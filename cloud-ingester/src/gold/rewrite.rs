@@ -10,10 +10,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray as _, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::{cast, filter_record_batch, not};
 use arrow::datatypes::TimestampMicrosecondType;
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
+use super::model::Windows;
 use super::window::DAY;
+use crate::lake::tables::timestamp;
 use crate::lake::{Add, FileWriter, LakeError, Removes, Table, View};
 
 /// What a hop does to its target.
@@ -32,6 +35,12 @@ impl Rewrite {
     #[must_use]
     pub const fn nothing() -> Self {
         Self { adds: vec![], removes: Removes::Nothing, rows: 0 }
+    }
+
+    /// Whether the table stays as it is.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.adds.is_empty() && self.removes == Removes::Nothing
     }
 }
 
@@ -54,6 +63,7 @@ pub async fn keep_others(
     candidates: &[Add],
     anew: Anew,
     writer: &mut FileWriter,
+    windows: Option<Windows>,
     mut affected: impl FnMut(&RecordBatch) -> BooleanArray,
 ) -> Result<Removes, LakeError> {
     let schema = target.table().schema();
@@ -69,7 +79,7 @@ pub async fn keep_others(
         for (batch, mask) in batches.iter().zip(&masks) {
             let stays = not(mask).expect("a mask has a value for each row");
             let rest = filter_record_batch(batch, &stays).expect("a mask is as long as its batch");
-            writer.write(as_table(target.table(), &rest)).await?;
+            writer.write(as_table(target.table(), &rest, windows)?).await?;
         }
     }
     writer.seal().await?;
@@ -77,27 +87,46 @@ pub async fn keep_others(
 }
 
 /// A result of a SELECT, or rows read back, as the table has them: columns in order, the partition's date filled in.
-#[must_use]
-pub fn as_table(table: Table, batch: &RecordBatch) -> RecordBatch {
+///
+/// # Errors
+/// When a column is missing or of another kind than when the model was planned.
+pub fn as_table(table: Table, batch: &RecordBatch, windows: Option<Windows>) -> Result<RecordBatch, LakeError> {
+    let failed = |error: ArrowError| LakeError::Query {
+        act: "bring rows of a gold table into shape",
+        source: Box::new(DataFusionError::from(error)),
+    };
+    let column = |name: &str| {
+        let missing = || failed(ArrowError::SchemaError(format!("there is no column {name}")));
+        batch.column_by_name(name).ok_or_else(missing)
+    };
     let schema = table.schema();
-    let columns: Vec<ArrayRef> = schema
-        .fields()
-        .iter()
-        .map(|field| match field.name().as_str() {
+    let mut columns: Vec<ArrayRef> = vec![];
+    for field in schema.fields() {
+        columns.push(match field.name().as_str() {
             "window_date" => {
-                let starts = batch.column_by_name("window_start").expect("a test runs every model");
-                let starts = starts.as_primitive::<TimestampMicrosecondType>();
-                let day = |start: i64| i32::try_from(start.div_euclid(DAY)).ok();
-                let dates: Date32Array = starts.iter().map(|start| start.and_then(day)).collect();
-                Arc::new(dates) as ArrayRef
+                let mut last: Option<(i64, i64)> = None;
+                dates(column("window_start")?, |start| match last {
+                    Some((before, day)) if before == start => day,
+                    _ => {
+                        let day = windows.map_or_else(|| start.div_euclid(DAY), |windows| windows.date(start));
+                        last = Some((start, day));
+                        day
+                    }
+                })
+                .map_err(failed)?
             }
-            name => {
-                let column = batch.column_by_name(name).expect("a test runs every model");
-                cast(column, field.data_type()).expect("a test runs every model")
-            }
-        })
-        .collect();
-    RecordBatch::try_new(schema, columns).expect("every column is as the table has it")
+            "event_date" => dates(column("event_time")?, |time| time.div_euclid(DAY)).map_err(failed)?,
+            name => cast(column(name)?, field.data_type()).map_err(failed)?,
+        });
+    }
+    RecordBatch::try_new(schema, columns).map_err(failed)
+}
+
+fn dates(times: &ArrayRef, mut day: impl FnMut(i64) -> i64) -> Result<ArrayRef, ArrowError> {
+    let times = cast(times, &timestamp())?;
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let dates: Date32Array = times.iter().map(|time| time.and_then(|time| i32::try_from(day(time)).ok())).collect();
+    Ok(Arc::new(dates))
 }
 
 /// Runs a model's SELECT over `rows`, which it knows as `relation`.

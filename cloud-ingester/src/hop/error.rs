@@ -39,9 +39,12 @@ pub enum HopError {
     Worker(#[from] tokio::task::JoinError),
     /// A table that is not filled by a hop was asked for.
     #[error(
-        "refresh {0}: no hop fills it; one of silver.readings, gold.metric_1m, gold.device_latest, gold.gateway_health"
+        "refresh {0}: no hop fills it; one of silver.readings, gold.metric_1m, gold.metric_1h, gold.metric_1d, gold.device_latest, gold.device_health, gold.gateway_health, gold.watermarks, or the table of a model of your own"
     )]
     NoTarget(String),
+    /// A table that does not exist was asked for.
+    #[error("keep {0}: there is no such table; write e.g. silver.readings")]
+    NoTable(String),
     /// A test ends the hop here.
     #[cfg(test)]
     #[error("a test ended the hop")]
@@ -54,7 +57,7 @@ impl HopError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Lake(error) => error.blame(),
-            Self::Ahead { .. } | Self::Rules { .. } | Self::NoTarget(_) => Blame::Config,
+            Self::Ahead { .. } | Self::Rules { .. } | Self::NoTarget(_) | Self::NoTable(_) => Blame::Config,
             Self::Worker(_) => Blame::Bug,
             #[cfg(test)]
             Self::Ended => Blame::Bug,

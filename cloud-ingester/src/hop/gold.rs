@@ -9,8 +9,11 @@ use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::Hops;
 use super::silver::{highs, refresh_app};
-use crate::gold::{Mode, Model, Rewrite, Scope, health, latest, windowed};
-use crate::lake::{Add, Kind, LakeError, Table, TableCommit, Txn, View};
+use crate::gold::watermark::Watermarks;
+use crate::gold::{
+    Final, Inputs, Mode, Model, Refresh, Rewrite, Scope, Windows, health, inputs, latest, plain, windowed,
+};
+use crate::lake::{Add, Kind, LakeError, Removes, Table, TableCommit, Txn, View};
 use crate::silver::EpochKey;
 
 /// What a gold hop did.
@@ -51,32 +54,94 @@ impl Source {
 /// The sources of gold.gateway_health.
 pub(super) const HEALTH_SOURCES: [Table; 3] = [Table::SilverReadings, Table::SilverQuarantine, Table::SilverGaps];
 
+/// Watermarks are looked at this often at most, in microseconds: a commit each hop would cost more than they are worth.
+const MARK_EVERY: i64 = 10_000_000;
+
+/// And written this often where only the clock moved.
+const IDLE_EVERY: i64 = 60_000_000;
+
+/// The app id of the watermark up to which a model's windows were computed.
+fn final_app(target: Table) -> String {
+    format!("{}<-{}", target.full_name(), Table::GoldWatermarks.full_name())
+}
+
 /// Names how health is computed, as the digest of a SELECT names a model.
 const HEALTH_RULES: &str = "gateway-health-1";
 
 impl Hops {
-    /// Brings one model's table up to what silver holds; `None` if it is.
+    /// Brings one model's table up to what its sources hold; `None` if it is.
     pub(super) async fn model(&mut self, model: &Model, asked: Option<Why>) -> Result<Option<GoldReport>, HopError> {
-        let source = self.lake.view(Table::SilverReadings).await?;
         let target = self.lake.view(model.target).await?;
-        let expected = target.txn(&model.target.app_id(&source.id())).await?;
-        let found = match asked {
-            Some(why) => News::Refresh(why),
-            None => news(&source, &target, expected, self.settings.chunk_bytes).await?,
-        };
-        let (scope, from, to) = match found {
-            News::Nothing => return Ok(None),
-            News::Some { from, to, changes } => {
-                (Scope::New(changes.into_iter().flat_map(|change| change.adds).collect()), from, to)
+        let mut sources = vec![];
+        let mut views = vec![];
+        let mut files = vec![];
+        let mut refresh = asked;
+        let mut moved = false;
+        for &from in &model.draft.sources {
+            let view = self.lake.view(from.table()).await?;
+            let expected = target.txn(&model.target.app_id(&view.id())).await?;
+            let mut done = Source::new(model.target, &view, expected, 0, view.version(), &model.digest());
+            match news(&view, &target, expected, self.bytes_max(model)).await? {
+                News::Nothing => done.plan.from = done.plan.to + 1,
+                News::Some { from: first, to, changes } => {
+                    moved = true;
+                    (done.plan.from, done.plan.to) = (first, to);
+                    let adds = changes.into_iter().flat_map(|change| change.adds);
+                    files.extend(adds.map(|add| inputs::file(from, add)));
+                }
+                News::Refresh(why) => refresh = refresh.or(Some(why)),
             }
-            News::Refresh(why) => {
-                tracing::info!(target = model.target.full_name(), version = source.version(), %why, "full refresh begins");
-                (Scope::All, 0, source.version())
+            sources.push(done);
+            views.push((from, view));
+        }
+        if model.catalogue {
+            let view = self.lake.view(Table::SilverDevices).await?;
+            let expected = target.txn(&model.target.app_id(&view.id())).await?;
+            let mut done = Source::new(model.target, &view, expected, 0, view.version(), &model.digest());
+            match news(&view, &target, expected, u64::MAX).await? {
+                News::Nothing => done.plan.from = done.plan.to + 1,
+                News::Some { from, to, changes } => {
+                    moved = true;
+                    (done.plan.from, done.plan.to) = (from, to);
+                    if 0 < target.rows() && changes.iter().any(|change| !change.adds.is_empty()) {
+                        refresh = refresh.or(Some(Why::Catalogue));
+                    }
+                }
+                News::Refresh(Why::UnknownSource) if refresh.is_none() && view.rows() == 0 => moved = true,
+                News::Refresh(why) => {
+                    refresh = refresh.or(Some(match why {
+                        Why::SourceReplaced => Why::Catalogue,
+                        why => why,
+                    }))
+                }
             }
+            sources.push(done);
+        }
+        let bounds = self.bounds(model, &target).await?;
+        if refresh.is_none() && !moved && !self.crossed(model, bounds) {
+            return Ok(None);
+        }
+        let scope = match refresh {
+            Some(why) => {
+                tracing::info!(target = model.target.full_name(), %why, "full refresh begins");
+                for source in &mut sources {
+                    source.plan.from = 0;
+                }
+                // As the views are, not as far as one commit would have read.
+                for (source, (_, view)) in sources.iter_mut().zip(&views) {
+                    source.plan.to = view.version();
+                }
+                Scope::All
+            }
+            None => Scope::New(files),
         };
-        let rewrite = match model.mode {
-            Mode::Window(size) => windowed::recompute(&self.lake, &self.session, model, size, &source, &scope).await,
-            Mode::Latest => latest::recompute(&self.lake, &self.session, model, &source, &scope).await,
+        let inputs = Inputs::new(&self.lake, model, views).await?;
+        let (lake, session) = (&self.lake, &self.session);
+        let rewrite = match model.draft.mode {
+            Mode::Window(windows) => windowed::recompute(lake, session, model, windows, &inputs, &scope, bounds).await,
+            Mode::Latest => latest::recompute(lake, session, model, &inputs, &scope).await,
+            Mode::Append => plain::append(lake, session, model, &inputs, &scope).await,
+            Mode::Full => plain::full(lake, session, model, &inputs).await,
         };
         let rewrite = match rewrite {
             Err(LakeError::FileGone { .. }) if matches!(scope, Scope::New(_)) => {
@@ -84,8 +149,125 @@ impl Hops {
             }
             rewrite => rewrite?,
         };
-        let sources = vec![Source::new(model.target, &source, expected, from, to, &model.digest)];
-        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
+        self.turn(model.target).seen = bounds.upto;
+        // Nothing new and no window to fill: the watermark alone is not worth a commit.
+        if refresh.is_none() && !moved && rewrite.is_nothing() {
+            return Ok(None);
+        }
+        let mut extra = vec![];
+        if let Some(upto) = bounds.upto {
+            let app = final_app(model.target);
+            let expected = target.txn(&app).await?;
+            if expected.is_none_or(|expected| expected < upto) {
+                extra.push(Txn { app, expected, version: upto });
+            }
+        }
+        self.commit_gold(&target, rewrite, sources, extra, &scope).await.map(Some)
+    }
+
+    /// About how many bytes of a source one commit reads: what runs now and then has most of a window to compute anyway.
+    fn bytes_max(&self, model: &Model) -> u64 {
+        match (model.draft.mode, model.draft.refresh) {
+            (Mode::Window(_), Refresh::Every { .. }) | (Mode::Full, _) => u64::MAX,
+            _ => self.settings.chunk_bytes,
+        }
+    }
+
+    /// Which windows a model that waits for final ones may compute.
+    async fn bounds(&self, model: &Model, target: &View) -> Result<Final, HopError> {
+        if model.draft.refresh != Refresh::Final {
+            return Ok(Final::default());
+        }
+        let upto = self.watermark().unwrap_or(i64::MIN);
+        let after = target.txn(&final_app(model.target)).await?.unwrap_or(i64::MIN);
+        Ok(Final { upto: Some(upto.max(after)), after: Some(after) })
+    }
+
+    /// Whether a window became final since they were last looked for.
+    fn crossed(&self, model: &Model, bounds: Final) -> bool {
+        let (Mode::Window(Windows::Grid(grid)), Some(upto), Some(after)) =
+            (model.draft.mode, bounds.upto, bounds.after)
+        else {
+            return false;
+        };
+        let seen = self.seen(model.target).unwrap_or(i64::MIN).max(after);
+        seen < grid.boundary(upto)
+    }
+
+    /// Brings gold.watermarks up to silver.readings and the clock; `None` if nothing came.
+    pub(super) async fn watermarks(
+        &mut self,
+        asked: Option<Why>,
+        now_or_never: bool,
+    ) -> Result<Option<GoldReport>, HopError> {
+        let table = Table::GoldWatermarks;
+        let now = self.settings.clock.now().micros();
+        let since = now.saturating_sub(self.marked_at.unwrap_or(i64::MIN));
+        if !now_or_never && asked.is_none() && since < MARK_EVERY {
+            return Ok(None);
+        }
+        let target = self.lake.view(table).await?;
+        let source = self.lake.view(Table::SilverReadings).await?;
+        let expected = target.txn(&table.app_id(&source.id())).await?;
+        let mut done = Source::new(table, &source, expected, 0, source.version(), "watermarks-1");
+        let known = match self.marks.take() {
+            Some(marks) => marks,
+            None => Watermarks::of_table(&target, now).await?,
+        };
+        let mut marks = known.clone();
+        let found = match asked {
+            Some(why) => News::Refresh(why),
+            None => news(&source, &target, expected, u64::MAX).await?,
+        };
+        let mut moved = false;
+        let scope = match found {
+            News::Nothing => {
+                done.plan.from = done.plan.to + 1;
+                Scope::New(vec![])
+            }
+            News::Some { from, to, changes } => {
+                moved = true;
+                (done.plan.from, done.plan.to) = (from, to);
+                for add in changes.iter().flat_map(|change| &change.adds) {
+                    match marks.learn(&source, add, now).await {
+                        // Rows of a file that is gone are in others by now; or came long ago.
+                        Err(LakeError::FileGone { .. }) => {}
+                        learned => learned?,
+                    }
+                }
+                Scope::New(vec![])
+            }
+            News::Refresh(why) => {
+                moved = true;
+                tracing::info!(target = table.full_name(), %why, "full refresh begins");
+                let mut anew = Watermarks::default();
+                for add in source.all_files() {
+                    anew.learn(&source, &add, now).await?;
+                }
+                // What was final stays final.
+                anew.join(&marks);
+                marks = anew;
+                Scope::All
+            }
+        };
+        let ticked = marks.settle(self.settings.patience, now);
+        let clock = ticked && IDLE_EVERY <= since;
+        if !moved && !clock {
+            self.marks = Some(known);
+            return Ok(None);
+        }
+        let mut writer = self.lake.writer(table).await?;
+        writer.write(marks.rows()).await?;
+        let rewrite =
+            Rewrite { adds: writer.finish().await?, removes: Removes::All, rows: marks.rows().num_rows() as u64 };
+        let app = format!("{}/clock", table.full_name());
+        let before = target.txn(&app).await?;
+        let version = now.max(before.map_or(i64::MIN, |before| before + 1));
+        let clock = Txn { app, expected: before, version };
+        let report = self.commit_gold(&target, rewrite, vec![done], vec![clock], &scope).await?;
+        self.marks = Some(marks);
+        self.marked_at = Some(now);
+        Ok(moved.then_some(report))
     }
 
     /// Brings gold.gateway_health up to what silver holds; `None` if it is.
@@ -137,7 +319,7 @@ impl Hops {
         };
         let memory = self.memory.insert(memory);
         let rewrite = health::recompute(&self.lake, &memory.seen, changed, &scope).await?;
-        self.commit_gold(&target, rewrite, sources, &scope).await.map(Some)
+        self.commit_gold(&target, rewrite, sources, vec![], &scope).await.map(Some)
     }
 
     /// `planned`: the target as the plan found it.
@@ -146,12 +328,13 @@ impl Hops {
         planned: &View,
         rewrite: Rewrite,
         sources: Vec<Source>,
+        extra: Vec<Txn>,
         scope: &Scope,
     ) -> Result<GoldReport, HopError> {
         let table = planned.table();
         let full = matches!(scope, Scope::All);
         let mut plans = vec![];
-        let mut txns = vec![];
+        let mut txns = extra;
         for mut source in sources {
             source.plan.full = full;
             // A source that did not move needs no progress; in a refresh all are named.

@@ -104,7 +104,8 @@ impl Hops {
         let totals = match totals {
             Some(totals) => totals,
             None => {
-                let decoded = readings.rows() + quarantine.rows();
+                // What a half done commit refused is counted when its range is done again.
+                let decoded = readings.rows() + quarantine.rows_without(without);
                 if decoded != 0 {
                     tracing::warn!(
                         "no commit of silver.readings tells the running totals: duplicates are counted from here"

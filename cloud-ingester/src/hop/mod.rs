@@ -25,7 +25,7 @@ mod gold; // the gold hops
 mod runner; // one after the other
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::HopError;
 pub use plan::{Plan, Why};

@@ -50,6 +50,8 @@ pub enum Why {
     LogGone,
     /// A file that had to be read was vacuumed.
     FileGone,
+    /// What is known of devices changed.
+    Catalogue,
     /// Somebody asked for it.
     Asked,
 }
@@ -61,6 +63,7 @@ impl std::fmt::Display for Why {
             Self::SourceReplaced => "rows of its source were replaced",
             Self::LogGone => "the log of its source does not reach back far enough",
             Self::FileGone => "a file that had to be read was vacuumed",
+            Self::Catalogue => "what is known of devices changed",
             Self::Asked => "asked for",
         })
     }

@@ -1,8 +1,11 @@
 //! One hop after the other, by the holder of the lease.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
+use shared::clock::Clock;
 use shared::rules::TimeWindow;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -11,10 +14,13 @@ use super::error::HopError;
 use super::gold::{GoldReport, HEALTH_SOURCES};
 use super::plan::Why;
 use super::silver::{SilverReport, TARGETS};
-use crate::gold::Model;
+use crate::gold::models::embedded;
+use crate::gold::watermark::{Patience, Watermarks};
+use crate::gold::{Mode, Model, Refresh, Windows};
 use crate::lake::session::{Limits, session};
-use crate::lake::{Lake, Layer, Lease, Table};
+use crate::lake::{Lake, LakeError, Layer, Lease, Table};
 use crate::silver::{Rules, Seen, Totals, Unique};
+use crate::upkeep::{self, Done, Upkeep};
 
 /// How hops work.
 #[derive(Debug, Clone)]
@@ -30,6 +36,14 @@ pub struct Settings {
     /// While silver has news, a model rests this many times as long as its last hop took: its windows are computed anew
     /// with each hop, so fewer hops cost less, and silver and whatever else runs here get on. 0: it never rests.
     pub rest: u32,
+    /// Users' models.
+    pub own: Vec<Model>,
+    /// When windows are final.
+    pub patience: Patience,
+    /// What time it is.
+    pub clock: Clock,
+    /// How the tables are kept.
+    pub upkeep: upkeep::Settings,
 }
 
 impl Default for Settings {
@@ -40,6 +54,10 @@ impl Default for Settings {
             chunk_bytes: 32 << 20,
             limits: Limits { memory_bytes: 512 << 20 },
             rest: 2,
+            own: vec![],
+            patience: Patience::default(),
+            clock: Clock::Real,
+            upkeep: upkeep::Settings::default(),
         }
     }
 }
@@ -50,6 +68,31 @@ pub(super) struct Memory {
     pub(super) totals: Totals,
 }
 
+/// When a model's turn is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Turn {
+    /// Until then it rests, while silver has news.
+    resting: Option<Instant>,
+    /// Then it is due, where it is not with every hop.
+    due: Option<Instant>,
+    /// The watermark up to which its windows were looked at.
+    pub(super) seen: Option<i64>,
+    /// Failed; tried again then.
+    ailing: Option<Instant>,
+}
+
+/// A user's model that failed is tried again after so long.
+const AILING: Duration = Duration::from_secs(60);
+
+/// Whether models wait for their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turns {
+    /// Each when it is due.
+    Due,
+    /// All now.
+    All,
+}
+
 /// The hops of a lake, run by the holder of its lease.
 pub struct Hops {
     pub(super) lake: Arc<Lake>,
@@ -58,9 +101,13 @@ pub struct Hops {
     pub(super) rules: Arc<Rules>,
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
+    upkeep: Upkeep,
     models: Vec<Model>,
-    /// Until when each model rests.
-    resting: Vec<Option<Instant>>,
+    turns: HashMap<Table, Turn>,
+    /// The watermarks as the table has them, once it was read.
+    pub(super) marks: Option<Watermarks>,
+    /// When they were committed last, in microseconds.
+    pub(super) marked_at: Option<i64>,
     #[cfg(test)]
     pub(super) end_before: Option<Table>,
 }
@@ -72,6 +119,8 @@ pub struct Report {
     pub silver: Option<SilverReport>,
     /// The gold hops that had something to do.
     pub gold: Vec<GoldReport>,
+    /// Users' models that failed: the table and why. They are tried again; the others went on.
+    pub ailing: Vec<(Table, String)>,
 }
 
 impl Report {
@@ -92,8 +141,11 @@ impl Hops {
         let mut hops = Self {
             session: session(settings.limits)?,
             rules: Arc::new(Rules::new(settings.window, settings.unique.clone())),
-            models: Model::embedded(),
-            resting: vec![],
+            models: embedded().await?,
+            turns: HashMap::new(),
+            marks: None,
+            marked_at: None,
+            upkeep: Upkeep::new(settings.upkeep),
             memory: None,
             lake,
             lease,
@@ -101,6 +153,10 @@ impl Hops {
             #[cfg(test)]
             end_before: None,
         };
+        // A table that does not fit its model was named when it was looked at.
+        let troubles = hops.lake.troubles();
+        let own = hops.settings.own.iter().filter(|model| !troubles.contains_key(model.target.full_name()));
+        hops.models.extend(own.cloned());
         hops.keep_rules().await?;
         let bronze = hops.lake.view(Table::BronzeMessages).await?.id();
         for target in TARGETS {
@@ -127,28 +183,153 @@ impl Hops {
         Ok(hops)
     }
 
-    /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it. A model that
-    /// rests is left out; where nothing is new in bronze none does, so an idle round means that all tables are level.
+    /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it. A model whose turn
+    /// it is not is left out.
     ///
     /// # Errors
     /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
+        self.turn_of(Turns::Due).await
+    }
+
+    async fn turn_of(&mut self, turns: Turns) -> Result<Report, HopError> {
+        match self.turn_once(turns).await {
+            // A source behind what was read of it: before anybody is told to restore it, everything is listed anew.
+            Err(HopError::Ahead { .. }) => {
+                self.lake.forget().await;
+                self.turn_once(turns).await
+            }
+            done => done,
+        }
+    }
+
+    async fn turn_once(&mut self, turns: Turns) -> Result<Report, HopError> {
         self.finish_what_failed().await?;
-        let mut report = Report { silver: self.silver().await?, gold: vec![] };
-        self.resting.resize(self.models.len(), None);
-        for at in 0..self.models.len() {
+        let mut report = Report { silver: self.silver().await?, ..Report::default() };
+        report.gold.extend(self.watermarks(None, turns == Turns::All).await?);
+        for model in self.models.clone() {
             let begun = Instant::now();
-            if report.silver.is_some() && self.resting[at].is_some_and(|until| begun < until) {
+            if turns == Turns::Due && !self.is_due(&model, begun, report.silver.is_some()) {
                 continue;
             }
-            let model = self.models[at].clone();
-            while let Some(done) = self.model(&model, None).await? {
-                report.gold.push(done);
-            }
-            self.resting[at] = Some(Instant::now() + begun.elapsed() * self.settings.rest);
+            let done = self.level(&model, &mut report).await;
+            self.went(&model, begun, done, &mut report)?;
         }
         report.gold.extend(self.health(None).await?);
+        self.upkeep.step(&self.lake, &self.lease).await?;
         Ok(report)
+    }
+
+    async fn level(&mut self, model: &Model, report: &mut Report) -> Result<(), HopError> {
+        while let Some(done) = self.model(model, None).await? {
+            report.gold.push(done);
+            // What reads everything is level at once, and would be again and again.
+            if model.draft.mode == Mode::Full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&mut self, model: &Model, now: Instant, news: bool) -> bool {
+        let watermark = self.watermark();
+        let turn = self.turn(model.target);
+        if turn.ailing.is_some_and(|until| now < until) {
+            return false;
+        }
+        match model.draft.refresh {
+            // Where nothing is new in bronze none rests, so an idle round means that all tables are level.
+            Refresh::EachHop | Refresh::Final => !(news && turn.resting.is_some_and(|until| now < until)),
+            Refresh::Every { at_final, .. } => {
+                let final_now = at_final
+                    && match (model.draft.mode, watermark) {
+                        (Mode::Window(Windows::Grid(grid)), Some(mark)) => {
+                            let boundary = grid.boundary(mark);
+                            let passed = turn.seen.is_some_and(|seen| seen < boundary);
+                            turn.seen = Some(boundary.max(turn.seen.unwrap_or(boundary)));
+                            passed
+                        }
+                        _ => false,
+                    };
+                final_now || turn.due.is_none_or(|due| due <= now)
+            }
+        }
+    }
+
+    /// Notes how a model's turn went. What a user's model fails at stops no other.
+    fn went(
+        &mut self,
+        model: &Model,
+        begun: Instant,
+        done: Result<(), HopError>,
+        report: &mut Report,
+    ) -> Result<(), HopError> {
+        let rest = self.settings.rest;
+        let name = model.target.full_name();
+        let ailing = match (done, model.target) {
+            (Ok(()), _) => None,
+            (Err(HopError::Lake(error @ (LakeError::Query { .. } | LakeError::Foreign { .. }))), Table::Own(_)) => {
+                let why = shared::cli::chain(&error);
+                tracing::error!(target = name, file = model.draft.file, why, "a model failed; the others go on");
+                report.ailing.push((model.target, why.clone()));
+                Some(why)
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let now = Instant::now();
+        let turn = self.turn(model.target);
+        turn.ailing = ailing.is_some().then(|| now + AILING);
+        turn.resting = Some(now + begun.elapsed() * rest);
+        if let Refresh::Every { every, .. } = model.draft.refresh {
+            turn.due = Some(begun + every);
+        }
+        if let Table::Own(_) = model.target {
+            self.lake.trouble(name, ailing);
+        }
+        Ok(())
+    }
+
+    pub(super) fn turn(&mut self, table: Table) -> &mut Turn {
+        self.turns.entry(table).or_default()
+    }
+
+    /// The watermark up to which windows of a table were looked at.
+    pub(super) fn seen(&self, table: Table) -> Option<i64> {
+        self.turns.get(&table).and_then(|turn| turn.seen)
+    }
+
+    /// The lake's watermark, in microseconds; none before anything came.
+    pub(super) fn watermark(&self) -> Option<i64> {
+        self.marks.as_ref().and_then(Watermarks::lake)
+    }
+
+    /// Does all the upkeep there is to do in these tables now, whatever the schedule says.
+    ///
+    /// # Errors
+    /// What the lake says.
+    pub async fn maintain(&mut self, tables: &[Table]) -> Result<Vec<Done>, HopError> {
+        Ok(self.upkeep.all(&self.lake, &self.lease, tables).await?)
+    }
+
+    /// The lake they work on.
+    #[must_use]
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// What upkeep has done since the process began.
+    #[must_use]
+    pub fn upkeep(&self) -> upkeep::Report {
+        self.upkeep.report()
+    }
+
+    /// A round that ends with silver: for those who measure the two apart.
+    ///
+    /// # Errors
+    /// As [`Hops::round`].
+    pub async fn silver_alone(&mut self) -> Result<Report, HopError> {
+        self.finish_what_failed().await?;
+        Ok(Report { silver: self.silver().await?, ..Report::default() })
     }
 
     /// No memory: the last hop failed midway. Its side tables may be ahead, only its own plan may finish it, and until then
@@ -166,7 +347,10 @@ impl Hops {
     /// As [`Hops::round`].
     pub async fn run_all(&mut self, stop: &CancellationToken, mut each: impl FnMut(&Report)) -> Result<(), HopError> {
         while !stop.is_cancelled() {
-            let report = self.round().await?;
+            let mut report = self.round().await?;
+            if report.is_idle() {
+                report = self.turn_of(Turns::All).await?;
+            }
             if report.is_idle() {
                 break;
             }
@@ -190,6 +374,10 @@ impl Hops {
             Table::SilverReadings | Table::SilverQuarantine | Table::SilverGaps => {
                 report.silver = Some(self.refresh_silver(Why::Asked).await?);
             }
+            Table::GoldWatermarks => {
+                self.finish_what_failed().await?;
+                report.gold.extend(self.watermarks(Some(Why::Asked), true).await?);
+            }
             Table::GoldGatewayHealth => {
                 self.finish_what_failed().await?;
                 report.gold.extend(self.health(Some(Why::Asked)).await?);
@@ -199,10 +387,12 @@ impl Hops {
                 let model = model.ok_or_else(|| HopError::NoTarget(target.full_name().to_owned()))?;
                 self.finish_what_failed().await?;
                 report.gold.extend(self.model(&model, Some(Why::Asked)).await?);
+                self.lake.trouble(model.target.full_name(), None);
             }
         }
-        let after = self.round().await?;
+        let after = self.turn_of(Turns::All).await?;
         report.silver = report.silver.or(after.silver);
+        report.ailing.extend(after.ailing);
         report.gold.extend(after.gold);
         Ok(report)
     }

@@ -1,8 +1,14 @@
-mod kit;
+pub(crate) mod kit;
 
 mod flow; // what goes into bronze comes out of silver and gold
 
 mod again; // ends midway, replays, refreshes
+
+mod models; // windows of every kind, users' models, watermarks
+
+mod faults; // whatever the storage answers and whoever dies
+
+mod upkeep; // merges, vacuum and cut logs are no news to hops
 
 mod messages;
 mod splits; // however a stream is cut, the tables are the same

@@ -20,6 +20,7 @@ use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 use serde_json::Value;
 
+use super::attempt::{Fit, fit};
 use super::error::LakeError;
 use super::tables::Table;
 
@@ -49,6 +50,13 @@ pub enum Kind {
         adds: Vec<Add>,
         /// What to remove.
         removes: Removes,
+    },
+    /// Files are replaced by others that hold the same rows. Whoever follows the table's changes sees none.
+    SameRows {
+        /// What to add.
+        adds: Vec<Add>,
+        /// The files at these paths are removed; all must be part of the table.
+        removes: HashSet<String>,
     },
 }
 
@@ -97,40 +105,13 @@ impl Landed {
     }
 }
 
-pub(super) enum Fit {
-    Next,
-    Before,
-}
-
-/// | progress in the table       | fit                                   |
-/// |-----------------------------|---------------------------------------|
-/// | all at or above `version`   | Before: landed already, nothing to do |
-/// | all as `expected`           | Next                                  |
-/// | anything else               | fenced                                |
-pub(super) async fn fit(table: &DeltaTable, commit: &TableCommit) -> Result<Fit, LakeError> {
-    let (mut landed, mut moved, mut still) = (vec![], None, 0);
+/// How the progress in `table` fits the commit; where it does not, what was found.
+pub(super) async fn look(table: &DeltaTable, commit: &TableCommit) -> Result<(Fit, Vec<Option<i64>>), LakeError> {
+    let mut found = vec![];
     for txn in &commit.txns {
-        let found = txn_of(table, commit.table, &txn.app).await?;
-        if txn.expected == Some(txn.version) && found == txn.expected {
-            still += 1;
-        } else if found.is_some_and(|found| found >= txn.version) {
-            landed.push((txn, found));
-        } else if found != txn.expected {
-            moved = Some((txn, found));
-        }
+        found.push(txn_of(table, commit.table, &txn.app).await?);
     }
-    if !landed.is_empty() && landed.len() + still == commit.txns.len() {
-        return Ok(Fit::Before);
-    }
-    match moved.or(landed.first().copied()) {
-        None => Ok(Fit::Next),
-        Some((txn, found)) => Err(LakeError::Fenced {
-            table: commit.table.full_name(),
-            app: txn.app.clone(),
-            expected: txn.expected,
-            found,
-        }),
-    }
+    Ok((fit(&commit.txns, &found), found))
 }
 
 pub(super) async fn txn_of(delta_table: &DeltaTable, table: Table, app: &str) -> Result<Option<i64>, LakeError> {
@@ -174,6 +155,20 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
     Ok(adds.into_iter().map(Action::Add).collect())
 }
 
+/// Whether every file that is to be removed is part of the table: rows that went on into new files would stand twice.
+pub(super) fn still_there(table: &DeltaTable, commit: &TableCommit) -> Result<(), LakeError> {
+    let (Kind::Files { removes: Removes::These(paths), .. } | Kind::SameRows { removes: paths, .. }) = &commit.kind
+    else {
+        return Ok(());
+    };
+    let snapshot = table.snapshot().map_err(delta("load", commit.table))?;
+    let there = snapshot.log_data().iter().filter(|file| paths.contains(&*file.path())).count();
+    if there == paths.len() {
+        return Ok(());
+    }
+    Err(LakeError::Overtaken { table: commit.table.full_name() })
+}
+
 /// What becomes of a commit when somebody else committed since its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overtaken {
@@ -201,36 +196,38 @@ pub(super) async fn build(
         .with_create_checkpoint(false)
         .with_cleanup_expired_logs(Some(false));
     let snapshot = table.snapshot()?;
-    let (mode, actions) = match &commit.kind {
-        Kind::Append => (SaveMode::Append, files.to_vec()),
+    let removed = |gone: &dyn Fn(&str) -> bool, data_change: bool| -> Vec<Action> {
+        let files = snapshot.log_data();
+        let gone = files.iter().filter(|file| gone(&file.path()));
+        gone.map(|file| Action::Remove(file.remove_action(data_change))).collect()
+    };
+    let partition_by = commit.table.partition_columns();
+    let write = |mode: SaveMode| DeltaOperation::Write {
+        mode,
+        partition_by: (!partition_by.is_empty())
+            .then(|| partition_by.iter().map(|&column| column.to_owned()).collect()),
+        predicate: None,
+    };
+    let (operation, actions) = match &commit.kind {
+        Kind::Append => (write(SaveMode::Append), files.to_vec()),
         Kind::Files { adds, removes } => {
             let gone = |path: &str| match removes {
                 Removes::Nothing => false,
                 Removes::All => true,
                 Removes::These(paths) => paths.contains(path),
             };
-            let removed: Vec<_> = snapshot
-                .log_data()
-                .iter()
-                .filter(|file| gone(&file.path()))
-                .map(|file| Action::Remove(file.remove_action(true)))
-                .collect();
-            if let Removes::These(paths) = removes
-                && removed.len() != paths.len()
-            {
-                return Err(DeltaTableError::generic("a file to be replaced is not part of the table any more"));
-            }
-            let added = adds.iter().cloned().map(Action::Add);
+            let removed = removed(&gone, true);
             let mode = if removed.is_empty() { SaveMode::Append } else { SaveMode::Overwrite };
-            (mode, removed.into_iter().chain(added).collect())
+            (write(mode), removed.into_iter().chain(adds.iter().cloned().map(Action::Add)).collect())
         }
-    };
-    let partition_by = commit.table.partition_columns();
-    let operation = DeltaOperation::Write {
-        mode,
-        partition_by: (!partition_by.is_empty())
-            .then(|| partition_by.iter().map(|&column| column.to_owned()).collect()),
-        predicate: None,
+        Kind::SameRows { adds, removes } => {
+            let added = adds.iter().cloned().map(|add| Action::Add(Add { data_change: false, ..add }));
+            let operation = DeltaOperation::Optimize {
+                predicate: None,
+                target_size: i64::try_from(FILE_BYTES).unwrap_or(i64::MAX),
+            };
+            (operation, removed(&|path| removes.contains(path), false).into_iter().chain(added).collect())
+        }
     };
     let landed = CommitBuilder::from(properties)
         .with_actions(actions)

@@ -1,7 +1,10 @@
 //! What can go wrong with the lake, and who must act.
 
-use deltalake::DeltaTableError;
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::{DeltaTableError, ObjectStoreError};
 use shared::blame::Blame;
+
+use super::attempt::Trouble;
 
 /// A failed act on the lake.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,12 @@ pub enum LakeError {
         expected: Option<i64>,
         /// What the table says.
         found: Option<i64>,
+    },
+    /// A file to be replaced is not part of the table any more: another writer replaced it.
+    #[error("commit to {table}: another writer replaced files this commit was to replace; it has to be planned again")]
+    Overtaken {
+        /// The table of the commit.
+        table: &'static str,
     },
     /// A table exists and is not ours.
     #[error("use {table}: {detail}; point `lake.url` at another place or move that table away")]
@@ -110,9 +119,11 @@ impl LakeError {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
+            Self::Delta { source, .. } if of_store(source) == Trouble::Lasting => Blame::Config,
             Self::Delta { .. }
             | Self::Query { .. }
             | Self::Fenced { .. }
+            | Self::Overtaken { .. }
             | Self::Gone { .. }
             | Self::FileGone { .. }
             | Self::LeaseHeld { .. }
@@ -125,4 +136,26 @@ impl LakeError {
 
 fn shown(version: Option<i64>) -> String {
     version.map_or_else(|| "nothing".to_owned(), |version| version.to_string())
+}
+
+/// Whether trying again may help.
+pub(super) fn trouble(error: &LakeError) -> Trouble {
+    match error {
+        LakeError::Delta { source, .. } => of_store(source),
+        _ => Trouble::Passing,
+    }
+}
+
+fn of_store(error: &DeltaTableError) -> Trouble {
+    match error {
+        DeltaTableError::ObjectStore { source }
+        | DeltaTableError::Transaction { source: TransactionError::ObjectStore { source } } => match source {
+            ObjectStoreError::PermissionDenied { .. }
+            | ObjectStoreError::Unauthenticated { .. }
+            | ObjectStoreError::NotSupported { .. }
+            | ObjectStoreError::UnknownConfigurationKey { .. } => Trouble::Lasting,
+            _ => Trouble::Passing,
+        },
+        _ => Trouble::Passing,
+    }
 }

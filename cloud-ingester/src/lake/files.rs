@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 use shared::time::Timestamp;
 
-use super::commit::{FILE_BYTES, delta, writer_properties};
+use super::commit::{delta, writer_properties};
 use super::error::LakeError;
 use super::tables::Table;
 use super::view::View;
@@ -189,11 +189,11 @@ pub struct FileWriter {
 }
 
 impl FileWriter {
-    pub(super) fn new(table: Table, loaded: &DeltaTable) -> Result<Self, LakeError> {
+    pub(super) fn new(table: Table, loaded: &DeltaTable, file_bytes: u64) -> Result<Self, LakeError> {
         let inner = RecordBatchWriter::for_table(loaded)
             .map_err(delta("write rows of", table))?
             .with_writer_properties(writer_properties())
-            .with_target_file_size(FILE_BYTES);
+            .with_target_file_size(file_bytes);
         Ok(Self { table, inner, done: vec![], open: false })
     }
 

@@ -107,6 +107,7 @@ enum Kind {
 /// A lease in an object store.
 struct Held {
     store: Arc<dyn ObjectStore>,
+    clock: Clock,
     holder: Holder,
     /// Its version, and when it was last renewed: by both clocks. Or how it was lost.
     state: Mutex<Result<(UpdateVersion, Instant, u64), String>>,
@@ -121,11 +122,11 @@ impl Held {
             Err(why) => return Err(lost(why)),
         };
         // A machine that was suspended finds only its wall clock moved.
-        let age = at.elapsed().max(Duration::from_secs(now_seconds().saturating_sub(at_wall)));
+        let age = at.elapsed().max(Duration::from_secs(seconds(&self.clock).saturating_sub(at_wall)));
         if age < RENEW_AFTER {
             return Ok(());
         }
-        let (asked, wall) = (Instant::now(), now_seconds());
+        let (asked, wall) = (Instant::now(), seconds(&self.clock));
         let renewed = tokio::time::timeout(RENEW_AFTER, self.renew(version)).await;
         match renewed {
             Ok(Ok(version)) => {
@@ -144,14 +145,14 @@ impl Held {
     }
 
     async fn renew(&self, version: UpdateVersion) -> Result<UpdateVersion, Renewal> {
-        match put(&self.store, &self.holder, PutMode::Update(version)).await {
+        match put(&self.store, &self.clock, &self.holder, PutMode::Update(version)).await {
             Ok(version) => Ok(version),
             Err(StoreError::Precondition { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => {
                 // Either somebody took it, or the answer to an earlier renewal of ours was lost.
                 let unknown = |error: LakeError| Renewal::Unknown(error.to_string());
                 match read_remote(&self.store).await.map_err(unknown)? {
                     Some((found, version)) if found.run == self.holder.run => {
-                        let again = put(&self.store, &self.holder, PutMode::Update(version)).await;
+                        let again = put(&self.store, &self.clock, &self.holder, PutMode::Update(version)).await;
                         again.map_err(|error| Renewal::Unknown(error.to_string()))
                     }
                     Some((found, _)) => Err(Renewal::Lost(format!("{found} has it"))),
@@ -173,6 +174,8 @@ async fn renew_by_itself(held: Weak<Held>) {
     loop {
         tokio::time::sleep(RENEW_AFTER / 4).await;
         let Some(held) = held.upgrade() else { return };
+        // In a simulation only what a process does itself happens.
+        let Clock::Real = held.clock else { return };
         if let Err(error) = held.keep().await {
             tracing::debug!(%error, "not renewed");
         }
@@ -201,7 +204,7 @@ impl Waiting {
         }
         let store = lake.storage();
         let Some((found, version)) = read_remote(store).await? else {
-            return Ok(match take(store, holder, PutMode::Create).await? {
+            return Ok(match take(store, lake.clock(), holder, PutMode::Create).await? {
                 Some(lease) => Ok(lease),
                 None => Err(unknown()),
             });
@@ -218,7 +221,7 @@ impl Waiting {
         // One of our own run is one that was dropped.
         let free = found.renewed == 0 || found.run == holder.run || found.is_before(holder);
         if free || LIFETIME <= since.elapsed() {
-            return Ok(match take(store, holder, PutMode::Update(version)).await? {
+            return Ok(match take(store, lake.clock(), holder, PutMode::Update(version)).await? {
                 Some(lease) => Ok(lease),
                 None => Err(found),
             });
@@ -241,7 +244,7 @@ impl Lease {
     pub async fn acquire(lake: &Lake, holder: &Holder) -> Result<Self, LakeError> {
         match lake.location().local() {
             Some(root) => acquire_patiently(&root.join(PATH), holder).await,
-            None => acquire_remote(lake.storage(), holder).await,
+            None => acquire_remote(lake.storage(), lake.clock(), holder).await,
         }
     }
 
@@ -253,7 +256,7 @@ impl Lease {
         let Some(root) = lake.location().local() else {
             let found = lake.get_beside(PATH).await?;
             let holder: Option<Holder> = found.and_then(|text| serde_json::from_slice(&text).ok());
-            return Ok(holder.filter(|holder| !expired(holder)));
+            return Ok(holder.filter(|holder| !expired(holder, lake.clock())));
         };
         let path = root.join(PATH);
         let Ok(mut file) = File::open(&path) else {
@@ -371,17 +374,22 @@ fn check_local(_file: &File, path: &std::path::Path) -> Result<(), LakeError> {
     std::fs::metadata(path).map_or_else(|error| Err(lost(&error.to_string())), |_| Ok(()))
 }
 
-fn now_seconds() -> u64 {
-    // A lease is about wall time between machines.
-    u64::try_from(Clock::Real.now().millis() / 1_000).unwrap_or(0)
+/// A lease is about wall time between machines.
+fn seconds(clock: &Clock) -> u64 {
+    u64::try_from(clock.now().millis() / 1_000).unwrap_or(0)
 }
 
-fn expired(holder: &Holder) -> bool {
-    now_seconds() > holder.renewed + LIFETIME.as_secs()
+fn expired(holder: &Holder, clock: &Clock) -> bool {
+    seconds(clock) > holder.renewed + LIFETIME.as_secs()
 }
 
-async fn put(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<UpdateVersion, StoreError> {
-    put_at(store, holder, now_seconds(), mode).await
+async fn put(
+    store: &Arc<dyn ObjectStore>,
+    clock: &Clock,
+    holder: &Holder,
+    mode: PutMode,
+) -> Result<UpdateVersion, StoreError> {
+    put_at(store, holder, seconds(clock), mode).await
 }
 
 async fn put_at(
@@ -410,9 +418,14 @@ async fn read_remote(store: &Arc<dyn ObjectStore>) -> Result<Option<(Holder, Upd
 }
 
 /// Takes it; `None` where another was faster.
-async fn take(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> Result<Option<Lease>, LakeError> {
-    let (asked, at) = (Instant::now(), now_seconds());
-    let version = match put(store, holder, mode).await {
+async fn take(
+    store: &Arc<dyn ObjectStore>,
+    clock: &Clock,
+    holder: &Holder,
+    mode: PutMode,
+) -> Result<Option<Lease>, LakeError> {
+    let (asked, at) = (Instant::now(), seconds(clock));
+    let version = match put(store, clock, holder, mode).await {
         Ok(version) => version,
         Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } | StoreError::NotFound { .. }) => {
             return Ok(None);
@@ -420,16 +433,16 @@ async fn take(store: &Arc<dyn ObjectStore>, holder: &Holder, mode: PutMode) -> R
         Err(error) => return Err(failed("take over", &error)),
     };
     let state = Mutex::new(Ok((version, asked, at)));
-    let held = Arc::new(Held { store: Arc::clone(store), holder: holder.clone(), state });
+    let held = Arc::new(Held { store: Arc::clone(store), clock: clock.clone(), holder: holder.clone(), state });
     let renewal = tokio::spawn(renew_by_itself(Arc::downgrade(&held)));
     Ok(Some(Lease { kind: Kind::Remote { held, renewal } }))
 }
 
-async fn acquire_remote(store: &Arc<dyn ObjectStore>, holder: &Holder) -> Result<Lease, LakeError> {
+async fn acquire_remote(store: &Arc<dyn ObjectStore>, clock: &Clock, holder: &Holder) -> Result<Lease, LakeError> {
     let taken = match read_remote(store).await? {
-        None => take(store, holder, PutMode::Create).await?,
-        Some((other, version)) if expired(&other) || other.is_before(holder) => {
-            take(store, holder, PutMode::Update(version)).await?
+        None => take(store, clock, holder, PutMode::Create).await?,
+        Some((other, version)) if expired(&other, clock) || other.is_before(holder) => {
+            take(store, clock, holder, PutMode::Update(version)).await?
         }
         Some((other, _)) => return Err(LakeError::LeaseHeld { holder: other.to_string() }),
     };
@@ -476,22 +489,22 @@ mod tests {
     async fn in_an_object_store_a_lease_is_one_holders_until_it_runs_out() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let _first = acquire_remote(&store, &holder).await.expect("free");
-        let refused = acquire_remote(&store, &holder).await.err();
+        let _first = acquire_remote(&store, &Clock::Real, &holder).await.expect("free");
+        let refused = acquire_remote(&store, &Clock::Real, &holder).await.err();
         assert!(matches!(refused, Some(LakeError::LeaseHeld { .. })));
         let stale = Holder { renewed: 1, ..holder.clone() };
         let text = serde_json::to_vec(&stale).expect("plain");
         store.put(&Path::from(PATH), text.into()).await.expect("put");
-        acquire_remote(&store, &holder).await.expect("taken over");
+        acquire_remote(&store, &Clock::Real, &holder).await.expect("taken over");
     }
 
     #[tokio::test]
     async fn whoever_is_started_in_the_holders_place_takes_the_lease_at_once() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let here = |place: &str| Holder { place: Some(place.to_owned()), ..Holder::this("run", None) };
-        let first = acquire_remote(&store, &here("here")).await.expect("free");
-        assert!(acquire_remote(&store, &here("there")).await.is_err());
-        let again = acquire_remote(&store, &here("here")).await.expect("the one before is gone");
+        let first = acquire_remote(&store, &Clock::Real, &here("here")).await.expect("free");
+        assert!(acquire_remote(&store, &Clock::Real, &here("there")).await.is_err());
+        let again = acquire_remote(&store, &Clock::Real, &here("here")).await.expect("the one before is gone");
         again.check().await.expect("ours");
         let Kind::Remote { held, .. } = &first.kind else { panic!("in a store") };
         let (version, ..) = held.state.lock().await.clone().expect("as it was");
@@ -501,7 +514,7 @@ mod tests {
     #[tokio::test]
     async fn a_renewal_whose_answer_was_lost_is_no_loss() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
-        let lease = acquire_remote(&store, &Holder::this("run", None)).await.expect("free");
+        let lease = acquire_remote(&store, &Clock::Real, &Holder::this("run", None)).await.expect("free");
         let Kind::Remote { held, .. } = &lease.kind else { panic!("in a store") };
         let (before, ..) = held.state.lock().await.clone().expect("ours");
         assert!(held.renew(before.clone()).await.is_ok());
@@ -512,8 +525,8 @@ mod tests {
     async fn a_lease_given_back_is_free_at_once() {
         let store: Arc<dyn ObjectStore> = Arc::new(deltalake::logstore::object_store::memory::InMemory::new());
         let holder = Holder::this("first", None);
-        let first = acquire_remote(&store, &holder).await.expect("free");
+        let first = acquire_remote(&store, &Clock::Real, &holder).await.expect("free");
         first.release().await;
-        acquire_remote(&store, &holder).await.expect("free again").check().await.expect("ours");
+        acquire_remote(&store, &Clock::Real, &holder).await.expect("free again").check().await.expect("ours");
     }
 }

@@ -32,7 +32,8 @@ impl Location {
         let refuse = |detail: String| LakeError::Location { location: text.to_owned(), detail };
         let path = match text.split_once("://") {
             Some(("file", rest)) => rest,
-            Some(_) => {
+            Some((scheme, _)) => {
+                known(scheme).map_err(refuse)?;
                 let directory = format!("{}/", text.trim_end_matches('/'));
                 let root = Url::parse(&directory).map_err(|error| refuse(error.to_string()))?;
                 return Ok(Self { root, local: None, options });
@@ -94,18 +95,45 @@ impl Location {
         let second = probe.with_extension("link");
         std::fs::write(&probe, b"probe").map_err(|error| refuse(format!("it can't be written: {error}")))?;
         let linked = std::fs::hard_link(&probe, &second);
-        let again = linked.is_ok().then(|| std::fs::hard_link(&probe, &second).is_err());
+        let again = linked.is_ok().then(|| std::fs::hard_link(&probe, &second));
         let _ = std::fs::remove_file(&second);
         let _ = std::fs::remove_file(&probe);
-        match (linked, again) {
-            (Ok(()), Some(true)) => Ok(()),
-            (Err(error), _) => Err(refuse(format!(
-                "its file system has no hard links ({error}), without which commits are not atomic; use a local disk or an object store"
-            ))),
-            (Ok(()), _) => Err(refuse(
-                "its file system links over existing names, so commits are not atomic; use a local disk or an object store".into(),
-            )),
-        }
+        links(&linked, again.as_ref()).map_err(refuse)
+    }
+}
+
+/// Whether a file system can make a commit atomic: by a hard link, which fails where the name is taken.
+fn links(linked: &std::io::Result<()>, again: Option<&std::io::Result<()>>) -> Result<(), String> {
+    match (linked, again) {
+        (Ok(()), Some(Err(_))) => Ok(()),
+        (Err(error), _) => Err(format!(
+            "its file system has no hard links ({error}), without which commits are not atomic; use a local disk or an object store"
+        )),
+        (Ok(()), _) => Err(
+            "its file system links over existing names, so commits are not atomic; use a local disk or an object store"
+                .into(),
+        ),
+    }
+}
+
+/// Whether this build serves the scheme of a URL.
+fn known(scheme: &str) -> Result<(), String> {
+    let without = |what: &str, feature: &str| {
+        Err(format!("this build has no {what}: build it with `--features {feature}`, or use another storage"))
+    };
+    match scheme {
+        "az" | "adl" | "azure" | "abfs" | "abfss" => Ok(()),
+        "s3" | "s3a" if cfg!(feature = "s3") => Ok(()),
+        "s3" | "s3a" => without("S3", "s3"),
+        "gs" if cfg!(feature = "gcs") => Ok(()),
+        "gs" => without("Google Cloud Storage", "gcs"),
+        // For simulations; lives as long as the process.
+        "memory" => Ok(()),
+        other => Err(format!(
+            "`{other}://` is no storage of Delta's: write a directory, az://CONTAINER/PATH, \
+             abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH (OneLake: abfss://WORKSPACE@onelake.dfs.fabric.microsoft.com/ITEM/Files/PATH), \
+             s3://BUCKET/PATH or gs://BUCKET/PATH"
+        )),
     }
 }
 
@@ -116,6 +144,7 @@ fn tempfile_in(directory: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lake::Lake;
 
     fn parse(text: &str) -> Result<Location, LakeError> {
         Location::parse(text, HashMap::new())
@@ -130,6 +159,42 @@ mod tests {
         assert_eq!(remote.root().as_str(), "az://container/lake/");
         let table = remote.table(Table::SilverReadings).expect("a table");
         assert_eq!(table.as_str(), "az://container/lake/silver/readings/");
+    }
+
+    #[test]
+    fn a_storage_is_named_as_its_cloud_names_it_and_anything_else_is_refused_with_what_to_write() {
+        let onelake = "abfss://workspace@onelake.dfs.fabric.microsoft.com/item.Lakehouse/Files/lake";
+        for (text, table) in [
+            ("az://container/a/b/", "az://container/a/b/silver/readings/"),
+            (onelake, &format!("{onelake}/silver/readings/")),
+            ("abfss://c@account.dfs.core.windows.net", "abfss://c@account.dfs.core.windows.net/silver/readings/"),
+        ] {
+            let account = HashMap::from([("azure_storage_account_name".to_owned(), "account".to_owned())]);
+            let parsed = Location::parse(text, account).expect(text);
+            assert_eq!(parsed.table(Table::SilverReadings).expect("a table").as_str(), table);
+            Lake::open(parsed).expect("who we are is asked when something is read");
+        }
+        for (text, says) in [
+            ("https://account.blob.core.windows.net/c", "az://CONTAINER/PATH"),
+            ("ftp://x/y", "write a directory"),
+            #[cfg(not(feature = "s3"))]
+            ("s3://bucket/lake", "--features s3"),
+            #[cfg(not(feature = "gcs"))]
+            ("gs://bucket/lake", "--features gcs"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_without_hard_links_or_with_careless_ones_is_refused() {
+        let no = || Err(std::io::Error::from(std::io::ErrorKind::Unsupported));
+        assert_eq!(links(&Ok(()), Some(&no())), Ok(()));
+        for (linked, again, says) in [(no(), None, "no hard links"), (Ok(()), Some(Ok(())), "links over")] {
+            let error = links(&linked, again.as_ref()).expect_err("refused");
+            assert!(error.contains(says) && error.contains("use a local disk"), "{error}");
+        }
     }
 
     #[test]

@@ -16,7 +16,9 @@ mod location; // a directory or a URL
 
 mod door; // the moment before a commit
 
-mod commit; // rows + progress: whether it fits, and one try
+mod attempt; // whether a commit landed, and what to do until that is known [p]
+
+mod commit; // rows + progress, and one try
 
 mod checkpoint; // the log so far in one file, encoded as every reader takes it
 
@@ -26,20 +28,37 @@ mod files; // rows straight out of files, and into them
 
 mod view; // a table at one version; what changed between two
 
+mod keep; // what lies in the storage, and whether it is needed
+
 mod lease; // one holder runs the hops
+
+mod metered; // a storage that counts what is asked of it
+
+pub mod cost; // what a commit costs, early and late
+
+#[cfg(test)]
+pub(crate) mod faulty; // a storage that fails, for simulations
 
 mod records; // small records that several processes write
 
 pub mod session; // SQL over the lake, with limits
 
+mod travel; // the lake as it was
+
+mod numbers; // which sequence numbers bronze holds
+
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter};
+pub use keep::{Listed, Logged};
 pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
+pub use metered::{Metered, Requests};
+pub use numbers::numbers;
 pub use records::{Entry, Records, Running};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
+pub use travel::{Travel, lake_session_at};
 pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.

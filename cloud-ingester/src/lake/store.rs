@@ -1,25 +1,29 @@
 //! The lake: every table's handle, and how a commit gets there whatever the storage answers.
 //!
-//! - Any error may hide a commit that landed: the table is loaded again, and progress at or above ours means success.
+//! - Any error may hide a commit that landed: what is done then, `attempt` decides.
 //! - Every [`CHECKPOINT_EVERY`] versions a checkpoint is written after the commit and the handle is opened anew, since
 //!   a handle gets slower with each commit after its checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{Action, StructType};
-use deltalake::logstore::StorageConfig;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _};
+use deltalake::logstore::{LogStoreRef, StorageConfig};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path, TableProperty};
 use serde_json::Value;
+use shared::clock::Clock;
 use tokio::sync::Mutex;
+use url::Url;
 
-use super::commit::{Fit, Kind, Landed, Overtaken, TableCommit, Txn, build, delta, fit, txn_of, version, write_files};
+use super::attempt::{Attempt, Do, End, Fit, Heard};
+use super::commit::{
+    FILE_BYTES, Kind, Landed, Overtaken, TableCommit, Txn, build, delta, look, still_there, version, write_files,
+};
 use super::door::Door;
-use super::error::LakeError;
+use super::error::{LakeError, trouble};
 use super::files::FileWriter;
 use super::lease::Lease;
 use super::location::Location;
@@ -29,15 +33,16 @@ use super::view::View;
 /// Versions between two checkpoints of a table.
 pub const CHECKPOINT_EVERY: i64 = 20;
 
-/// How often a commit is tried before its error is passed on.
-const TRIES_MAX: u32 = 6;
-
 /// The lake: all tables, one handle each.
 pub struct Lake {
     location: Location,
     names: Vec<Table>,
     tables: HashMap<Table, Mutex<Handle>>,
     beside: Arc<dyn ObjectStore>,
+    /// What is wrong now, by file or table. For people; nothing is decided by it.
+    troubles: std::sync::Mutex<BTreeMap<String, String>>,
+    clock: Clock,
+    checkpoint_every: i64,
 }
 
 struct Handle {
@@ -60,17 +65,33 @@ impl Lake {
     /// # Errors
     /// When no storage of this build serves the location.
     pub fn open_with(location: Location, own: &[Table]) -> Result<Self, LakeError> {
+        Self::of(location, own, None, Clock::Real)
+    }
+
+    /// The same over a storage of one's own, whose root the location's URL names (`memory:///lake`), and by a clock of
+    /// one's own.
+    ///
+    /// # Errors
+    /// As [`Lake::open`].
+    pub fn over(location: Location, storage: Arc<dyn ObjectStore>, clock: Clock) -> Result<Self, LakeError> {
+        Self::of(location, &[], Some(storage), clock)
+    }
+
+    fn of(
+        location: Location,
+        own: &[Table],
+        storage: Option<Arc<dyn ObjectStore>>,
+        clock: Clock,
+    ) -> Result<Self, LakeError> {
         let names: Vec<Table> = Table::ALL.iter().chain(own).copied().collect();
         let refuse = |error: DeltaTableError| LakeError::Location {
             location: location.root().to_string(),
             detail: error.to_string(),
         };
-        let options = || StorageConfig::parse_options(location.options()).map_err(refuse);
+        let log_store = |url: &Url| log_store(&location, storage.as_ref(), url).map_err(refuse);
         let mut tables = HashMap::new();
         for &table in &names {
-            let url = location.table(table)?;
-            let inner = deltalake::logstore::logstore_for(&url, options()?).map_err(refuse)?;
-            let door = Door::new(inner, table);
+            let door = Door::new(log_store(&location.table(table)?)?, table);
             #[cfg(test)]
             let fault = door.fault();
             tables.insert(
@@ -82,8 +103,27 @@ impl Lake {
                 }),
             );
         }
-        let beside = deltalake::logstore::logstore_for(location.root(), options()?).map_err(refuse)?.object_store(None);
-        Ok(Self { location, names, tables, beside })
+        let beside = log_store(location.root())?.object_store(None);
+        Ok(Self {
+            location,
+            names,
+            tables,
+            beside,
+            clock,
+            checkpoint_every: CHECKPOINT_EVERY,
+            troubles: std::sync::Mutex::default(),
+        })
+    }
+
+    /// A table's log by way of another storage.
+    pub(super) fn log_store_over(&self, storage: Arc<dyn ObjectStore>, url: &Url) -> Result<LogStoreRef, LakeError> {
+        log_store(&self.location, Some(&storage), url)
+            .map_err(|error| LakeError::Location { location: url.to_string(), detail: error.to_string() })
+    }
+
+    /// What time it is, for leases and rests.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Every table of this lake, upstream first; those of users' models last.
@@ -104,6 +144,21 @@ impl Lake {
         &self.location
     }
 
+    /// Notes what is wrong with a table or a model's file, or that nothing is any more; `status` tells it.
+    pub fn trouble(&self, of: &str, what: Option<String>) {
+        let mut troubles = self.troubles.lock().expect("no thread panics while it holds this");
+        match what {
+            Some(what) => troubles.insert(of.to_owned(), what),
+            None => troubles.remove(of),
+        };
+    }
+
+    /// What is wrong now, by file or table.
+    #[must_use]
+    pub fn troubles(&self) -> BTreeMap<String, String> {
+        self.troubles.lock().expect("no thread panics while it holds this").clone()
+    }
+
     /// The storage below the lake's root, for leases.
     pub(super) fn storage(&self) -> &Arc<dyn ObjectStore> {
         &self.beside
@@ -113,7 +168,8 @@ impl Lake {
         self.tables.get(&table).expect("a lake is asked for its own tables")
     }
 
-    /// Creates the tables that do not exist and checks those that do.
+    /// Creates the tables that do not exist and checks those that do. A user's table that has other columns than its
+    /// model gives is a trouble of its own and stops nothing else.
     ///
     /// # Errors
     /// When the storage refuses, or a table that is there has other columns or another protocol.
@@ -126,7 +182,12 @@ impl Lake {
                 handle.delta.state = None;
             }
             handle.refresh(table).await?;
-            super::view::check(table, &handle.delta)?;
+            match (table, super::view::check(table, &handle.delta)) {
+                (Table::Own(_), Err(error @ LakeError::Foreign { .. })) => {
+                    self.trouble(table.full_name(), Some(error.to_string()));
+                }
+                (_, checked) => checked?,
+            }
         }
         Ok(())
     }
@@ -151,6 +212,15 @@ impl Lake {
         Ok(View::new(table, handle.delta.clone()))
     }
 
+    /// Forgets what was loaded: the next look at a table begins at its newest checkpoint. For what a listing seems to have
+    /// left out.
+    pub async fn forget(&self) {
+        for handle in self.tables.values() {
+            let mut handle = handle.lock().await;
+            handle.delta = DeltaTable::new(handle.delta.log_store());
+        }
+    }
+
     /// The progress of `app` in the newest version of `table`.
     ///
     /// # Errors
@@ -165,60 +235,15 @@ impl Lake {
     /// snapshot; a retry does all three again.
     ///
     /// # Errors
-    /// [`LakeError::Fenced`] when progress moved under the caller, [`LakeError::LeaseLost`], or what storage says after
-    /// several tries.
+    /// [`LakeError::Fenced`] when progress moved under the caller, [`LakeError::LeaseLost`], [`LakeError::Overtaken`], or
+    /// what storage says after several tries: then nobody knows whether it landed, and the same commit may be tried
+    /// again.
     pub async fn commit(&self, commit: TableCommit, lease: Option<&Lease>) -> Result<Landed, LakeError> {
         debug_assert!(!commit.txns.is_empty(), "progress tells whether it landed");
-        let table = commit.table;
-        let overtaken = if lease.is_some() { Overtaken::Fails } else { Overtaken::MovesOn };
-        let mut files: Option<Vec<Action>> = None;
-        let mut tried = 0;
-        loop {
-            if files.is_none() {
-                // Encoding takes the longest: not under the lock, or readers of the table wait for it.
-                let view = self.loaded(table).await?;
-                files = Some(write_files(&view, &commit).await?);
-            }
-            let mut handle = self.handle(table).lock().await;
-            if tried > 0 || lease.is_some() {
-                handle.refresh(table).await?;
-            }
-            match fit(&handle.delta, &commit).await? {
-                Fit::Next => {}
-                Fit::Before => return Ok(Landed::Before(version(&handle.delta))),
-            }
-            if let Some(lease) = lease {
-                lease.check().await?;
-            }
-            match build(&handle.delta, &commit, files.as_deref().unwrap_or_default(), overtaken).await {
-                Ok(state) => {
-                    handle.delta.state = Some(state);
-                    let version = version(&handle.delta);
-                    match table.layer() {
-                        Layer::Bronze => shared::crash::here("bronze-committed"),
-                        Layer::Silver if table == Table::SilverReadings => {
-                            shared::crash::here("silver-committed");
-                        }
-                        Layer::Silver => {}
-                        Layer::Gold => shared::crash::here("gold-committed"),
-                    }
-                    handle.upkeep(table, version).await;
-                    return Ok(Landed::Now(version));
-                }
-                Err(error) => {
-                    tried += 1;
-                    if tried == TRIES_MAX {
-                        return Err(delta("commit to", table)(error));
-                    }
-                    tracing::warn!(
-                        table = table.full_name(), tried, %error,
-                        "a commit failed or its answer was lost; loading the table to see which"
-                    );
-                    drop(handle);
-                    tokio::time::sleep(Duration::from_millis(50 << tried)).await;
-                }
-            }
-        }
+        // Encoding takes the longest: not under the lock, or readers of the table wait for it.
+        let loaded = self.loaded(commit.table).await?;
+        let files = write_files(&loaded, &commit).await?;
+        self.attempt("commit to", &commit, &files, lease, Resume::WhereItFits).await
     }
 
     /// Commits the current progress of `app` again (or −1 where there is none), so that a writer which loaded the table
@@ -227,36 +252,108 @@ impl Lake {
     /// # Errors
     /// As [`Lake::commit`].
     pub async fn fence(&self, table: Table, app: &str, lease: &Lease) -> Result<(), LakeError> {
-        let mut tried = 0;
+        let fence = TableCommit {
+            table,
+            kind: Kind::Append,
+            batches: vec![],
+            txns: vec![Txn { app: app.to_owned(), expected: None, version: -1 }],
+            metadata: vec![("fence".to_owned(), Value::Bool(true))],
+        };
+        self.attempt("fence", &fence, &[], Some(lease), Resume::WhereItStands).await.map(|_| ())
+    }
+
+    /// Does what [`Attempt`] decides.
+    async fn attempt(
+        &self,
+        act: &'static str,
+        commit: &TableCommit,
+        files: &[Action],
+        lease: Option<&Lease>,
+        resume: Resume,
+    ) -> Result<Landed, LakeError> {
+        let table = commit.table;
+        let overtaken = if lease.is_some() { Overtaken::Fails } else { Overtaken::MovesOn };
+        let mut commit = commit.clone();
+        let mut handle = self.handle(table).lock().await;
+        let (mut attempt, mut next) = Attempt::begin(lease.is_some());
+        let mut found = vec![];
+        let mut error = None;
         loop {
-            let mut handle = self.handle(table).lock().await;
-            handle.refresh(table).await?;
-            lease.check().await?;
-            let current = txn_of(&handle.delta, table, app).await?.unwrap_or(-1);
-            let fence = TableCommit {
-                table,
-                kind: Kind::Append,
-                batches: vec![],
-                txns: vec![Txn { app: app.to_owned(), expected: None, version: current }],
-                metadata: vec![("fence".to_owned(), Value::Bool(true))],
-            };
-            match build(&handle.delta, &fence, &[], Overtaken::Fails).await {
-                Ok(state) => {
-                    handle.delta.state = Some(state);
-                    let version = version(&handle.delta);
-                    handle.upkeep(table, version).await;
-                    return Ok(());
+            let done = match next {
+                Do::Load => {
+                    // An append on what was loaded last is moved on by Delta where that is not the newest.
+                    let fresh = attempt.failed() != 0 || lease.is_some() || handle.delta.state.is_none();
+                    let loaded = if fresh { handle.refresh(table).await } else { Ok(()) };
+                    let looked = match loaded {
+                        Ok(()) => look(&handle.delta, &commit).await,
+                        Err(error) => Err(error),
+                    };
+                    looked.map(|(fit, progress)| {
+                        found = progress;
+                        Heard::Loaded(match resume {
+                            Resume::WhereItFits => fit,
+                            // A fence that landed twice does no harm, so whether it did is not asked.
+                            Resume::WhereItStands => {
+                                for (txn, found) in commit.txns.iter_mut().zip(&found) {
+                                    txn.version = found.unwrap_or(-1);
+                                }
+                                Fit::Next
+                            }
+                        })
+                    })
                 }
-                // A fence that landed twice does no harm, so an ambiguous answer is simply tried again.
-                Err(error) => {
-                    tried += 1;
-                    if tried == TRIES_MAX {
-                        return Err(delta("fence", table)(error));
+                Do::AskLease => match lease.expect("asked for only under a lease").check().await {
+                    Ok(()) => Ok(Heard::Ours),
+                    Err(lost @ LakeError::LeaseLost { .. }) => {
+                        error = Some(lost);
+                        Ok(Heard::NotOurs)
                     }
-                    drop(handle);
-                    tokio::time::sleep(Duration::from_millis(50 << tried)).await;
+                    Err(unknown) => Err(unknown),
+                },
+                Do::Build => {
+                    still_there(&handle.delta, &commit)?;
+                    let built = build(&handle.delta, &commit, files, overtaken).await;
+                    built.map_err(delta(act, table)).map(|state| {
+                        handle.delta.state = Some(state);
+                        Heard::Landed
+                    })
                 }
-            }
+                Do::Rest(rest) => {
+                    // Readers of the table get on meanwhile.
+                    drop(handle);
+                    self.clock.sleep_until(Some(self.clock.now().plus(rest))).await;
+                    handle = self.handle(table).lock().await;
+                    next = Do::Load;
+                    continue;
+                }
+                Do::End(End::LandedBefore) => return Ok(Landed::Before(version(&handle.delta))),
+                Do::End(End::Landed) => {
+                    passed(table);
+                    let version = version(&handle.delta);
+                    handle.checkpoint(table, version, self.checkpoint_every).await;
+                    return Ok(Landed::Now(version));
+                }
+                Do::End(End::Fenced(at)) => {
+                    let txn = &commit.txns[at];
+                    return Err(LakeError::Fenced {
+                        table: table.full_name(),
+                        app: txn.app.clone(),
+                        expected: txn.expected,
+                        found: found[at],
+                    });
+                }
+                Do::End(End::LeaseLost | End::GiveUp) => return Err(error.expect("what it ended by")),
+            };
+            let heard = done.unwrap_or_else(|failed| {
+                let trouble = trouble(&failed);
+                tracing::warn!(
+                    table = table.full_name(), tried = attempt.failed() + 1, error = %failed,
+                    "a commit failed or its answer was lost; the table tells which"
+                );
+                error = Some(failed);
+                Heard::Failed(trouble)
+            });
+            next = attempt.step(heard);
         }
     }
 
@@ -292,7 +389,15 @@ impl Lake {
     /// # Errors
     /// As [`Lake::view`].
     pub async fn writer(&self, table: Table) -> Result<FileWriter, LakeError> {
-        FileWriter::new(table, &self.loaded(table).await?)
+        self.writer_of(table, FILE_BYTES).await
+    }
+
+    /// The same, with files of about `bytes`.
+    ///
+    /// # Errors
+    /// As [`Lake::view`].
+    pub async fn writer_of(&self, table: Table, bytes: u64) -> Result<FileWriter, LakeError> {
+        FileWriter::new(table, &self.loaded(table).await?, bytes)
     }
 
     /// The table as the handle has it, loaded if it never was.
@@ -302,6 +407,12 @@ impl Lake {
             handle.refresh(table).await?;
         }
         Ok(handle.delta.clone())
+    }
+
+    /// Writes checkpoints more often than a test has patience for.
+    #[cfg(test)]
+    pub(crate) fn checkpoint_every(&mut self, every: i64) {
+        self.checkpoint_every = every;
     }
 
     #[cfg(test)]
@@ -318,8 +429,8 @@ impl Handle {
     }
 
     /// A checkpoint now and then, off the commit's path; failing to write one costs time, not data.
-    async fn upkeep(&mut self, table: Table, version: i64) {
-        if (version + 1) % CHECKPOINT_EVERY != 0 {
+    async fn checkpoint(&mut self, table: Table, version: i64, every: i64) {
+        if (version + 1) % every != 0 {
             return;
         }
         let written = super::checkpoint::write(&self.delta).await;
@@ -333,6 +444,37 @@ impl Handle {
             Ok(()) => self.delta = fresh,
             Err(error) => tracing::warn!(table = table.full_name(), %error, "not opened anew"),
         }
+    }
+}
+
+fn log_store(
+    location: &Location,
+    storage: Option<&Arc<dyn ObjectStore>>,
+    url: &Url,
+) -> Result<LogStoreRef, DeltaTableError> {
+    let options = StorageConfig::parse_options(location.options())?;
+    match storage {
+        Some(storage) => deltalake::logstore::logstore_with(Arc::clone(storage), url, options),
+        None => deltalake::logstore::logstore_for(url, options),
+    }
+}
+
+/// How an attempt takes the progress it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resume {
+    /// The commit goes in only where the progress is as its caller saw it.
+    WhereItFits,
+    /// The commit repeats whatever progress there is.
+    WhereItStands,
+}
+
+/// Where a test may end the process: a commit was just made.
+fn passed(table: Table) {
+    match table.layer() {
+        Layer::Bronze => shared::crash::here("bronze-committed"),
+        Layer::Silver if table == Table::SilverReadings => shared::crash::here("silver-committed"),
+        Layer::Silver => {}
+        Layer::Gold => shared::crash::here("gold-committed"),
     }
 }
 

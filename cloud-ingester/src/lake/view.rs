@@ -1,6 +1,6 @@
 //! A table at one version, and what changed between two.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -10,8 +10,9 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 use serde_json::Value;
+use shared::time::Timestamp;
 
-use super::commit::{delta, txn_of};
+use super::commit::{delta, delta as delta_of, txn_of};
 use super::error::LakeError;
 use super::tables::Table;
 
@@ -69,6 +70,21 @@ impl View {
         Ok(Self { table: self.table, delta })
     }
 
+    /// The same table as it was at a moment; `None` before it was created.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn as_of(&self, at: Timestamp) -> Result<Option<Self>, LakeError> {
+        let created = self.created_ms().unwrap_or_default();
+        if at.millis() < created {
+            return Ok(None);
+        }
+        let moment = chrono::DateTime::from_timestamp_micros(at.micros()).unwrap_or_default();
+        let mut delta = self.delta.clone();
+        delta.load_with_datetime(moment).await.map_err(delta_of("look back at", self.table))?;
+        Ok(Some(Self { table: self.table, delta }))
+    }
+
     pub(super) fn delta(&self) -> &DeltaTable {
         &self.delta
     }
@@ -102,6 +118,14 @@ impl View {
     pub fn rows(&self) -> u64 {
         let files = self.state().log_data();
         files.iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
+    }
+
+    /// The same, but for the files at these paths.
+    #[must_use]
+    pub fn rows_without(&self, paths: &HashSet<String>) -> u64 {
+        let files = self.state().log_data();
+        let counted = files.iter().filter(|file| !paths.contains(&*file.path()));
+        counted.filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
     }
 
     /// Files and their bytes at this version.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use shared::blame::Blame;
@@ -15,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::RunError;
 use crate::bronze::stage::Committed;
 use crate::hop::{HopError, Hops, Report};
-use crate::lake::{LakeError, Table};
+use crate::lake::{Lake, LakeError, Table};
 use crate::source::eventhubs::Held;
+use crate::upkeep::{self, Done};
 
 /// While nothing comes the tables are looked at this often: somebody else may have written them.
 const IDLE_ROUND: Duration = Duration::from_secs(5);
@@ -28,19 +30,48 @@ pub struct HopRequest {
     /// A table to fill anew, by its full name; without one, hops run as they always do.
     #[serde(default)]
     pub full_refresh: Option<String>,
+    /// Upkeep in place of hops.
+    #[serde(default)]
+    pub maintain: Option<Maintain>,
+}
+
+/// Which tables upkeep is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Maintain {
+    /// All.
+    All,
+    /// This one, by its full name.
+    Table(String),
+}
+
+impl Maintain {
+    /// The tables meant.
+    ///
+    /// # Errors
+    /// [`HopError::NoTable`]: there is none of that name.
+    pub fn tables(&self, lake: &Lake) -> Result<Vec<Table>, HopError> {
+        match self {
+            Self::All => Ok(lake.tables().to_vec()),
+            Self::Table(name) => match lake.named(name) {
+                Some(table) => Ok(vec![table]),
+                None => Err(HopError::NoTable(name.clone())),
+            },
+        }
+    }
 }
 
 impl HopRequest {
-    /// The table to fill anew, if one is asked for.
+    /// The table of `lake` to fill anew, if one is asked for.
     ///
     /// # Errors
     /// [`HopError::NoTarget`]: no hop fills a table of that name.
-    pub fn target(&self) -> Result<Option<Table>, HopError> {
+    pub fn target(&self, lake: &Lake) -> Result<Option<Table>, HopError> {
         let Some(name) = &self.full_refresh else {
             return Ok(None);
         };
-        match Table::named(name) {
-            None | Some(Table::BronzeMessages) => Err(HopError::NoTarget(name.clone())),
+        match lake.named(name) {
+            None | Some(Table::BronzeMessages | Table::SilverDevices) => Err(HopError::NoTarget(name.clone())),
             target => Ok(target),
         }
     }
@@ -60,6 +91,11 @@ pub(super) struct HopMetrics {
     quarantined: Counter,
     duplicates: Counter,
     failed: Counter,
+    models_failed: Counter,
+    merged: Gauge,
+    removed: Gauge,
+    log_removed: Gauge,
+    upkeep_failed: Gauge,
 }
 
 impl HopMetrics {
@@ -71,13 +107,36 @@ impl HopMetrics {
             quarantined: Counter::default(),
             duplicates: Counter::default(),
             failed: Counter::default(),
+            models_failed: Counter::default(),
+            merged: Gauge::default(),
+            removed: Gauge::default(),
+            log_removed: Gauge::default(),
+            upkeep_failed: Gauge::default(),
         };
+        registry.register("upkeep_merged_files", "Small files merged since the start", metrics.merged.clone());
+        registry.register("upkeep_removed_files", "Files removed for good since the start", metrics.removed.clone());
+        registry.register("upkeep_removed_log", "Log entries removed since the start", metrics.log_removed.clone());
+        registry.register("upkeep_failed", "Times that upkeep was left for later", metrics.upkeep_failed.clone());
         registry.register("rounds", "Rounds that had something to do", metrics.rounds.clone());
         registry.register("readings", "Rows committed to silver.readings", metrics.readings.clone());
         registry.register("quarantined", "Rows committed to silver.quarantine", metrics.quarantined.clone());
         registry.register("duplicates", "Readings that were seen before", metrics.duplicates.clone());
         registry.register("failed", "Rounds that failed and were tried again", metrics.failed.clone());
+        let failed = metrics.models_failed.clone();
+        registry.register("models_failed", "Turns of users' models that failed; the others went on", failed);
         metrics
+    }
+
+    fn keep(&self, report: upkeep::Report) {
+        let shown = [
+            (&self.merged, report.merged),
+            (&self.removed, report.removed),
+            (&self.log_removed, report.log),
+            (&self.upkeep_failed, report.failed),
+        ];
+        for (gauge, value) in shown {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn failed(&self) {
@@ -165,6 +224,7 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
             Ok(report) => {
                 hold.looks.went_well();
                 let idle = report.is_idle();
+                hold.metrics.models_failed.inc_by(report.ailing.len() as u64);
                 if !idle {
                     hold.metrics.count(&report);
                     tracing::debug!(?report, "hops");
@@ -181,6 +241,7 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
                 continue;
             }
         };
+        hold.metrics.keep(hops.upkeep());
         // Where others go on reading there is always something new: they do the rest.
         if !open && (idle || 0 < hold.peers.borrow().others) {
             hops.into_lease().release().await;
@@ -232,6 +293,18 @@ pub(super) fn patience(error: RunError) -> Result<ControlFlow<()>, RunError> {
 
 async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<ControlFlow<()>, RunError> {
     tracing::info!(request = ?asked.request, "asked to hop");
+    if let Some(maintain) = &asked.request.maintain {
+        let done = match maintain.tables(hops.lake()) {
+            Ok(tables) => hops.maintain(&tables).await,
+            Err(error) => Err(error),
+        };
+        let told = done.as_ref().map(|done| tell_upkeep(done)).map_err(ToString::to_string);
+        let _ = asked.answer.send(told);
+        return match done {
+            Ok(_) | Err(HopError::NoTable(_)) => Ok(ControlFlow::Continue(())),
+            Err(error) => patience(error.into()),
+        };
+    }
     let done = obey(hops, &asked.request).await;
     let told = match &done {
         Ok(report) => {
@@ -257,7 +330,7 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<C
 /// # Errors
 /// What the hop says.
 pub async fn obey(hops: &mut Hops, request: &HopRequest) -> Result<Report, HopError> {
-    let Some(target) = request.target()? else {
+    let Some(target) = request.target(hops.lake())? else {
         let mut sum = Report::default();
         let stop = CancellationToken::new();
         hops.run_all(&stop, |report| sum = add(std::mem::take(&mut sum), report)).await?;
@@ -281,13 +354,23 @@ fn add(mut sum: Report, report: &Report) -> Report {
     };
     sum.silver = silver;
     sum.gold.extend(report.gold.iter().copied());
+    sum.ailing.extend(report.ailing.iter().cloned());
     sum
+}
+
+/// What upkeep did, in words.
+#[must_use]
+pub fn tell_upkeep(done: &[Done]) -> String {
+    match done {
+        [] => "nothing was to be done".to_owned(),
+        done => done.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    }
 }
 
 /// A report in words.
 #[must_use]
 pub fn tell(report: &Report) -> String {
-    if report.is_idle() {
+    if report.is_idle() && report.ailing.is_empty() {
         return "nothing was new".to_owned();
     }
     let mut lines = vec![];
@@ -305,6 +388,9 @@ pub fn tell(report: &Report) -> String {
     for gold in &report.gold {
         let anew = if gold.refreshed { " (all anew)" } else { "" };
         lines.push(format!("{}: {} rows computed{anew}", gold.table.full_name(), gold.rows));
+    }
+    for (table, why) in &report.ailing {
+        lines.push(format!("{}: failed: {why}", table.full_name()));
     }
     lines.join("\n")
 }

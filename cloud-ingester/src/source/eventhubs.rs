@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::beginning::{Begin, positions};
 use self::client::explain;
 pub use self::client::{describe, open};
 use self::follow::{Life, begin, check, hand_down, meet, take_up};
@@ -33,7 +34,7 @@ use self::keeper::Scope;
 pub use self::keeper::{Claimed, Held, Keeper, keeper};
 pub use self::ownership::LakeOwnership;
 use super::flow::{self, Weigh};
-use super::{Arrival, Event, SourceError, Stream, Told};
+use super::{Arrival, Books, Event, SourceError, Stream, Told};
 
 mod client; // dialling, asking, and what the SDK's errors mean
 
@@ -44,6 +45,8 @@ mod keeper; // looks at the claims, renews ours
 mod follow; // what comes, held against what was read and what the hub says
 
 mod received; // the SDK's message -> Event
+
+mod beginning; // where a hub would be begun
 
 /// Events in flight per partition, whatever room there is: more win nothing, fewer would wait for the network.
 const PREFETCH: std::ops::RangeInclusive<u64> = 8..=300;
@@ -131,6 +134,8 @@ pub struct Wiring<P> {
     pub claimed: Claimed,
     /// Where what the hub says goes.
     pub told: mpsc::UnboundedSender<Told>,
+    /// Its books.
+    pub books: Books,
     /// Whether the hub can be read.
     pub ready: Condition,
     /// What time it is.
@@ -193,6 +198,7 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
             End::Stolen(stream) => {
                 // Whoever has it wrote so before; the claims tell, and if they do not, somebody else reads here.
                 wiring.claimed.look();
+                wiring.books.stolen.inc();
                 reader.stolen += 1;
                 if reader.stolen == STOLEN_OFTEN {
                     tracing::warn!(
@@ -208,6 +214,7 @@ pub async fn run<P: Progress>(target: Target, wiring: Wiring<P>) -> Result<(), S
             End::Fatal(error) => return Err(error),
             End::Failed(why) => {
                 let wait = reader.backoff.next_wait();
+                wiring.books.failed.inc();
                 wiring.ready.unmet(why.clone());
                 if why == reader.said {
                     tracing::debug!(%why, ?wait, "still not reading the hub");
@@ -286,6 +293,7 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
         readers.spawn(read_partition(Arc::clone(client), opening, events.clone()));
     }
     wiring.ready.met();
+    wiring.books.connections.inc();
     reader.said.clear();
     tracing::info!(hub = &*life.hub, incarnation, partitions = reader.read.len(), "reading the hub");
     let mut ticks = tokio::time::interval(reader.target.check_every);
@@ -304,6 +312,8 @@ async fn live<P: Progress>(reader: &mut Reader, wiring: &Wiring<P>, client: &Arc
                     // One of them is ours.
                     None => break End::Stop,
                 };
+                wiring.books.received.inc();
+                wiring.books.received_bytes.inc_by(event.bytes() as u64);
                 match hand_down(wiring, positions, &**client, event).await {
                     Ok(()) => {
                         reader.backoff.reset();

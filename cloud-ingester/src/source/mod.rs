@@ -9,13 +9,18 @@ pub mod resume; // where to go on, what is lost, when to refuse
 
 pub mod flow; // a channel that counts bytes
 
+mod books; // what came, what failed
+
 pub mod eventhubs; // azure_messaging_eventhubs; the only room that knows it
+
+pub mod import; // Events out of files
 
 #[cfg(test)]
 pub(crate) mod fixed; // Events from a Vec
 
 use std::sync::Arc;
 
+pub use books::Books;
 use bytes::Bytes;
 use shared::time::Timestamp;
 

@@ -30,6 +30,7 @@ mod outlet; // hub -> service
 
 mod bronze; // a bronze table, made
 mod lake; // bronze -> silver -> gold, beside Spark
+mod lake_cost; // old and large tables
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -53,6 +54,8 @@ enum Command {
     Hub(HubArgs),
     /// The lake's hops: bronze to gold, beside Spark
     Lake(lake::Args),
+    /// The lake: whether its work costs the same however old and large its tables are
+    LakeCost(lake_cost::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -126,6 +129,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let done = match args.command {
         Command::Hub(args) => return ended(measure(&args)),
         Command::Lake(args) => return ended(lake::run(&args)),
+        Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),

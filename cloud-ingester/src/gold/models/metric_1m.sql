@@ -41,7 +41,7 @@ from (
         case when value is null then 1 else 0 end,
         event_time,
         source_seq nulls first,
-        value
+        value nulls last
     ) as place,
     count(value) over (partition by gateway_id, device_id, metric, unit, window_start) as numbers
   from windowed

@@ -341,7 +341,7 @@ async fn a_model_rests_only_while_silver_has_news() {
     let mut hops = kit.hops_with(settings).await.expect("takes over");
     kit.store(&[event(1, "g", &envelope(1, &[(1, "t", 1.0, 0)]))]).await;
     let first = hops.round().await.expect("a round");
-    assert_eq!(first.gold.len(), 3, "{first:?}");
+    assert_eq!(first.gold.len(), 7, "{first:?}");
     kit.store(&[event(2, "g", &envelope(2, &[(2, "t", 2.0, 1)]))]).await;
     let busy = hops.round().await.expect("a round");
     assert_eq!((busy.silver.is_some(), busy.gold.len()), (true, 1), "only health never rests: {busy:?}");

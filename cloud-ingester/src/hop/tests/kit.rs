@@ -78,6 +78,12 @@ impl Kit {
         Self { lake: Arc::new(lake), _directory: directory }
     }
 
+    /// The same over a lake of one's own.
+    pub(crate) async fn over(lake: Lake) -> Self {
+        lake.create_tables().await.expect("tables");
+        Self { lake: Arc::new(lake), _directory: tempfile::tempdir().expect("a directory") }
+    }
+
     pub(crate) fn settings() -> Settings {
         Settings { limits: LIMITS, rest: 0, ..Settings::default() }
     }
@@ -89,6 +95,24 @@ impl Kit {
     pub(crate) async fn hops_with(&self, settings: Settings) -> Result<Hops, HopError> {
         let lease = Lease::acquire(&self.lake, &Holder::this("test", None)).await.expect("free");
         Hops::take_over(Arc::clone(&self.lake), lease, settings).await
+    }
+
+    /// A lake with these models of a user, given as file name and text; all of them have to fit.
+    pub(crate) async fn with_models(files: &[(&str, &str)]) -> (Self, Settings) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let folder = directory.path().join("models");
+        std::fs::create_dir(&folder).expect("a folder");
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).expect("a file");
+        }
+        let location = Location::parse(directory.path().join("lake").to_str().expect("UTF-8"), HashMap::new());
+        let location = location.expect("a path");
+        location.prepare().expect("a disk with hard links");
+        let (lake, own) = crate::gold::models::open(location, Some(&folder)).await.expect("a lake");
+        assert_eq!(own.mistakes, []);
+        lake.create_tables().await.expect("tables");
+        let settings = Settings { own: own.models, ..Self::settings() };
+        (Self { lake: Arc::new(lake), _directory: directory }, settings)
     }
 
     /// One commit of bronze.
@@ -149,6 +173,9 @@ impl Kit {
             "select * from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start",
             "select * from gold.device_latest order by gateway_id, device_id, metric, unit",
             "select * from gold.gateway_health order by gateway_id, epoch",
+            "select * from gold.metric_1h order by gateway_id, device_id, metric, unit, window_start",
+            "select * from gold.metric_1d order by gateway_id, device_id, metric, unit, window_start",
+            "select * from gold.device_health order by gateway_id, device_id, window_start",
         ] {
             all.push(self.ask(sql).await);
         }

@@ -166,6 +166,7 @@ async fn name_gap<P: Progress>(
     tracing::error!(%stream, from, to, "the hub does not hold these Events any more; the gap is recorded");
     let gap = Event::retention_gap(stream.clone(), from, to, wiring.clock.now());
     wiring.downstream.send(Arrival::Event(gap)).await.map_err(|_| End::Stop)?;
+    wiring.books.sent.inc();
     positions.reach(stream, to);
     Ok(())
 }
@@ -211,6 +212,7 @@ pub(super) async fn hand_down<P: Progress>(
         }
     }
     wiring.downstream.send(Arrival::Event(event)).await.map_err(|_| End::Stop)?;
+    wiring.books.sent.inc();
     positions.reach(&stream, number);
     Ok(())
 }

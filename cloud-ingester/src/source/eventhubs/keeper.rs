@@ -157,7 +157,8 @@ impl Keeper {
             self.tell(claims, scope);
             tokio::select! {
                 () = done.cancelled() => return true,
-                changed = self.aim.changed() => return changed.is_err() || self.aim.borrow().as_ref() != Some(scope),
+                // The source ends before bronze does; until then its claims are kept.
+                Ok(()) = self.aim.changed() => return self.aim.borrow().as_ref() != Some(scope),
                 () = self.look.notified() => return false,
                 () = tokio::time::sleep_until(until) => return false,
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}

@@ -116,6 +116,7 @@ impl Kit {
             )
             .1,
             told: mpsc::unbounded_channel().0,
+            books: crate::source::Books::default(),
             ready: Health::new().condition("hub"),
             clock: Clock::Real,
             stop: CancellationToken::new(),

@@ -1,0 +1,285 @@
+//! Upkeep: small files become large ones, files and log entries that nobody needs go.
+//!
+//! ```text
+//! look at a table --policy--> merge (files written beside the hops, committed between two rounds)
+//!                         --> vacuum, log cleanup (after their own proof)
+//! ```
+//!
+//! - A merge is a commit of our own with a `txn` (app id [`APP`]) that removes and adds with `dataChange = false`: a second
+//!   one planned on the same version is refused. Delta's own `optimize` would be accepted and double every row.
+//! - The rows of the files removed and of those added are counted before the commit, and looked at after it.
+//! - Files are removed for good once no reader can need them: neither the slowest hop, nor anybody who reads versions
+//!   within the retention.
+//! - The log is cut at a checkpoint, after the table was opened as if the rest were gone and was the same.
+//! - Compacted log entries (`x.y.compacted.json`) are not written: with a checkpoint every 20 versions they would save a
+//!   reader at most 19 small reads, and not every reader knows them.
+
+pub mod policy; // what a table needs [p]
+
+mod runner; // table after table, beside the hops
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::compute::cast;
+use arrow::record_batch::RecordBatch;
+use datafusion::error::DataFusionError;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use shared::time::Timestamp;
+
+pub use self::policy::Settings;
+use self::policy::{Merge, Order, log_cut, merge, unneeded};
+pub(crate) use self::runner::Upkeep;
+pub use self::runner::{Done, Report, would};
+use crate::lake::session::{Limits, session};
+use crate::lake::{Add, Kind, Lake, LakeError, Table, TableCommit, Txn, View};
+
+/// The app id under which merges are counted.
+pub const APP: &str = "upkeep";
+
+/// What a merge may use of memory; beyond it sorting spills to disk.
+const SORT_MEMORY: u64 = 96 << 20;
+
+/// What the newest commit of a table says of its books, which a merge carries on.
+const BOOKS: [&str; 2] = ["totals", "highs"];
+
+/// A merge whose files are written.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) commit: TableCommit,
+    pub(crate) files: usize,
+    pub(crate) into: usize,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+/// By which columns the rows of a closed partition are sorted: those by which people ask.
+fn keys(table: Table) -> Vec<&'static str> {
+    let columns = table.schema();
+    let wanted = match table {
+        Table::BronzeMessages => &["hub", "incarnation", "partition_id", "sequence_number"][..],
+        _ => &["gateway_id", "device_id", "metric", "window_start", "event_time", "enqueued_time", "from_seq"][..],
+    };
+    wanted.iter().copied().filter(|name| columns.field_with_name(name).is_ok()).collect()
+}
+
+/// The column that holds time, by which the rows of an open partition are sorted.
+fn time(table: Table) -> Option<&'static str> {
+    let columns = table.schema();
+    ["event_time", "window_start", "enqueued_time", "ingest_time"]
+        .into_iter()
+        .find(|name| columns.field_with_name(name).is_ok())
+}
+
+fn rows(adds: &[Add]) -> Option<u64> {
+    adds.iter().map(|add| u64::try_from(add.get_stats().ok()??.num_records).ok()).sum()
+}
+
+/// The first day that is not closed.
+fn open_from(settings: &Settings, now: Timestamp) -> String {
+    let closed = i64::try_from(settings.closed_after.as_micros()).unwrap_or(i64::MAX);
+    let day = Timestamp::from_micros(now.micros().saturating_sub(closed)).to_string();
+    day.get(..10).unwrap_or_default().to_owned()
+}
+
+/// What is to be merged next in `table`, if anything.
+///
+/// # Errors
+/// When the table can't be read.
+pub async fn next_merge(lake: &Lake, table: Table, settings: &Settings) -> Result<Option<(View, Merge)>, LakeError> {
+    // Tables without days are small, and hops write them anew.
+    let &[column] = table.partition_columns() else {
+        return Ok(None);
+    };
+    let view = lake.view(table).await?;
+    let open_from = open_from(settings, lake.clock().now());
+    Ok(merge(settings, view.all_files(), column, &open_from).map(|merge| (view, merge)))
+}
+
+/// Writes the files of a merge; nothing of the table changes yet. `None` where the log does not tell how many rows there
+/// are.
+///
+/// # Errors
+/// When files can't be read or written, or rows would be missing.
+pub async fn prepare(
+    lake: &Lake,
+    view: &View,
+    merge: Merge,
+    settings: &Settings,
+) -> Result<Option<Prepared>, LakeError> {
+    let table = view.table();
+    let failed = |source: DataFusionError| LakeError::Query { act: "sort a partition", source: Box::new(source) };
+    let Some(before) = rows(&merge.files) else {
+        tracing::warn!(table = table.full_name(), merge.partition, "files without statistics are left as they are");
+        return Ok(None);
+    };
+    let by = match merge.order {
+        Order::Time => time(table).into_iter().collect(),
+        Order::Keys => keys(table),
+    };
+    let session = session(Limits { memory_bytes: SORT_MEMORY })?;
+    session.register_table("files", view.provider_of(merge.files.clone()).await?).map_err(failed)?;
+    let order = if by.is_empty() { String::new() } else { format!(" order by {}", by.join(", ")) };
+    let frame = session.sql(&format!("select * from files{order}")).await.map_err(failed)?;
+    let mut sorted = frame.execute_stream().await.map_err(failed)?;
+    let mut writer = lake.writer_of(table, settings.file_bytes).await?;
+    while let Some(batch) = sorted.next().await {
+        writer.write(as_table(table, &batch.map_err(failed)?).map_err(|error| failed(error.into()))?).await?;
+    }
+    let adds = writer.finish().await?;
+    let after = rows(&adds);
+    if after != Some(before) {
+        return Err(LakeError::Query {
+            act: "sort a partition",
+            source: Box::new(DataFusionError::Execution(format!(
+                "{before} rows became {after:?}; nothing was committed"
+            ))),
+        });
+    }
+    let expected = view.txn(APP).await?;
+    let mut metadata = books(view).await?;
+    metadata.push((
+        "upkeep".to_owned(),
+        json!({ "partition": merge.partition, "files": merge.files.len(), "rows": before, "by": by }),
+    ));
+    let prepared = Prepared {
+        files: merge.files.len(),
+        into: adds.len(),
+        rows: before,
+        bytes: merge.bytes(),
+        commit: TableCommit {
+            table,
+            kind: Kind::SameRows { adds, removes: merge.files.into_iter().map(|add| add.path).collect() },
+            batches: vec![],
+            txns: vec![Txn { app: APP.to_owned(), expected, version: expected.unwrap_or(0) + 1 }],
+            metadata,
+        },
+    };
+    Ok(Some(prepared))
+}
+
+/// What the newest commit that keeps books says: a merge stands after it in the log.
+async fn books(view: &View) -> Result<Vec<(String, Value)>, LakeError> {
+    if view.table() != Table::SilverReadings {
+        return Ok(vec![]);
+    }
+    for version in (0..=view.version()).rev() {
+        match view.change(version).await {
+            Ok(change) if change.info.contains_key(BOOKS[0]) => {
+                let kept = BOOKS.iter().filter_map(|name| Some(((*name).to_owned(), change.info.get(*name)?.clone())));
+                return Ok(kept.collect());
+            }
+            Ok(_) => {}
+            Err(LakeError::Gone { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(vec![])
+}
+
+fn as_table(table: Table, batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let schema = table.schema();
+    let columns = schema.fields().iter().map(|field| {
+        let column = batch
+            .column_by_name(field.name())
+            .ok_or_else(|| arrow::error::ArrowError::SchemaError(format!("the column {} is missing", field.name())))?;
+        cast(column, field.data_type())
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new(Arc::clone(&schema), columns)
+}
+
+/// The version of `source` up to which its slowest hop has read, if that is not the newest.
+///
+/// # Errors
+/// When a table can't be read.
+pub async fn slowest(lake: &Lake, source: &View) -> Result<Option<i64>, LakeError> {
+    let mut slowest = None;
+    for &table in lake.tables() {
+        if table == source.table() || !lake.exists(table).await? {
+            continue;
+        }
+        let done = lake.view(table).await?.txn(&table.app_id(&source.id())).await?;
+        // What only a fence stands for has read nothing: it begins with the table as it is.
+        if let Some(done) = done.filter(|done| (0..source.version()).contains(done)) {
+            slowest = Some(slowest.map_or(done, |slowest: i64| slowest.min(done)));
+        }
+    }
+    Ok(slowest)
+}
+
+/// What can go for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rubbish {
+    /// Files with rows.
+    pub files: Vec<String>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries of the log.
+    pub log: Vec<String>,
+}
+
+/// Looks what of `table` can go for good.
+///
+/// # Errors
+/// When the table can't be read.
+pub async fn rubbish(lake: &Lake, table: Table, settings: &Settings) -> Result<Rubbish, LakeError> {
+    // In this order: what is committed while this looks is part of the newer view.
+    let (listed, log) = lake.listing(table).await?;
+    let view = lake.view(table).await?;
+    let now = lake.clock().now().millis();
+    let slowest = slowest(lake, &view).await?;
+    let floor = match slowest {
+        None => i64::MAX,
+        // Removed after the commit that the slowest hop read last: it may still read it.
+        Some(read) => {
+            let entry = log.iter().find(|entry| entry.version == read && !entry.checkpoint);
+            entry.map_or(i64::MIN, |entry| entry.modified)
+        }
+    };
+    let live: HashSet<String> = view.all_files().into_iter().map(|add| add.path).collect();
+    let gone: HashMap<String, i64> = view.gone().await?;
+    let files = unneeded(settings, listed, &live, &gone, now, floor);
+    let cut = log_cut(settings, &log, now, slowest.unwrap_or(i64::MAX));
+    let log = match cut {
+        Some((begin, paths)) if same_without(lake, &view, &paths).await? => {
+            tracing::debug!(table = table.full_name(), begin, entries = paths.len(), "the log can be cut");
+            paths
+        }
+        _ => vec![],
+    };
+    Ok(Rubbish {
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        files: files.into_iter().map(|file| file.path).collect(),
+        log,
+    })
+}
+
+/// Whether a reader who finds only the rest of the log sees the same table: files, progress, identity.
+async fn same_without(lake: &Lake, view: &View, paths: &[String]) -> Result<bool, LakeError> {
+    let table = view.table();
+    let rest = match lake.view_without(table, paths).await {
+        Ok(rest) => rest,
+        Err(error) => {
+            tracing::warn!(table = table.full_name(), %error, "the log is not cut: its newest checkpoint does not open");
+            return Ok(false);
+        }
+    };
+    let rest = rest.at(view.version()).await?;
+    let files = |view: &View| view.all_files().into_iter().map(|add| add.path).collect::<HashSet<_>>();
+    let mut same = rest.id() == view.id() && files(&rest) == files(view);
+    let mut apps = vec![APP.to_owned(), table.app_id("refresh")];
+    for &source in lake.tables() {
+        if lake.exists(source).await? {
+            apps.push(table.app_id(&lake.view(source).await?.id()));
+        }
+    }
+    for app in apps {
+        same = same && rest.txn(&app).await? == view.txn(&app).await?;
+    }
+    if !same {
+        tracing::warn!(table = table.full_name(), "the log is not cut: its newest checkpoint shows another table");
+    }
+    Ok(same)
+}

@@ -1,0 +1,265 @@
+//! Table after table: one thing at a time, written beside the hops and committed between two rounds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Prepared, Rubbish, Settings, next_merge, prepare, rubbish};
+use crate::lake::{Kind, Lake, LakeError, Lease, Table};
+
+/// After a failure upkeep rests so long.
+const REST: Duration = Duration::from_secs(60);
+
+/// One thing that was done, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Files became fewer.
+    Merged {
+        /// The table.
+        table: Table,
+        /// How many.
+        files: usize,
+        /// Into how many; 0 in a dry run, where nobody knows.
+        into: usize,
+        /// Their rows.
+        rows: u64,
+        /// Their bytes before.
+        bytes: u64,
+    },
+    /// Files and log entries went for good.
+    Removed {
+        /// The table.
+        table: Table,
+        /// Files that had rows, or were to have.
+        files: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// Entries of the log.
+        log: usize,
+    },
+}
+
+impl std::fmt::Display for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Merged { table, files, into, rows, bytes } => {
+                write!(f, "{}: {files} files ({rows} rows, {bytes} bytes) become {into}", table.full_name())
+            }
+            Self::Removed { table, files, bytes, log } => {
+                write!(f, "{}: {files} files ({bytes} bytes) and {log} log entries go", table.full_name())
+            }
+        }
+    }
+}
+
+/// What upkeep has done since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files merged.
+    pub merged: u64,
+    /// Files removed for good.
+    pub removed: u64,
+    /// Log entries removed.
+    pub log: u64,
+    /// Times that something failed and was left for later.
+    pub failed: u64,
+}
+
+impl Report {
+    fn count(&mut self, done: &Done) {
+        match done {
+            Done::Merged { files, .. } => self.merged += *files as u64,
+            Done::Removed { files, log, .. } => {
+                self.removed += *files as u64;
+                self.log += *log as u64;
+            }
+        }
+    }
+}
+
+/// What a look at one table made.
+enum Made {
+    Merge(Prepared),
+    Removed(Done),
+    Nothing,
+}
+
+/// The upkeep of a lake, by the holder of its lease.
+pub(crate) struct Upkeep {
+    settings: Settings,
+    /// When all tables are looked at next.
+    due: Instant,
+    /// The table looked at now, if it is the time for it.
+    at: Option<usize>,
+    task: Option<JoinHandle<Result<Made, LakeError>>>,
+    report: Report,
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Upkeep {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, due: Instant::now() + settings.every, at: None, task: None, report: Report::default() }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.report
+    }
+
+    /// Takes upkeep one step on, between two rounds of hops. Never waits for more than one commit; what fails is left for
+    /// later.
+    ///
+    /// # Errors
+    /// [`LakeError::LeaseLost`] only.
+    pub(crate) async fn step(&mut self, lake: &Arc<Lake>, lease: &Lease) -> Result<(), LakeError> {
+        if self.settings.every.is_zero() {
+            return Ok(());
+        }
+        if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        if let Some(task) = self.task.take() {
+            let made = match task.await {
+                Ok(Ok(made)) => self.land(lake, lease, made).await,
+                Ok(Err(error)) => Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "upkeep broke off");
+                    Ok(false)
+                }
+            };
+            match made {
+                Ok(true) => {}
+                Ok(false) => self.at = self.at.map(|at| at + 1),
+                Err(error @ LakeError::LeaseLost { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "upkeep is left for later");
+                    self.report.failed += 1;
+                    (self.at, self.due) = (None, Instant::now() + REST.max(self.settings.every));
+                }
+            }
+        }
+        if self.at.is_none() && self.due <= Instant::now() {
+            self.at = Some(0);
+        }
+        let Some(at) = self.at else { return Ok(()) };
+        let Some(table) = lake.tables().get(at).copied() else {
+            (self.at, self.due) = (None, Instant::now() + self.settings.every);
+            return Ok(());
+        };
+        let (lake, settings) = (Arc::clone(lake), self.settings);
+        self.task = Some(tokio::spawn(async move { look(&lake, table, &settings).await }));
+        Ok(())
+    }
+
+    /// Whether the table has to be looked at again.
+    async fn land(&mut self, lake: &Lake, lease: &Lease, made: Made) -> Result<bool, LakeError> {
+        let done = match made {
+            Made::Nothing => return Ok(false),
+            Made::Removed(done) => {
+                tracing::info!(%done, "upkeep");
+                self.report.count(&done);
+                return Ok(false);
+            }
+            Made::Merge(prepared) => commit(lake, lease, prepared).await,
+        };
+        match done {
+            Ok(done) => {
+                tracing::info!(%done, "upkeep");
+                self.report.count(&done);
+                Ok(true)
+            }
+            // A hop or another holder was faster: planned again on what there is now.
+            Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does all there is to do in `tables` at once.
+    ///
+    /// # Errors
+    /// What the lake says.
+    pub(crate) async fn all(&mut self, lake: &Lake, lease: &Lease, tables: &[Table]) -> Result<Vec<Done>, LakeError> {
+        let mut all = vec![];
+        for &table in tables {
+            loop {
+                let done = match look(lake, table, &self.settings).await? {
+                    Made::Merge(prepared) => commit(lake, lease, prepared).await?,
+                    Made::Removed(done) => {
+                        self.report.count(&done);
+                        all.push(done);
+                        break;
+                    }
+                    Made::Nothing => break,
+                };
+                self.report.count(&done);
+                all.push(done);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What would be done in `table` first, and what would go; nothing changes.
+///
+/// # Errors
+/// What the lake says.
+pub async fn would(lake: &Lake, table: Table, settings: &Settings) -> Result<Vec<Done>, LakeError> {
+    let mut all = vec![];
+    if let Some((_, merge)) = next_merge(lake, table, settings).await? {
+        let (files, bytes) = (merge.files.len(), merge.bytes());
+        all.push(Done::Merged { table, files, into: 0, rows: super::rows(&merge.files).unwrap_or(0), bytes });
+    }
+    let Rubbish { files, bytes, log } = rubbish(lake, table, settings).await?;
+    if !(files.is_empty() && log.is_empty()) {
+        all.push(Done::Removed { table, files: files.len(), bytes, log: log.len() });
+    }
+    Ok(all)
+}
+
+/// One look at one table: a merge to be committed, or what was removed.
+async fn look(lake: &Lake, table: Table, settings: &Settings) -> Result<Made, LakeError> {
+    if let Some((view, merge)) = next_merge(lake, table, settings).await?
+        && let Some(prepared) = prepare(lake, &view, merge, settings).await?
+    {
+        return Ok(Made::Merge(prepared));
+    }
+    let Rubbish { files, bytes, log } = rubbish(lake, table, settings).await?;
+    if files.is_empty() && log.is_empty() {
+        return Ok(Made::Nothing);
+    }
+    let done = Done::Removed { table, files: files.len(), bytes, log: log.len() };
+    lake.remove(table, files).await?;
+    lake.remove(table, log).await?;
+    Ok(Made::Removed(done))
+}
+
+/// Commits a merge and looks whether the table is as it should be.
+async fn commit(lake: &Lake, lease: &Lease, prepared: Prepared) -> Result<Done, LakeError> {
+    let Prepared { commit, files, into, rows, bytes } = prepared;
+    let table = commit.table;
+    let Kind::SameRows { adds, removes } = commit.kind.clone() else {
+        unreachable!("a merge replaces files by others with the same rows");
+    };
+    lake.commit(commit, Some(lease)).await?;
+    let there: HashSet<String> = lake.view(table).await?.all_files().into_iter().map(|add| add.path).collect();
+    let lost = adds.iter().filter(|add| !there.contains(&add.path)).count();
+    let twice = removes.iter().filter(|path| there.contains(*path)).count();
+    if (lost, twice) != (0, 0) {
+        tracing::error!(
+            table = table.full_name(),
+            lost,
+            twice,
+            "files of a merge are missing, or stand beside what they replace"
+        );
+    }
+    Ok(Done::Merged { table, files, into, rows, bytes })
+}
