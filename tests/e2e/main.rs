@@ -22,7 +22,7 @@ mod offline; // hub away, broker away, wrong key
 
 mod misfortune; // each fault that the hub can be scripted to have
 
-mod storage; // a storage that fails, is away, is full
+mod storage; // a storage that fails, or is full
 
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 

@@ -1,6 +1,5 @@
 //! The lake on Azure's storage (Azurite), behind a proxy that loses answers, refuses, resets, waits and cuts listings,
-//! with the ingester killed in between: nothing is lost, nothing is there twice. Azurite away for a while; a disk that
-//! fills up in mid-commit.
+//! with the ingester killed in between: nothing is lost, nothing is there twice. A disk that fills up in mid-commit.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -84,23 +83,6 @@ fn behind_a_storage_that_fails_a_killed_ingester_loses_nothing_and_counts_nothin
 #[ignore = "the first two of five seeds are tried with each run"]
 fn behind_a_storage_that_fails_a_killed_ingester_loses_nothing_and_counts_nothing_twice_seeds_3_to_5() {
     (3..=5).for_each(check);
-}
-
-#[test]
-fn while_the_storage_is_away_everything_waits_and_then_goes_on() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut azurite = Azurite::start(folder.path());
-    let mut scenario = Scenario::with("storage-away", &settings(azurite.addr(), &azurite));
-    scenario.start(Part::Hub);
-    start_until_it_stays(&mut scenario);
-    scenario.start(Part::Agent);
-    scenario.start_devices_for(15);
-    scenario.wait_for_silver(50);
-    azurite.stop();
-    // Longer than a lease is looked after without being renewed.
-    std::thread::sleep(Duration::from_secs(25));
-    azurite.start_again();
-    finish_and_prove(scenario, azurite.lake());
 }
 
 /// A disk of a few megabytes; unmounted when dropped.
