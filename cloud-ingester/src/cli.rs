@@ -27,6 +27,8 @@ mod maintain; // merge, vacuum, cut the logs
 
 mod progress; // how far long work is
 
+mod quarantine; // ls, replay
+
 mod trace; // from gold back to the hub
 
 const PROGRAM: &str = "cloud-ingester";
@@ -72,6 +74,8 @@ enum Command {
     Trace(trace::Trace),
     /// Merge small files, remove what nobody needs any more, cut the logs; a running service is asked to do it
     Maintain(maintain::Args),
+    /// What was refused, with its bytes and reasons, and how it is taken up again
+    Quarantine(quarantine::Args),
     /// Answer one SELECT over bronze.messages, silver.readings, gold.metric_1m, …
     Query {
         /// The SELECT; names and functions as in Spark SQL
@@ -116,6 +120,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Command::Backfill { .. }
         | Command::Export(_)
         | Command::Maintain(_)
+        | Command::Quarantine(_)
         | Command::Query { .. }
         | Command::Trace(_) => Needs::Lake,
     };
@@ -177,6 +182,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
         }
         Command::Maintain(args) => Box::pin(maintain::maintain(config, args)).await,
         Command::Backfill { what } => Box::pin(backfill::backfill(config, what)).await,
+        Command::Quarantine(args) => Box::pin(quarantine::quarantine(config, args)).await,
         Command::Trace(asked) => Box::pin(trace::trace(&config, asked)).await,
         Command::Query { sql, format, as_of, versions } => {
             let lake = open(&config).await?;
@@ -186,7 +192,7 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             Ok(Exit::Ok)
         }
         Command::Export(args) => {
-            export::run(args, &config)?;
+            export::run(args, &config).await?;
             Ok(Exit::Ok)
         }
     }

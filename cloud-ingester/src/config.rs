@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes, Secret, SecretError, SecretSource, Size, Span};
-use shared::rules::TimeWindow;
+use shared::rules::{Rule, TimeWindow};
 use shared::telemetry;
 
 use crate::bronze::cutter::Limits;
 use crate::gold::watermark::Patience;
+use crate::hop::catalogue::Source;
 use crate::lake::{LakeError, Location, session};
-use crate::silver::Unique;
+use crate::silver::{Mapping, MessageId, Unique};
 use crate::source::claims::Timing;
 use crate::source::eventhubs::Target;
 use crate::upkeep;
@@ -100,29 +101,38 @@ pub struct Silver {
     pub max_ahead: Span,
     /// How long messages with ids of their own are remembered.
     pub dedup_horizon: Span,
-    /// What is known of devices without a gateway.
+    /// The devices there are.
+    pub catalogue: Option<Catalogue>,
+    /// How messages of devices without a gateway are read, and what their ids are worth.
     #[serde(default)]
     pub mapping: Vec<Mapping>,
+    /// What is expected of their values.
+    #[serde(default)]
+    pub rule: Vec<Rule>,
 }
 
-/// `[[silver.mapping]]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Mapping {
-    /// Devices it fits; `*` stands for any run of characters.
-    pub device: String,
-    /// What their message ids are worth.
-    pub message_id: MessageId,
+/// `silver.catalogue`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Catalogue {
+    /// A TOML or CSV file.
+    File(PathBuf),
+    /// A Delta table.
+    Table {
+        /// Its URL.
+        table: String,
+    },
 }
 
-/// What message ids are worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MessageId {
-    /// Nothing: a message that comes twice is there twice.
-    Any,
-    /// A message that comes again with the same id and bytes is a duplicate.
-    Unique,
+impl Catalogue {
+    /// As the hops know it.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match self {
+            Self::File(path) => Source::File(path.clone()),
+            Self::Table { table } => Source::Table(table.clone()),
+        }
+    }
 }
 
 /// `[hops]`
@@ -238,11 +248,14 @@ impl Check for Config {
                 "must be at least \"1s\", write e.g. \"400d\"",
             );
             for (at, mapping) in self.silver.mapping.iter().enumerate() {
-                mistakes.ensure(
-                    !mapping.device.is_empty(),
-                    format!("mapping[{at}].device"),
-                    "must not be empty, write e.g. \"press-*\"",
-                );
+                for (key, fault) in mapping.faults() {
+                    mistakes.add(format!("mapping[{at}].{key}"), fault);
+                }
+            }
+            for (at, rule) in self.silver.rule.iter().enumerate() {
+                for (key, fault) in rule.faults() {
+                    mistakes.add(format!("rule[{at}].{key}"), fault);
+                }
             }
         });
         mistakes.within("hops", |mistakes| {

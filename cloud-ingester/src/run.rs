@@ -102,6 +102,9 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         window: config.window(),
         unique: config.unique(),
+        mappings: config.silver.mapping.clone(),
+        rules: config.silver.rule.clone(),
+        catalogue: config.silver.catalogue.as_ref().map(crate::config::Catalogue::source),
         limits: config.limits(),
         patience: config.patience(),
         upkeep: config.upkeep(),

@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 use crate::gold;
-use crate::lake::{LakeError, Lease};
+use crate::hop::catalogue;
+use crate::lake::{Lake, LakeError, Lease};
 use crate::source::eventhubs;
 
 /// One thing that was tried.
@@ -27,12 +28,23 @@ impl Finding {
 /// Tries everything `run` will need.
 pub(crate) async fn tour(config: &Config) -> Vec<Finding> {
     let said = |tried: Result<String, LakeError>| tried.map_err(|error| shared::cli::chain(&error));
-    vec![
+    let mut findings = vec![
         Finding::new("lake", said(lake(config).await)),
         Finding::new("models", models(config).await),
         Finding::new("http", listen(config).await),
         Finding::new("hub", hub(config).await),
-    ]
+    ];
+    if let Some(written) = &config.silver.catalogue {
+        findings.push(Finding::new("devices", devices(config, &written.source()).await));
+    }
+    findings
+}
+
+async fn devices(config: &Config, source: &catalogue::Source) -> Result<String, String> {
+    let location = config.location().map_err(|error| error.to_string())?;
+    let lake = Lake::open(location).map_err(|error| error.to_string())?;
+    let entries = catalogue::read(source, &lake).await?;
+    Ok(format!("{source} describes {} devices", entries.len()))
 }
 
 async fn lake(config: &Config) -> Result<String, LakeError> {

@@ -161,6 +161,16 @@ fn members<'b>(bytes: &'b [u8], entries: &mut Vec<(String, &'b RawValue)>) -> Re
     json.end().map_err(|e| Unreadable::new(format!("payload: something follows the JSON object ({e})")))
 }
 
+/// The members of a JSON object in their order, repeats included, values as they were written.
+///
+/// # Errors
+/// It is no JSON object, not UTF-8, or something follows it.
+pub fn members_of(bytes: &[u8]) -> Result<Vec<(String, &RawValue)>, Unreadable> {
+    let mut entries = Vec::new();
+    members(bytes, &mut entries)?;
+    Ok(entries)
+}
+
 /// Reads a bare value of `metric`: a number, `true`, `false`, a JSON text, or `{"v": …, "u": …}`.
 pub fn bare(metric: &str, bytes: &[u8]) -> Result<Payload, Unreadable> {
     let text = utf8(bytes).map_err(|(_, fault)| fault)?.trim();

@@ -57,6 +57,32 @@ impl Rule {
         self.device.as_deref().is_none_or(|pattern| glob(pattern, device))
     }
 
+    /// What is wrong with the rule itself, each as the key it stands under and what to write; empty if nothing is.
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = vec![];
+        if let (Some(min), Some(max)) = (self.min, self.max)
+            && max < min
+        {
+            faults.push(("min", format!("{min} is above max, which is {max}; no value could pass")));
+        }
+        for (key, limit) in [("min", self.min), ("max", self.max)] {
+            if limit.is_some_and(f64::is_nan) {
+                faults.push((key, "is not a number; write e.g. -40.0".to_owned()));
+            }
+        }
+        if self.required && self.metric.as_deref().unwrap_or("*").contains('*') {
+            faults.push((
+                "metric",
+                "must name one metric where `required = true`; write it without `*`, e.g. \"temperature\"".to_owned(),
+            ));
+        }
+        let ranged = self.min.is_some() || self.max.is_some();
+        if ranged && self.r#type.is_some_and(|kind| kind != Kind::Number) {
+            faults.push(("type", "has no range; leave out `min` and `max`, or write type = \"number\"".to_owned()));
+        }
+        faults
+    }
+
     /// Adds what speaks against `value`; gives it the rule's unit if it has none.
     pub fn judge(&self, value: &Value, unit: &mut Option<String>, reasons: &mut Vec<String>) {
         if let Some(kind) = self.r#type {
@@ -88,6 +114,17 @@ impl Rule {
             reasons.push(format!("range: {number} > {}", shown(max)));
         }
     }
+}
+
+/// Metrics that every payload of `device` must hold and one without those that `holds` names does not; in order, none
+/// twice.
+pub fn missing<'r>(rules: &'r [Rule], device: &str, holds: impl Fn(&str) -> bool) -> Vec<&'r str> {
+    let required = rules.iter().filter(|rule| rule.required && rule.fits_device(device));
+    let mut missing: Vec<&str> =
+        required.filter_map(|rule| rule.metric.as_deref()).filter(|metric| !holds(metric)).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
 }
 
 /// How far an event time may be from the time it is held against.

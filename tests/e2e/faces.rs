@@ -45,8 +45,8 @@ fn help_names_just_the_commands_that_exist() {
         (Name::EdgeAgent, &["run", "check", "status", "outbox"][..], &["sensors", "provision"][..]),
         (
             Name::CloudIngester,
-            &["run", "check", "status", "hop", "backfill", "trace", "query"],
-            &["quarantine", "maintain", "export"],
+            &["run", "check", "status", "hop", "backfill", "maintain", "quarantine", "trace", "query", "export"],
+            &[][..],
         ),
         (Name::Simulator, &["devices", "replay", "hub", "verify"], &["sensors"]),
     ] {

@@ -8,6 +8,8 @@ mod flows; // a reading reaches gold; a broken one reaches quarantine with its b
 
 mod direct; // devices without a gateway: each in silver once
 
+mod quarantine; // what was refused is shown, and taken up again beside the running service
+
 mod crash; // kill -9, in mid-run and at each named point
 
 mod azurite; // an object store for lakes

@@ -7,7 +7,7 @@ use shared::blame::Blame;
 use super::say;
 use crate::config::Config;
 use crate::export::{self, Place, Target, Wishes};
-use crate::gold::model::Model;
+use crate::gold::models::embedded;
 use crate::lake::Table;
 use crate::run::RunError;
 
@@ -37,7 +37,7 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// No service reaches the lake, this one does not read from there, or a file cannot be written.
-pub(super) fn run(args: Args, config: &Config) -> Result<(), RunError> {
+pub(super) async fn run(args: Args, config: &Config) -> Result<(), RunError> {
     let refuse = |why: String| RunError::Stopped(why, Blame::Config);
     let location = config.location()?;
     let account = location.options().get("azure_storage_account_name").map(String::as_str);
@@ -46,7 +46,7 @@ pub(super) fn run(args: Args, config: &Config) -> Result<(), RunError> {
     let wishes = Wishes {
         place,
         tables: Table::ALL.to_vec(),
-        models: Model::embedded(),
+        models: embedded().await?,
         name: args.name,
         sql_endpoint: args.sql_endpoint,
         connection: args.connection,

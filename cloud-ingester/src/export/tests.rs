@@ -2,9 +2,15 @@ use super::*;
 use crate::gold::model::Model;
 use crate::lake::tables::Table;
 
+/// The models that come with the product.
+fn embedded() -> Vec<Model> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(crate::gold::models::embedded()).expect("models")
+}
+
 fn wishes(url: &str) -> Wishes {
     let place = Place::parse(url, None).expect("a place");
-    let (tables, models) = (Table::ALL.to_vec(), Model::embedded());
+    let (tables, models) = (Table::ALL.to_vec(), embedded());
     Wishes { place, tables, models, name: "iot".to_owned(), sql_endpoint: None, connection: None }
 }
 
@@ -18,7 +24,7 @@ fn export(target: Target) -> Vec<File> {
 fn every_export_is_as_it_was_read_by_a_person() {
     // One table of each kind: partitioned with maps, partitioned, not partitioned.
     let tables = vec![Table::BronzeMessages, Table::GoldMetric1m, Table::GoldGatewayHealth];
-    let models = Model::embedded().into_iter().filter(|model| model.target == Table::GoldMetric1m).collect();
+    let models = embedded().into_iter().filter(|model| model.target == Table::GoldMetric1m).collect();
     let few = Wishes { tables, models, ..wishes(AZURE) };
     for (target, golden) in [
         (Target::Synapse, expect_test::expect_file!["golden/synapse.txt"]),
@@ -75,7 +81,7 @@ fn json_parses_and_a_pipeline_holds_the_models_own_text() {
     }
     let exported = export(Target::Databricks);
     for name in ["metric_1m", "device_latest"] {
-        let model = crate::gold::model::Model::embedded().into_iter().find(|model| model.target.name() == name);
+        let model = embedded().into_iter().find(|model| model.target.name() == name);
         let file = exported.iter().find(|file| file.path == format!("src/gold/{name}.sql")).expect(name);
         assert!(file.text.contains(model.expect(name).draft.sql.trim_end()), "{name}");
     }

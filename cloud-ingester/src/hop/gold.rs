@@ -317,7 +317,7 @@ impl Hops {
         };
         let memory = match self.memory.take() {
             Some(memory) => memory,
-            None => self.remember(&self.rules, &std::collections::HashSet::new()).await?,
+            None => self.remember(&self.rules, None).await?,
         };
         let memory = self.memory.insert(memory);
         let rewrite = health::recompute(&self.lake, &memory.seen, changed, &scope).await?;

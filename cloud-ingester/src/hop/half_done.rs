@@ -1,6 +1,5 @@
 //! What an earlier hop left half done, and what was seen and counted before: both out of the tables.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::error::HopError;
@@ -20,7 +19,7 @@ impl Hops {
         let refreshes = stands(&targets, refresh_app).await?;
         let done = stood[2].filter(|done| 0 <= *done);
         let mut half: Option<Plan> = None;
-        let mut without = HashSet::new();
+        let mut before = targets.clone();
         for (at, view) in targets.iter().enumerate().take(2) {
             if refreshes[at] != refreshes[2] {
                 // The refresh is wanted as it would be now: it reads everything again.
@@ -32,8 +31,8 @@ impl Hops {
                 continue;
             };
             match last_plan(view, to).await? {
-                Some((plan, files)) => {
-                    without.extend(files);
+                Some((plan, version)) => {
+                    before[at] = view.at(version - 1).await?;
                     half = Some(plan);
                 }
                 None => {
@@ -62,20 +61,24 @@ impl Hops {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.memory = Some(self.remember(&rules, &without).await?);
-        let range = NewRange { from: plan.from, to: plan.to, changes, rules, stood };
+        let [quarantine, gaps, _] = before;
+        self.memory = Some(self.remember(&rules, Some((&quarantine, &gaps))).await?);
+        let range = NewRange { from: plan.from, to: plan.to, changes, rules, quarantine, stood };
         self.range(&bronze, range).await?;
         // What was counted so far left the side tables' own rows out: ask the tables.
         self.memory = None;
         Ok(())
     }
 
-    /// What was seen and counted, out of the tables.
-    pub(super) async fn remember(&self, rules: &Rules, without: &HashSet<String>) -> Result<Memory, HopError> {
+    /// What was seen and counted, out of the tables; `sides`: quarantine and gaps, where they are not to be taken as they
+    /// are now.
+    pub(super) async fn remember(&self, rules: &Rules, sides: Option<(&View, &View)>) -> Result<Memory, HopError> {
         let readings = self.lake.view(Table::SilverReadings).await?;
-        let quarantine = self.lake.view(Table::SilverQuarantine).await?;
-        let gaps = self.lake.view(Table::SilverGaps).await?;
-        let mut seen = rebuild(&readings, &quarantine, &gaps, without).await?;
+        let (quarantine, gaps) = match sides {
+            Some((quarantine, gaps)) => (quarantine.clone(), gaps.clone()),
+            None => (self.lake.view(Table::SilverQuarantine).await?, self.lake.view(Table::SilverGaps).await?),
+        };
+        let mut seen = rebuild(&readings, &quarantine, &gaps).await?;
         if !rules.unique.devices.is_empty() {
             let bronze = self.lake.view(Table::BronzeMessages).await?;
             let done = readings.txn(&Table::SilverReadings.app_id(&bronze.id())).await?.filter(|done| 0 <= *done);
@@ -105,7 +108,7 @@ impl Hops {
             Some(totals) => totals,
             None => {
                 // What a half done commit refused is counted when its range is done again.
-                let decoded = readings.rows() + quarantine.rows_without(without);
+                let decoded = readings.rows() + quarantine.rows();
                 if decoded != 0 {
                     tracing::warn!(
                         "no commit of silver.readings tells the running totals: duplicates are counted from here"
@@ -130,8 +133,8 @@ impl Hops {
     }
 }
 
-/// The plan of the commit that moved a side table to `to`, and the files it added; `None` where the log is gone.
-async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, Vec<String>)>, LakeError> {
+/// The plan of the commit that moved a side table to `to`, and the version it made; `None` where the log is gone.
+async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, i64)>, LakeError> {
     for version in (0..=side.version()).rev() {
         let change = match side.change(version).await {
             Ok(change) => change,
@@ -141,7 +144,7 @@ async fn last_plan(side: &View, to: i64) -> Result<Option<(Plan, Vec<String>)>, 
         if let Some(plan) = Plan::of(&change.info)
             && plan.to == to
         {
-            return Ok(Some((plan, change.adds.into_iter().map(|add| add.path).collect())));
+            return Ok(Some((plan, version)));
         }
     }
     Ok(None)

@@ -18,7 +18,13 @@ mod error; // what can go wrong
 
 mod silver; // the silver hop
 
+mod replays; // which refusals a range takes up again, and marking them
+
 mod half_done; // what an earlier one left, and what was seen before
+
+pub mod replay; // refusals sent through bronze again
+
+pub mod catalogue; // silver.devices follows its catalogue
 
 mod gold; // the gold hops
 

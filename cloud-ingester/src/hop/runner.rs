@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use shared::clock::Clock;
-use shared::rules::TimeWindow;
+use shared::rules::{Rule, TimeWindow};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::catalogue::{Following, Source};
 use super::error::HopError;
 use super::gold::{GoldReport, HEALTH_SOURCES};
 use super::plan::Why;
@@ -19,7 +20,7 @@ use crate::gold::watermark::{Patience, Watermarks};
 use crate::gold::{Mode, Model, Refresh, Windows};
 use crate::lake::session::{Limits, session};
 use crate::lake::{Lake, LakeError, Layer, Lease, Table};
-use crate::silver::{Rules, Seen, Totals, Unique};
+use crate::silver::{Mapping, Rules, Seen, Totals, Unique};
 use crate::upkeep::{self, Done, Upkeep};
 
 /// How hops work.
@@ -29,6 +30,12 @@ pub struct Settings {
     pub window: TimeWindow,
     /// Whose messages are known by their ids.
     pub unique: Unique,
+    /// How messages of direct devices are read; the first that fits.
+    pub mappings: Vec<Mapping>,
+    /// What is expected of values of direct devices.
+    pub rules: Vec<Rule>,
+    /// Where the devices are described.
+    pub catalogue: Option<Source>,
     /// About how many bytes of source files one commit reads.
     pub chunk_bytes: u64,
     /// What SQL may use of memory.
@@ -51,6 +58,9 @@ impl Default for Settings {
         Self {
             window: TimeWindow::SILVER,
             unique: Unique::default(),
+            mappings: vec![],
+            rules: vec![],
+            catalogue: None,
             chunk_bytes: 32 << 20,
             limits: Limits { memory_bytes: 512 << 20 },
             rest: 2,
@@ -59,6 +69,14 @@ impl Default for Settings {
             clock: Clock::Real,
             upkeep: upkeep::Settings::default(),
         }
+    }
+}
+
+impl Settings {
+    /// By what silver judges.
+    #[must_use]
+    pub fn rules_of_now(&self) -> Rules {
+        Rules::with(self.window, self.unique.clone(), self.mappings.clone(), self.rules.clone())
     }
 }
 
@@ -102,6 +120,7 @@ pub struct Hops {
     pub(super) session: SessionContext,
     pub(super) memory: Option<Memory>,
     upkeep: Upkeep,
+    pub(super) devices: Following,
     models: Vec<Model>,
     turns: HashMap<Table, Turn>,
     /// The watermarks as the table has them, once it was read.
@@ -140,7 +159,8 @@ impl Hops {
     pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
         let mut hops = Self {
             session: session(settings.limits)?,
-            rules: Arc::new(Rules::new(settings.window, settings.unique.clone())),
+            rules: Arc::new(settings.rules_of_now()),
+            devices: Following::new(settings.catalogue.clone()),
             models: embedded().await?,
             turns: HashMap::new(),
             marks: None,
@@ -178,9 +198,11 @@ impl Hops {
             let target = Table::GoldGatewayHealth;
             hops.lake.fence(target, &target.app_id(&source), &hops.lease).await?;
         }
+        hops.lake.fence(Table::SilverDevices, &Table::SilverDevices.app_id("catalogue"), &hops.lease).await?;
+        hops.remember_devices().await?;
         hops.finish_half_done().await?;
         if hops.memory.is_none() {
-            hops.memory = match hops.remember(&hops.rules, &std::collections::HashSet::new()).await {
+            hops.memory = match hops.remember(&hops.rules, None).await {
                 // The first round refreshes.
                 Err(error) if error.is_log_gone() => None,
                 remembered => Some(remembered?),
@@ -211,6 +233,7 @@ impl Hops {
 
     async fn turn_once(&mut self, turns: Turns) -> Result<Report, HopError> {
         self.finish_what_failed().await?;
+        self.follow_catalogue().await?;
         let mut report = Report { silver: self.silver().await?, ..Report::default() };
         report.gold.extend(self.watermarks(None, turns == Turns::All).await?);
         for model in self.models.clone() {

@@ -1,6 +1,5 @@
 //! The silver hop: side tables first, readings last.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,8 +12,9 @@ use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
-use crate::silver::events::BRONZE_COLUMNS;
-use crate::silver::{Highs, Made, Rules, Seen, Totals, work};
+use crate::silver::events::{BRONZE_COLUMNS, REPLAY_HUB};
+use crate::silver::replays::Replays;
+use crate::silver::{Highs, Made, Rules, Seen, Totals, held, work};
 
 /// The tables this hop writes, in the order in which they are committed.
 pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
@@ -71,6 +71,18 @@ impl Out {
         Ok(())
     }
 
+    /// Rows that were counted in an earlier commit.
+    async fn add(&mut self, lake: &Lake, at: usize, batches: Vec<RecordBatch>) -> Result<(), LakeError> {
+        for batch in batches {
+            let writer = match &mut self.writers[at] {
+                Some(writer) => writer,
+                none => none.insert(lake.writer(TARGETS[at]).await?),
+            };
+            writer.write(batch).await?;
+        }
+        Ok(())
+    }
+
     async fn files(&mut self, at: usize) -> Result<Vec<Add>, LakeError> {
         match self.writers[at].take() {
             Some(writer) => writer.finish().await,
@@ -89,6 +101,8 @@ pub(super) struct NewRange {
     pub(super) changes: Vec<Change>,
     /// By which it is judged.
     pub(super) rules: Arc<Rules>,
+    /// silver.quarantine as it was before the range.
+    pub(super) quarantine: View,
     /// Where each of [`TARGETS`] stood when the range was chosen: whoever moved one since makes its commit fail.
     pub(super) stood: [Option<i64>; 3],
 }
@@ -108,12 +122,13 @@ impl Hops {
         let bronze = self.lake.view(Table::BronzeMessages).await?;
         let targets = self.targets().await?;
         let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
-        let [_, _, readings] = &targets;
+        let [quarantine, _, readings] = &targets;
         match news(&bronze, readings, stood[2], self.settings.chunk_bytes).await? {
             News::Nothing => Ok(None),
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
-                let range = NewRange { from, to, changes, rules: Arc::clone(&self.rules), stood };
+                let rules = Arc::clone(&self.rules);
+                let range = NewRange { from, to, changes, rules, quarantine: quarantine.clone(), stood };
                 match self.range(&bronze, range).await {
                     Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
                     Err(error) if error.is_log_gone() => self.refresh_silver(Why::LogGone).await.map(Some),
@@ -130,12 +145,13 @@ impl Hops {
     }
 
     pub(super) async fn range(&mut self, bronze: &View, range: NewRange) -> Result<SilverReport, HopError> {
-        let NewRange { from, to, changes, rules, stood } = range;
+        let NewRange { from, to, changes, rules, quarantine, stood } = range;
         // Taken, so that a hop that fails midway leaves nothing half counted: the next one asks the tables.
         let Memory { mut seen, mut totals } = match self.memory.take() {
             Some(memory) => memory,
-            None => self.remember(&rules, &HashSet::new()).await?,
+            None => self.remember(&rules, None).await?,
         };
+        let mut replays = self.replays(bronze, &changes, &quarantine).await?;
         let before = totals;
         let mut out = Out::default();
         let versions = changes.len() as u64;
@@ -148,15 +164,24 @@ impl Hops {
                 continue;
             }
             let made;
-            (seen, totals, made) = on_thread(rows, Arc::clone(&rules), seen, totals).await?;
+            (seen, totals, replays, made) = on_thread(rows, Arc::clone(&rules), seen, totals, replays).await?;
             out.write(&self.lake, made).await?;
+        }
+        let made = Made { quarantine: held(&mut replays), ..Made::default() };
+        out.write(&self.lake, made).await?;
+        let ahead = |at: usize| stood[at].is_some_and(|done| to <= done);
+        let mut marked = Removes::Nothing;
+        if !replays.marks().is_empty() && !ahead(0) {
+            let (rewritten, removes) = self.mark(&quarantine, replays.marks()).await?;
+            out.add(&self.lake, 0, rewritten).await?;
+            marked = removes;
         }
         let plan = Plan {
             source: Table::BronzeMessages.full_name().to_owned(),
             from,
             to,
             rules: rules.digest().to_string(),
-            catalogue: None,
+            catalogue: self.catalogue_version(),
             full: false,
         };
         let rows = out.rows;
@@ -165,17 +190,17 @@ impl Hops {
             let app = table.app_id(&bronze.id());
             let expected = stood[at];
             let main = table == Table::SilverReadings;
-            let ahead = expected.is_some_and(|done| to <= done);
-            if (files.is_empty() && !main) || ahead {
+            if (files.is_empty() && !main) || ahead(at) {
                 continue;
             }
+            let removes = if at == 0 { std::mem::replace(&mut marked, Removes::Nothing) } else { Removes::Nothing };
             #[cfg(test)]
             if self.end_before == Some(table) {
                 return Err(HopError::Ended);
             }
             let commit = TableCommit {
                 table,
-                kind: Kind::Files { adds: files, removes: Removes::Nothing },
+                kind: Kind::Files { adds: files, removes },
                 batches: vec![],
                 txns: vec![Txn { app, expected, version: to }],
                 metadata: metadata(&plan, main.then_some((&totals, &seen))),
@@ -200,19 +225,23 @@ impl Hops {
         self.keep_rules().await?;
         let (mut seen, mut totals) = (Seen::default(), Totals::default());
         let mut out = Out::default();
+        let mut replays = self.all_replays(&bronze).await?;
         let mut rows = self.in_order(&bronze).await?;
         while let Some(batch) = rows.next().await {
             let batch = as_bronze(&batch.map_err(failed)?)?;
             let made;
-            (seen, totals, made) = on_thread(vec![batch], Arc::clone(&self.rules), seen, totals).await?;
+            (seen, totals, replays, made) =
+                on_thread(vec![batch], Arc::clone(&self.rules), seen, totals, replays).await?;
             out.write(&self.lake, made).await?;
         }
+        let made = Made { quarantine: held(&mut replays), ..Made::default() };
+        out.write(&self.lake, made).await?;
         let plan = Plan {
             source: Table::BronzeMessages.full_name().to_owned(),
             from: 0,
             to: bronze.version(),
             rules: self.rules.digest().to_string(),
-            catalogue: None,
+            catalogue: self.catalogue_version(),
             full: true,
         };
         // All three count the same refresh, so that a side table that is ahead is known by it.
@@ -260,8 +289,12 @@ impl Hops {
         self.session.deregister_table("bronze_in_order").map_err(failed)?;
         self.session.register_table("bronze_in_order", bronze.provider().await?).map_err(failed)?;
         let columns = BRONZE_COLUMNS.join(", ");
-        let sql =
-            format!("select {columns} from bronze_in_order order by incarnation, hub, partition_id, sequence_number");
+        // Our own replays last: what they take up comes before.
+        let own = bronze.created_ms().unwrap_or_default();
+        let sql = format!(
+            "select {columns} from bronze_in_order order by hub = '{REPLAY_HUB}' and incarnation = {own}, incarnation, \
+             hub, partition_id, sequence_number"
+        );
         let frame = self.session.sql(&sql).await.map_err(failed)?;
         Ok(frame.execute_stream().await.map_err(failed)?)
     }
@@ -304,10 +337,11 @@ async fn on_thread(
     rules: Arc<Rules>,
     mut seen: Seen,
     mut totals: Totals,
-) -> Result<(Seen, Totals, Made), HopError> {
+    mut replays: Replays,
+) -> Result<(Seen, Totals, Replays, Made), HopError> {
     let worked = tokio::task::spawn_blocking(move || {
-        let made = work(&rows, &rules, &mut seen, &mut totals);
-        (seen, totals, made)
+        let made = work(&rows, &rules, &mut seen, &mut totals, &mut replays);
+        (seen, totals, replays, made)
     });
     Ok(worked.await?)
 }

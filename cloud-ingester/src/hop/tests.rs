@@ -10,5 +10,9 @@ mod faults; // whatever the storage answers and whoever dies
 
 mod upkeep; // merges, vacuum and cut logs are no news to hops
 
+mod replay; // refusals taken up again
+
+mod devices; // the catalogue
+
 mod messages;
 mod splits; // however a stream is cut, the tables are the same

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use super::attempt::{Fit, fit};
 use super::error::LakeError;
+use super::evolve::{columns, conform};
 use super::tables::Table;
 
 /// Parquet files are rolled at about this size.
@@ -148,8 +149,10 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
         .map_err(&failed)?
         .with_writer_properties(writer_properties())
         .with_target_file_size(FILE_BYTES);
+    let columns = columns(commit.table, table)?;
     for batch in commit.batches.iter().filter(|batch| batch.num_rows() > 0) {
-        writer.write(batch.clone()).await.map_err(&failed)?;
+        let batch = conform(batch.clone(), &columns).map_err(|error| failed(error.into()))?;
+        writer.write(batch).await.map_err(&failed)?;
     }
     let adds = writer.flush().await.map_err(&failed)?;
     Ok(adds.into_iter().map(Action::Add).collect())

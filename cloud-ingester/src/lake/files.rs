@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
 use deltalake::kernel::{Add, LogicalFileView};
@@ -26,6 +26,7 @@ use shared::time::Timestamp;
 
 use super::commit::{delta, writer_properties};
 use super::error::LakeError;
+use super::evolve::{columns, conform};
 use super::tables::Table;
 use super::view::View;
 
@@ -184,6 +185,7 @@ impl AsyncFileReader for Remote {
 pub struct FileWriter {
     table: Table,
     inner: RecordBatchWriter,
+    columns: SchemaRef,
     done: Vec<Add>,
     open: bool,
 }
@@ -194,10 +196,10 @@ impl FileWriter {
             .map_err(delta("write rows of", table))?
             .with_writer_properties(writer_properties())
             .with_target_file_size(file_bytes);
-        Ok(Self { table, inner, done: vec![], open: false })
+        Ok(Self { table, inner, columns: columns(table, loaded)?, done: vec![], open: false })
     }
 
-    /// Adds rows; columns as [`Table::schema`] says. Files are cut by partition and size.
+    /// Adds rows; columns as [`Table::schema`] says, others of the table's are null. Files are cut by partition and size.
     ///
     /// # Errors
     /// When storage refuses or the columns differ.
@@ -206,7 +208,9 @@ impl FileWriter {
             return Ok(());
         }
         self.open = true;
-        self.inner.write(batch).await.map_err(delta("write rows of", self.table))
+        let failed = delta("write rows of", self.table);
+        let batch = conform(batch, &self.columns).map_err(|error| failed(error.into()))?;
+        self.inner.write(batch).await.map_err(failed)
     }
 
     /// Ends the files begun: rows written later go into others.

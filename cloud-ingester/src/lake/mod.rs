@@ -24,7 +24,11 @@ mod checkpoint; // the log so far in one file, encoded as every reader takes it
 
 mod store; // every table's handle; tries until it is known to have landed
 
+mod evolve; // columns of later versions, and of others
+
 mod files; // rows straight out of files, and into them
+
+pub mod foreign; // a table of somebody else
 
 mod view; // a table at one version; what changed between two
 

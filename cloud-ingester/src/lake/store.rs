@@ -182,6 +182,9 @@ impl Lake {
                 handle.delta.state = None;
             }
             handle.refresh(table).await?;
+            if let Some(wider) = super::evolve::widen(table, &handle.delta).await? {
+                handle.delta = wider;
+            }
             match (table, super::view::check(table, &handle.delta)) {
                 (Table::Own(_), Err(error @ LakeError::Foreign { .. })) => {
                     self.trouble(table.full_name(), Some(error.to_string()));

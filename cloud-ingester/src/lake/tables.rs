@@ -358,6 +358,7 @@ fn columns(table: Table) -> Vec<Field> {
             key("sequence_number", Int64),
             key("message_index", Int32),
             maybe("replayed_at", timestamp()),
+            maybe("_rescued", Utf8),
             key("ingest_date", Date32),
         ],
         Table::SilverGaps => vec![
@@ -372,6 +373,7 @@ fn columns(table: Table) -> Vec<Field> {
             key("incarnation", Int64),
             key("partition_id", Int32),
             key("sequence_number", Int64),
+            maybe("_rescued", Utf8),
             key("ingest_date", Date32),
         ],
         Table::SilverDevices => vec![

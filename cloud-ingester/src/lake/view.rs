@@ -1,6 +1,6 @@
 //! A table at one version, and what changed between two.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -120,14 +120,6 @@ impl View {
         files.iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
     }
 
-    /// The same, but for the files at these paths.
-    #[must_use]
-    pub fn rows_without(&self, paths: &HashSet<String>) -> u64 {
-        let files = self.state().log_data();
-        let counted = files.iter().filter(|file| !paths.contains(&*file.path()));
-        counted.filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
-    }
-
     /// Files and their bytes at this version.
     #[must_use]
     pub fn files(&self) -> (u64, u64) {
@@ -228,6 +220,8 @@ pub(super) fn check(table: Table, found: &DeltaTable) -> Result<(), LakeError> {
         schema.as_ref().try_into_arrow().map_err(|error: arrow::error::ArrowError| foreign(error.to_string()))?;
     for wanted in table.schema().fields() {
         match columns.field_with_name(wanted.name()) {
+            // Of an earlier version; who opens the lake to write adds it.
+            Err(_) if wanted.is_nullable() => {}
             Err(_) => return Err(foreign(format!("it has no column `{}`", wanted.name()))),
             Ok(column) if column.data_type() != wanted.data_type() => {
                 return Err(foreign(format!(

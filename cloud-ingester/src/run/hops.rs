@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunError;
 use crate::bronze::stage::Committed;
+use crate::hop::replay::ReplayRequest;
 use crate::hop::{HopError, Hops, Report};
 use crate::lake::{Lake, LakeError, Table};
 use crate::source::eventhubs::Held;
@@ -24,7 +25,7 @@ use crate::upkeep::{self, Done};
 const IDLE_ROUND: Duration = Duration::from_secs(5);
 
 /// What one request asks of the running hops.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HopRequest {
     /// A table to fill anew, by its full name; without one, hops run as they always do.
@@ -33,6 +34,9 @@ pub struct HopRequest {
     /// Upkeep in place of hops.
     #[serde(default)]
     pub maintain: Option<Maintain>,
+    /// Refusals to take up again; nothing else is done then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Box<ReplayRequest>>,
 }
 
 /// Which tables upkeep is asked for.
@@ -304,6 +308,15 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<C
             Ok(_) | Err(HopError::NoTable(_)) => Ok(ControlFlow::Continue(())),
             Err(error) => patience(error.into()),
         };
+    }
+    if let Some(replay) = &asked.request.replay {
+        let done = hops.replay(replay).await;
+        let told = match &done {
+            Ok(report) => Ok(serde_json::to_string(report).expect("a report is plain data")),
+            Err(error) => Err(error.to_string()),
+        };
+        let _ = asked.answer.send(told);
+        return done.map(|_| ControlFlow::Continue(())).or_else(|error| patience(error.into()));
     }
     let done = obey(hops, &asked.request).await;
     let told = match &done {

@@ -118,16 +118,15 @@ impl Readings {
     /// Adds a row.
     pub fn push(&mut self, row: &ReadingRow<'_>, origin: &Origin) {
         self.rows += 1;
+        self.reading_id.append_value(row.id(origin));
         match &row.numbered {
             Some(numbered) => {
-                self.reading_id.append_value(numbered.id());
                 self.gateway_id.append_value(&numbered.gateway);
                 self.epoch.append_value(&numbered.epoch);
                 self.seq.append_value(numbered.seq);
                 self.high.append_value(numbered.high);
             }
             None => {
-                self.reading_id.append_value(origin.id(row.index));
                 self.gateway_id.append_value(DIRECT);
                 self.epoch.append_null();
                 self.seq.append_null();
@@ -220,6 +219,7 @@ pub struct Quarantine {
     origin: OriginColumns,
     message_index: Int32Builder,
     replayed_at: TimestampMicrosecondBuilder,
+    rescued: StringBuilder,
     ingest_date: Date32Builder,
 }
 
@@ -245,25 +245,25 @@ impl Default for Quarantine {
             origin: OriginColumns::new(),
             message_index: Int32Builder::new(),
             replayed_at: times(),
+            rescued: StringBuilder::new(),
             ingest_date: Date32Builder::new(),
         }
     }
 }
 
 impl Quarantine {
-    /// Adds a row.
-    pub fn push(&mut self, row: &RefusedRow, origin: &Origin) {
+    /// Adds a row; `replayed`: when what it refuses was taken up again.
+    pub fn push(&mut self, row: &RefusedRow, origin: &Origin, replayed: Option<Timestamp>) {
         self.rows += 1;
+        self.id.append_value(row.id(origin));
         match &row.numbered {
             Some(numbered) => {
-                self.id.append_value(numbered.id());
                 self.gateway_id.append_value(&numbered.gateway);
                 self.epoch.append_value(&numbered.epoch);
                 self.seq.append_value(numbered.seq);
                 self.high.append_value(numbered.high);
             }
             None => {
-                self.id.append_value(origin.id(row.index));
                 self.gateway_id.append_option(row.gateway.as_ref());
                 self.epoch.append_null();
                 self.seq.append_null();
@@ -285,7 +285,8 @@ impl Quarantine {
         self.ingest_time.append_value(origin.ingested.micros());
         self.origin.push(origin);
         self.message_index.append_value(row.index);
-        self.replayed_at.append_null();
+        self.replayed_at.append_option(replayed.map(Timestamp::micros));
+        self.rescued.append_option(row.rescued.as_ref());
         self.ingest_date.append_value(days(origin.ingested));
     }
 
@@ -321,6 +322,7 @@ impl Quarantine {
             sequence_number,
             Arc::new(self.message_index.finish()),
             Arc::new(self.replayed_at.finish()),
+            Arc::new(self.rescued.finish()),
             Arc::new(self.ingest_date.finish()),
         ];
         RecordBatch::try_new(Table::SilverQuarantine.schema(), columns).expect("one builder per column, in order")
@@ -336,7 +338,7 @@ pub fn gaps(rows: &[GapRow]) -> RecordBatch {
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     let mut readings = MapBuilder::new(Some(names), StringBuilder::new(), Int64Builder::new());
     let mut origin = OriginColumns::new();
-    let mut ingest_date = Date32Builder::new();
+    let (mut rescued, mut ingest_date) = (StringBuilder::new(), Date32Builder::new());
     for row in rows {
         gateway_id.append_option(row.gateway_id.as_ref());
         epoch.append_option(row.epoch.as_ref());
@@ -350,6 +352,7 @@ pub fn gaps(rows: &[GapRow]) -> RecordBatch {
         }
         readings.append(true).expect("as many keys as values");
         origin.push(&row.origin);
+        rescued.append_option(row.rescued.as_ref());
         ingest_date.append_value(days(row.origin.ingested));
     }
     let [hub, incarnation, partition_id, sequence_number] = origin.finish();
@@ -365,6 +368,7 @@ pub fn gaps(rows: &[GapRow]) -> RecordBatch {
         incarnation,
         partition_id,
         sequence_number,
+        Arc::new(rescued.finish()),
         Arc::new(ingest_date.finish()),
     ];
     RecordBatch::try_new(Table::SilverGaps.schema(), columns).expect("one builder per column, in order")

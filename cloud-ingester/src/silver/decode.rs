@@ -7,20 +7,43 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{Array as _, AsArray as _, MapArray};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value as Json};
-use shared::envelope::{self, Closing, Gap, WireReading, WireRejected};
-use shared::payload;
-use shared::reading::{DeviceId, Epoch, MetricName};
-use shared::time::Timestamp;
+use shared::envelope;
 
-use super::rows::{GapKind, GapRow, Numbered, Origin, ReadingRow, RefusedBy, RefusedRow, Row};
+use super::envelope::Word;
+use super::judge::Rules;
+use super::rows::{GapKind, GapRow, Origin, RefusedBy, RefusedRow, Row};
+use super::{direct, envelope as wire};
 
 /// What stands in `gateway_id` for a device that talks to the hub directly.
 pub const DIRECT: &str = "-";
-/// Longest unit, in bytes.
-const UNIT_BYTES_MAX: usize = 64;
+
+/// What a sender attached to a message.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Properties<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// A row of a column of bronze.
+    Stored(&'a MapArray, usize),
+}
+
+impl<'a> Properties<'a> {
+    /// The value of `wanted`, if it is there.
+    #[must_use]
+    pub fn get(&self, wanted: &str) -> Option<&'a str> {
+        let Self::Stored(map, at) = *self else { return None };
+        if map.is_null(at) {
+            return None;
+        }
+        let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+        let offsets = map.value_offsets();
+        let (from, to) = (usize::try_from(offsets[at]).ok()?, usize::try_from(offsets[at + 1]).ok()?);
+        let found = (from..to).find(|&entry| keys.value(entry) == wanted)?;
+        Some(if values.is_valid(found) { values.value(found) } else { "" })
+    }
+}
 
 /// An Event, as bronze holds it.
 #[derive(Debug, Clone)]
@@ -39,6 +62,10 @@ pub struct Event<'a> {
     pub message_source: Option<&'a str>,
     /// The row tells of events the hub let expire.
     pub hub_retention: bool,
+    /// What its sender attached.
+    pub properties: Properties<'a>,
+    /// The id of the refusal that this Event of our own repairs.
+    pub replay: Option<Replay<'a>>,
 }
 
 /// What an Event holds.
@@ -63,9 +90,18 @@ pub struct High {
     pub seq: i64,
 }
 
+/// An Event of our own that takes a refusal up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay<'a> {
+    /// Id of the row of silver.quarantine.
+    pub of: &'a str,
+    /// The body is an Envelope with the repaired readings; otherwise it is the original body.
+    pub repaired: bool,
+}
+
 /// Takes an Event apart.
 #[must_use]
-pub fn decode<'a>(event: &Event<'a>) -> Decoded<'a> {
+pub fn decode<'a>(event: &Event<'a>, rules: &Rules) -> Decoded<'a> {
     // Only rows the ingester wrote itself have no device: a device cannot forge this by setting a property.
     if event.hub_retention && event.device.is_none() {
         return hub_retention(event);
@@ -73,13 +109,33 @@ pub fn decode<'a>(event: &Event<'a>) -> Decoded<'a> {
     if event.message_source.is_some_and(|source| source != "Telemetry") {
         return Decoded::default();
     }
-    match read(event) {
+    let read = match event.replay {
+        Some(Replay { repaired: true, .. }) => repaired(event),
+        _ => read(event, rules),
+    };
+    let mut decoded = match read {
         Ok(decoded) => decoded,
         Err(reason) => Decoded { rows: vec![Row::Refused(refused_whole(event, reason))], ..Decoded::default() },
+    };
+    if let Some(replay) = event.replay {
+        name(&mut decoded.rows, replay);
+    }
+    decoded
+}
+
+/// Rows of a replay have the id of what was refused: the first reading as it is, all others with `.2`, `.3`, ….
+fn name(rows: &mut [Row<'_>], replay: Replay<'_>) {
+    rows.sort_by_key(|row| matches!(row, Row::Refused(_)));
+    let mut place = 1;
+    for row in rows.iter_mut().filter(|row| replay.repaired || row.numbered().is_none()) {
+        // The refusal itself keeps its id.
+        place = if matches!(row, Row::Refused(_)) { place.max(2) } else { place };
+        row.name(if place == 1 { replay.of.to_owned() } else { format!("{}.{place}", replay.of) });
+        place += 1;
     }
 }
 
-fn read<'a>(event: &Event<'a>) -> Result<Decoded<'a>, String> {
+fn text<'a>(event: &Event<'a>) -> Result<&'a str, String> {
     if event.packed {
         return Err(match envelope::decompress(event.body) {
             Err(envelope::UnpackError::TooLarge) => format!("too-large: {}", envelope::UnpackError::TooLarge),
@@ -90,315 +146,29 @@ fn read<'a>(event: &Event<'a>) -> Result<Decoded<'a>, String> {
     if envelope::UNPACKED_BYTES_MAX < event.body.len() {
         return Err(format!("too-large: {} bytes", event.body.len()));
     }
+    std::str::from_utf8(event.body)
+        .map_err(|error| format!("undecodable: payload: not UTF-8 from byte {}", error.valid_up_to()))
+}
+
+fn read<'a>(event: &Event<'a>, rules: &Rules) -> Result<Decoded<'a>, String> {
+    let body = text(event)?;
     let device = event.device.ok_or("identity: the hub names no device")?;
-    let members: Option<BTreeMap<String, &'a RawValue>> = serde_json::from_slice(event.body).ok();
-    match members {
-        Some(members) if ["v", "gw", "epoch"].iter().all(|name| members.contains_key(*name)) => {
-            envelope_rows(event, device, members)
-        }
-        _ => direct_rows(event, device),
+    match wire::parts(body) {
+        Some(parts) => wire::rows(event, body, parts, Word::Gateway(device)),
+        None => Ok(Decoded { rows: direct::rows(event, device, body, rules)?, ..Decoded::default() }),
     }
 }
 
-/// What the rows of one Envelope share.
-struct Sender {
-    gateway: Arc<str>,
-    epoch: Arc<str>,
-    high: i64,
-    rules: Option<Arc<str>>,
-    /// Fields of the Envelope this code does not know.
-    rest: Map<String, Json>,
-}
-
-impl Sender {
-    fn numbered(&self, seq: i64) -> Result<Numbered, String> {
-        if seq < 1 {
-            return Err(format!("seq: {seq} is below 1"));
-        }
-        Ok(Numbered {
-            gateway: Arc::clone(&self.gateway),
-            epoch: Arc::clone(&self.epoch),
-            seq,
-            high: self.high.max(seq),
-        })
-    }
-
-    fn rescued(&self, rest: Map<String, Json>) -> Option<String> {
-        let mut kept = rest;
-        if !self.rest.is_empty() {
-            kept.insert("$envelope".into(), Json::Object(self.rest.clone()));
-        }
-        (!kept.is_empty()).then(|| Json::Object(kept).to_string())
-    }
-
-    /// An element that cannot be read: under its seq if that can be.
-    fn unreadable(&self, raw: &RawValue, index: i32, reasons: Vec<String>) -> RefusedRow {
-        #[derive(Deserialize)]
-        struct OnlySeq {
-            s: i64,
-        }
-        let seq = serde_json::from_str::<OnlySeq>(raw.get()).ok().map(|only| only.s);
-        RefusedRow {
-            numbered: seq.and_then(|seq| self.numbered(seq).ok()),
-            gateway: Some(self.gateway.to_string()),
-            device: None,
-            metric: None,
-            by: RefusedBy::Silver,
-            reasons,
-            raw: raw.get().as_bytes().to_vec(),
-            raw_len: length(raw.get().as_bytes()),
-            topic: None,
-            rules: self.rules.clone(),
-            index,
-        }
-    }
-}
-
-fn envelope_rows<'a>(
-    event: &Event<'a>,
-    device: &str,
-    mut members: BTreeMap<String, &'a RawValue>,
-) -> Result<Decoded<'a>, String> {
-    let version: i64 = member(&mut members, "v")?.unwrap_or(0);
-    let gateway: String = member(&mut members, "gw")?.unwrap_or_default();
-    if gateway != device {
-        return Err(format!("identity: the Envelope says {gateway:?}, the hub says {device:?}"));
-    }
-    if gateway == DIRECT {
-        return Err(format!("identity: {DIRECT:?} stands for direct devices and cannot be a gateway"));
-    }
-    if version != i64::from(envelope::VERSION) {
-        return Err(format!("undecodable: Envelope version {version} is not known, {} is", envelope::VERSION));
-    }
-    let epoch: Epoch = member::<String>(&mut members, "epoch")?
-        .unwrap_or_default()
-        .parse()
-        .map_err(|error| format!("undecodable: {error}"))?;
-    let high: i64 = member(&mut members, "high")?.unwrap_or(0);
-    let rules: Option<String> = member(&mut members, "rules")?;
-    let readings: Vec<&'a RawValue> = member(&mut members, "readings")?.unwrap_or_default();
-    let rejected: Vec<&'a RawValue> = member(&mut members, "rejected")?.unwrap_or_default();
-    let gaps: Vec<&'a RawValue> = member(&mut members, "gaps")?.unwrap_or_default();
-    let closed: Vec<&'a RawValue> = member(&mut members, "closed")?.unwrap_or_default();
-    let sender = Sender {
-        gateway: gateway.into(),
-        epoch: epoch.to_string().into(),
-        high,
-        rules: rules.map(Into::into),
-        rest: members.into_iter().map(|(name, raw)| (name, json_of(raw))).collect(),
-    };
-
-    let named = High { gateway: Arc::clone(&sender.gateway), epoch: Arc::clone(&sender.epoch), seq: high };
-    let mut decoded = Decoded { high: Some(named), ..Decoded::default() };
-    let mut index = 0..i32::MAX;
-    let mut next = || index.next().expect("a body of 8 MiB holds fewer elements");
-    for raw in readings {
-        decoded.rows.push(reading(&sender, raw, next()));
-    }
-    for raw in rejected {
-        decoded.rows.push(Row::Refused(rejection(&sender, raw, next())));
-    }
-    for raw in gaps {
-        let index = next();
-        match gap(&sender, raw, &event.origin) {
-            Ok(gap) => decoded.gaps.push(gap),
-            Err(reason) => decoded.rows.push(Row::Refused(nameless(&sender, raw, index, reason))),
-        }
-    }
-    for raw in closed {
-        let index = next();
-        match closing(&sender, raw, &event.origin) {
-            Ok(gap) => decoded.gaps.push(gap),
-            Err(reason) => decoded.rows.push(Row::Refused(nameless(&sender, raw, index, reason))),
-        }
-    }
-    Ok(decoded)
-}
-
-fn member<'a, T: Deserialize<'a>>(
-    members: &mut BTreeMap<String, &'a RawValue>,
-    name: &str,
-) -> Result<Option<T>, String> {
-    match members.remove(name) {
-        None => Ok(None),
-        Some(raw) => {
-            serde_json::from_str(raw.get()).map_err(|error| format!("undecodable: `{name}` of the Envelope: {error}"))
-        }
-    }
-}
-
-/// A value kept for later readers; what is too deep or too large a number to hold is kept as its text.
-fn json_of(raw: &RawValue) -> Json {
-    serde_json::from_str(raw.get()).unwrap_or_else(|_| Json::String(raw.get().to_owned()))
-}
-
-fn reading<'a>(sender: &Sender, raw: &'a RawValue, index: i32) -> Row<'a> {
-    let wire: WireReading = match serde_json::from_str(raw.get()) {
-        Ok(wire) => wire,
-        Err(error) => return Row::Refused(sender.unreadable(raw, index, vec![format!("undecodable: {error}")])),
-    };
-    let mut reasons = Vec::new();
-    reasons.extend(DeviceId::fault(&wire.d));
-    reasons.extend(MetricName::fault(&wire.m));
-    if wire.u.as_ref().is_some_and(|unit| UNIT_BYTES_MAX < unit.len() || unit.chars().any(char::is_control)) {
-        reasons.push(format!("unit: longer than {UNIT_BYTES_MAX} bytes, or holds a control character"));
-    }
-    let value = wire.value();
-    if value.is_none() {
-        reasons.push("type: not exactly one of v, vb and vs".to_owned());
-    }
-    let numbered = sender.numbered(wire.s.0);
-    if let Err(reason) = &numbered {
-        reasons.push(reason.clone());
-    }
-    match (value, numbered) {
-        (Some(value), Ok(numbered)) if reasons.is_empty() => Row::Reading(ReadingRow {
-            numbered: Some(numbered),
-            source_seq: wire.n,
-            device: wire.d,
-            metric: wire.m,
-            value,
-            unit: wire.u,
-            event_time: Timestamp::from_micros(wire.t),
-            received_time: wire.r.map(Timestamp::from_micros).filter(|time| time.is_printable()),
-            time_quality: wire.q,
-            index,
-            rules: sender.rules.clone(),
-            rescued: sender.rescued(wire.rest),
-            raw: raw.get().as_bytes(),
-        }),
-        _ => Row::Refused(RefusedRow {
-            device: Some(wire.d),
-            metric: Some(wire.m),
-            ..sender.unreadable(raw, index, reasons)
-        }),
-    }
-}
-
-fn rejection(sender: &Sender, raw: &RawValue, index: i32) -> RefusedRow {
-    let wire: WireRejected = match serde_json::from_str(raw.get()) {
-        Ok(wire) => wire,
-        Err(error) => return sender.unreadable(raw, index, vec![format!("undecodable: {error}")]),
-    };
-    let numbered = match sender.numbered(wire.s.0) {
-        Ok(numbered) => numbered,
-        Err(reason) => return sender.unreadable(raw, index, vec![reason]),
-    };
-    let (bytes, raw_len) = match wire.raw_bytes() {
-        Some(bytes) => (bytes, wire.raw_len),
-        // Not base64: the text itself is what there is.
-        None => (wire.raw.into_bytes(), wire.raw_len),
-    };
-    RefusedRow {
-        numbered: Some(numbered),
-        gateway: None,
-        device: Some(wire.d),
-        metric: wire.m,
-        by: RefusedBy::Edge,
-        reasons: wire.reasons,
-        raw_len: raw_len.max(length(&bytes)),
-        raw: bytes,
-        topic: Some(wire.topic),
-        rules: sender.rules.clone(),
-        index,
-    }
-}
-
-fn gap(sender: &Sender, raw: &RawValue, origin: &Origin) -> Result<GapRow, String> {
-    let gap: Gap = serde_json::from_str(raw.get()).map_err(|error| format!("undecodable: gap: {error}"))?;
-    if gap.from.0 < 1 || gap.to < gap.from {
-        return Err(format!("gap: {}..{} is no range of seqs", gap.from, gap.to));
-    }
-    Ok(GapRow {
-        gateway_id: Some(sender.gateway.to_string()),
-        epoch: Some(gap.epoch.to_string()),
-        from: gap.from.0,
-        to: gap.to.0,
-        kind: GapKind::GivenUp,
-        reason: Some(gap.reason),
-        readings: gap.readings,
-        origin: origin.clone(),
-    })
-}
-
-fn closing(sender: &Sender, raw: &RawValue, origin: &Origin) -> Result<GapRow, String> {
-    let closing: Closing = serde_json::from_str(raw.get()).map_err(|error| format!("undecodable: closing: {error}"))?;
-    let (kind, to) = match (closing.last, closing.mark) {
-        (Some(last), _) if last.0 < 1 => return Err(format!("closing: an epoch cannot end at seq {last}")),
-        (Some(last), _) => (GapKind::Closed, last.0),
-        (None, Some(mark)) if mark.0 < 0 => return Err(format!("closing: no mark can be at seq {mark}")),
-        (None, Some(mark)) => (GapKind::UnknownLoss, mark.0),
-        (None, None) => return Err("closing: neither `last` nor `mark`".to_owned()),
-    };
-    Ok(GapRow {
-        gateway_id: Some(sender.gateway.to_string()),
-        epoch: Some(closing.epoch.to_string()),
-        from: 1,
-        to,
-        kind,
-        reason: None,
-        readings: BTreeMap::new(),
-        origin: origin.clone(),
-    })
-}
-
-/// A gap or closing that cannot be read: it has no seq of its own.
-fn nameless(sender: &Sender, raw: &RawValue, index: i32, reason: String) -> RefusedRow {
-    RefusedRow { numbered: None, ..sender.unreadable(raw, index, vec![reason]) }
-}
-
-fn direct_rows<'a>(event: &Event<'a>, device: &str) -> Result<Decoded<'a>, String> {
-    let payload =
-        payload::object(event.body, &payload::Fields::default()).map_err(|error| format!("undecodable: {error}"))?;
-    let own_name = DeviceId::fault(device);
-    let rows = payload
-        .measured
-        .into_iter()
-        .zip(0..)
-        .map(|(measured, index)| {
-            let mut reasons = payload.faults.clone();
-            reasons.extend(own_name.clone());
-            match measured.value {
-                Ok((value, unit)) if reasons.is_empty() => Row::Reading(ReadingRow {
-                    numbered: None,
-                    source_seq: payload.n,
-                    device: device.to_owned(),
-                    metric: measured.metric,
-                    value,
-                    unit,
-                    event_time: payload.time.unwrap_or(event.origin.reference_time()),
-                    received_time: None,
-                    time_quality: payload.time.map(|_| "device".to_owned()),
-                    index,
-                    rules: None,
-                    rescued: None,
-                    raw: event.body,
-                }),
-                value => {
-                    reasons.extend(value.err());
-                    Row::Refused(RefusedRow {
-                        numbered: None,
-                        gateway: Some(DIRECT.to_owned()),
-                        device: Some(device.to_owned()),
-                        metric: Some(measured.metric),
-                        by: RefusedBy::Silver,
-                        reasons,
-                        raw: event.body.to_vec(),
-                        raw_len: length(event.body),
-                        topic: None,
-                        rules: None,
-                        index,
-                    })
-                }
-            }
-        })
-        .collect();
-    Ok(Decoded { rows, ..Decoded::default() })
+fn repaired<'a>(event: &Event<'a>) -> Result<Decoded<'a>, String> {
+    let body = text(event)?;
+    let parts = wire::parts(body).ok_or("undecodable: a repaired reading is an Envelope")?;
+    wire::rows(event, body, parts, Word::Own)
 }
 
 fn refused_whole(event: &Event<'_>, reason: String) -> RefusedRow {
     RefusedRow {
         numbered: None,
+        named: None,
         gateway: event.device.map(str::to_owned),
         device: event.device.map(str::to_owned),
         metric: None,
@@ -408,6 +178,7 @@ fn refused_whole(event: &Event<'_>, reason: String) -> RefusedRow {
         raw_len: length(event.body),
         topic: None,
         rules: None,
+        rescued: None,
         index: 0,
     }
 }
@@ -429,6 +200,7 @@ fn hub_retention<'a>(event: &Event<'a>) -> Decoded<'a> {
                 kind: GapKind::HubRetention,
                 reason: Some("not in the hub any more when it was to be read".to_owned()),
                 readings: BTreeMap::new(),
+                rescued: None,
                 origin: event.origin.clone(),
             }],
             ..Decoded::default()
@@ -440,7 +212,8 @@ fn hub_retention<'a>(event: &Event<'a>) -> Decoded<'a> {
     }
 }
 
-fn length(bytes: &[u8]) -> i64 {
+/// How many bytes, as a table holds it.
+pub(super) fn length(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 

@@ -6,18 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::rules::{TimeWindow, digest, glob};
+use shared::rules::{Rule, TimeWindow, digest, glob};
+use shared::time::Timestamp;
 
 use super::decode::DIRECT;
+use super::mapping::Mapping;
 use super::rows::{Origin, ReadingRow, RefusedBy, RefusedRow, Row};
 
 /// Silver's rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// How far an event time may lie from the enqueued time.
     pub window: TimeWindow,
     /// Whose messages are known by their ids.
     pub unique: Unique,
+    /// How messages of direct devices are read; the first that fits.
+    pub mappings: Vec<Mapping>,
+    /// How they are read where none fits.
+    pub no_mapping: Mapping,
+    /// What is expected of values of direct devices. (Those of a gateway were judged there.)
+    pub rules: Vec<Rule>,
     text: String,
     digest: Arc<str>,
 }
@@ -49,6 +57,10 @@ struct Text {
     unique_message_ids: Vec<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     dedup_horizon_us: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mapping: Vec<Mapping>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rule: Vec<Rule>,
     /// Settings of later versions.
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
@@ -72,6 +84,14 @@ impl Rules {
     /// The rules with this time window, and these devices known by their messages' ids.
     #[must_use]
     pub fn new(window: TimeWindow, unique: Unique) -> Self {
+        Self::with(window, unique, vec![], vec![])
+    }
+
+    /// The same, and how messages of direct devices are read and judged.
+    #[must_use]
+    pub fn with(window: TimeWindow, unique: Unique, mappings: Vec<Mapping>, rules: Vec<Rule>) -> Self {
+        // Mappings that read as none does leave the rules what they were before there were any.
+        let mappings = if mappings.iter().all(Mapping::reads_as_none) { vec![] } else { mappings };
         let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         // Where no device is named, the horizon says nothing: the rules are those of before there was one.
         let horizon = if unique.devices.is_empty() { Duration::ZERO } else { unique.horizon };
@@ -80,10 +100,20 @@ impl Rules {
             max_ahead_us: micros(window.max_ahead),
             unique_message_ids: unique.devices.clone(),
             dedup_horizon_us: micros(horizon),
+            mapping: mappings,
+            rule: rules,
             rest: BTreeMap::new(),
         };
-        let text = serde_json::to_string(&text).expect("rules are plain data");
-        Self { window, unique, digest: digest(&text).into(), text }
+        let written = serde_json::to_string(&text).expect("rules are plain data");
+        Self {
+            window,
+            unique,
+            mappings: text.mapping,
+            no_mapping: Mapping::default(),
+            rules: text.rule,
+            digest: digest(&written).into(),
+            text: written,
+        }
     }
 
     /// The rules kept as `text`.
@@ -98,7 +128,23 @@ impl Rules {
         }
         let (max_age, max_ahead) = (Duration::from_micros(read.max_age_us), Duration::from_micros(read.max_ahead_us));
         let horizon = Duration::from_micros(read.dedup_horizon_us);
-        Ok(Self::new(TimeWindow { max_age, max_ahead }, Unique { devices: read.unique_message_ids, horizon }))
+        let unique = Unique { devices: read.unique_message_ids, horizon };
+        Ok(Self::with(TimeWindow { max_age, max_ahead }, unique, read.mapping, read.rule))
+    }
+
+    /// The same mappings, with nothing expected of values and times.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        let window = TimeWindow { max_age: Duration::MAX, max_ahead: Duration::MAX };
+        Self { window, rules: vec![], ..self.clone() }
+    }
+
+    /// Why an event time is refused, if it is.
+    #[must_use]
+    pub fn time_fault(&self, event_time: Timestamp, origin: &Origin) -> Option<String> {
+        // The window may be set as wide as one likes; a table's dates end at the years every reader knows.
+        let far = || (!event_time.is_printable()).then(|| "age: outside the years 1 to 9999".to_owned());
+        self.window.judge(event_time, origin.reference_time()).or_else(far)
     }
 
     /// As it is kept beside the tables.
@@ -120,12 +166,7 @@ pub fn judge<'a>(row: Row<'a>, origin: &Origin, rules: &Rules) -> Row<'a> {
     let Row::Reading(reading) = row else {
         return row;
     };
-    let fault = rules.window.judge(reading.event_time, origin.reference_time());
-    // The window may be set as wide as one likes; a table's dates end at the years every reader knows.
-    let fault = fault.or_else(|| {
-        let far = !reading.event_time.is_printable();
-        far.then(|| "age: outside the years 1 to 9999".to_owned())
-    });
+    let fault = rules.time_fault(reading.event_time, origin);
     match fault {
         None => Row::Reading(reading),
         Some(reason) => Row::Refused(refuse(reading, reason, rules)),
@@ -136,6 +177,7 @@ fn refuse(reading: ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow 
     RefusedRow {
         gateway: reading.numbered.is_none().then(|| DIRECT.to_owned()),
         numbered: reading.numbered,
+        named: reading.named,
         device: Some(reading.device),
         metric: Some(reading.metric),
         by: RefusedBy::Silver,
@@ -144,6 +186,7 @@ fn refuse(reading: ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow 
         raw_len: i64::try_from(reading.raw.len()).unwrap_or(i64::MAX),
         topic: None,
         rules: Some(Arc::clone(rules.digest())),
+        rescued: reading.rescued,
         index: reading.index,
     }
 }

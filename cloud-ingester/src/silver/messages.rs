@@ -75,6 +75,7 @@ mod tests {
 
     use shared::rules::TimeWindow;
 
+    use super::super::decode::Properties;
     use super::super::judge::Unique;
     use super::super::rows::Origin;
     use super::*;
@@ -106,6 +107,8 @@ mod tests {
                     message_id: *message_id,
                     message_source: Some("Telemetry"),
                     hub_retention: false,
+                    properties: Properties::None,
+                    replay: None,
                 },
                 &rules(),
             )
@@ -160,6 +163,8 @@ mod tests {
                 message_id: Some(&id),
                 message_source: None,
                 hub_retention: false,
+                properties: Properties::None,
+                replay: None,
             };
             assert!(!messages.is_repeat(&event, &rules()));
         }

@@ -14,7 +14,23 @@ pub mod events; // rows of bronze -> Events
 
 pub mod decode; // an Event -> its rows and gaps
 
+pub mod members; // an object -> what is known of it, and the rest to the byte
+
+mod envelope; // what a gateway sends
+
+mod direct; // what a device without a gateway sends
+
+pub mod mapping; // where its parts stand
+
 pub mod judge; // silver's own rules
+
+pub mod replays; // refusals taken up again
+
+pub mod quarantined; // refusals, read back
+
+pub mod repair; // what a replay of one holds
+
+pub mod catalogue; // which devices there are
 
 pub mod ranges; // sets of seqs
 
@@ -29,6 +45,7 @@ mod work; // a batch of bronze rows -> batches of silver rows
 mod rebuild; // what came before, out of the tables
 
 pub use judge::{Rules, RulesError, Unique};
+pub use mapping::{Mapping, MessageId};
 pub use rebuild::{rebuild, rebuild_messages};
 pub use seen::{EpochKey, Highs, Seen};
-pub use work::{Made, Totals, work};
+pub use work::{Made, Totals, held, work};

@@ -2,12 +2,21 @@
 
 use std::collections::BTreeMap;
 
-/// A set of numbers from 1 upwards.
+/// A set of numbers from 1 upwards. Empty or one range, as almost always, it lies inline and costs no memory of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ranges {
-    /// First number of each range -> its last. Ranges neither overlap nor touch.
-    spans: BTreeMap<i64, i64>,
+    spans: Spans,
     count: u64,
+}
+
+/// Ranges neither overlap nor touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Spans {
+    #[default]
+    None,
+    One(i64, i64),
+    /// First number of each range -> its last; at least two.
+    Many(BTreeMap<i64, i64>),
 }
 
 impl Ranges {
@@ -22,20 +31,28 @@ impl Ranges {
         if to < from {
             return 0;
         }
-        let (mut first, mut last) = (from, to);
-        let mut known = 0;
-        // Everything that overlaps or touches the new span melts into it.
-        while let Some((&start, &end)) = self.spans.range(..=last.saturating_add(1)).next_back() {
-            if end < first.saturating_sub(1) {
-                break;
+        let new = match &mut self.spans {
+            Spans::None => {
+                self.spans = Spans::One(from, to);
+                width(from, to)
             }
-            known += overlap(from, to, start, end);
-            first = first.min(start);
-            last = last.max(end);
-            self.spans.remove(&start);
-        }
-        self.spans.insert(first, last);
-        let new = width(from, to) - known;
+            Spans::One(start, end) if *end < from.saturating_sub(1) || to.saturating_add(1) < *start => {
+                self.spans = Spans::Many(BTreeMap::from([(*start, *end), (from, to)]));
+                width(from, to)
+            }
+            Spans::One(start, end) => {
+                let known = overlap(from, to, *start, *end);
+                (*start, *end) = (from.min(*start), to.max(*end));
+                width(from, to) - known
+            }
+            Spans::Many(spans) => {
+                let new = melt(spans, from, to);
+                if let (1, Some((&start, &end))) = (spans.len(), spans.first_key_value()) {
+                    self.spans = Spans::One(start, end);
+                }
+                new
+            }
+        };
         self.count += new;
         new
     }
@@ -43,7 +60,11 @@ impl Ranges {
     /// True if the number is in the set.
     #[must_use]
     pub fn contains(&self, number: i64) -> bool {
-        self.spans.range(..=number).next_back().is_some_and(|(_, &end)| number <= end)
+        match &self.spans {
+            Spans::None => false,
+            Spans::One(start, end) => (*start..=*end).contains(&number),
+            Spans::Many(spans) => spans.range(..=number).next_back().is_some_and(|(_, &end)| number <= end),
+        }
     }
 
     /// How many numbers are in the set.
@@ -58,20 +79,27 @@ impl Ranges {
         if to < from {
             return 0;
         }
-        let before = self.spans.range(..from).next_back();
-        before.into_iter().chain(self.spans.range(from..=to)).map(|(&start, &end)| overlap(from, to, start, end)).sum()
+        match &self.spans {
+            Spans::None => 0,
+            Spans::One(start, end) => overlap(from, to, *start, *end),
+            Spans::Many(spans) => {
+                let before = spans.range(..from).next_back();
+                let found = before.into_iter().chain(spans.range(from..=to));
+                found.map(|(&start, &end)| overlap(from, to, start, end)).sum()
+            }
+        }
     }
 
     /// How many numbers are in both sets.
     #[must_use]
     pub fn count_common(&self, other: &Self) -> u64 {
-        let (few, many) = if self.spans.len() <= other.spans.len() { (self, other) } else { (other, self) };
-        few.spans.iter().map(|(&start, &end)| many.count_within(start, end)).sum()
+        let (few, many) = if self.spans() <= other.spans() { (self, other) } else { (other, self) };
+        few.iter().map(|(start, end)| many.count_within(start, end)).sum()
     }
 
     /// Adds all numbers of `other`.
     pub fn extend(&mut self, other: &Self) {
-        for (&start, &end) in &other.spans {
+        for (start, end) in other.iter() {
             self.insert_span(start, end);
         }
     }
@@ -79,8 +107,48 @@ impl Ranges {
     /// The largest number in the set; 0 where it is empty.
     #[must_use]
     pub fn last(&self) -> i64 {
-        self.spans.last_key_value().map_or(0, |(_, &end)| end)
+        match &self.spans {
+            Spans::None => 0,
+            Spans::One(_, end) => *end,
+            Spans::Many(spans) => spans.last_key_value().map_or(0, |(_, &end)| end),
+        }
     }
+
+    /// How many ranges the set is kept as.
+    #[must_use]
+    pub fn spans(&self) -> usize {
+        match &self.spans {
+            Spans::None => 0,
+            Spans::One(..) => 1,
+            Spans::Many(spans) => spans.len(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (i64, i64)> {
+        let (one, many) = match &self.spans {
+            Spans::None => (None, None),
+            Spans::One(start, end) => (Some((*start, *end)), None),
+            Spans::Many(spans) => (None, Some(spans.iter().map(|(&start, &end)| (start, end)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// Everything that overlaps or touches the new span melts into it; how many of its numbers are new.
+fn melt(spans: &mut BTreeMap<i64, i64>, from: i64, to: i64) -> u64 {
+    let (mut first, mut last) = (from, to);
+    let mut known = 0;
+    while let Some((&start, &end)) = spans.range(..=last.saturating_add(1)).next_back() {
+        if end < first.saturating_sub(1) {
+            break;
+        }
+        known += overlap(from, to, start, end);
+        first = first.min(start);
+        last = last.max(end);
+        spans.remove(&start);
+    }
+    spans.insert(first, last);
+    width(from, to) - known
 }
 
 fn width(from: i64, to: i64) -> u64 {
@@ -107,7 +175,7 @@ mod tests {
         for number in 1..=1_000 {
             assert!(ranges.insert(number));
         }
-        assert_eq!((ranges.spans.len(), ranges.count()), (1, 1_000));
+        assert_eq!((ranges.spans(), ranges.count()), (1, 1_000));
         assert!(!ranges.insert(500));
         assert_eq!(ranges.last(), 1_000);
     }

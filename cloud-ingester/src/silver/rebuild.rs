@@ -1,6 +1,6 @@
 //! What came before, out of the tables. Only key columns are read.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _};
@@ -14,17 +14,11 @@ use super::rows::{GapKind, GapRow, Origin};
 use super::seen::{Seen, Where};
 use crate::lake::{LakeError, View};
 
-/// Rebuilds what was seen from the three tables, without the files at the paths in `without`: those of a commit that is
-/// to be done again.
+/// Rebuilds what was seen from the three tables, each as it was before whatever is to be done again.
 ///
 /// # Errors
 /// When a file can't be read.
-pub async fn rebuild(
-    readings: &View,
-    quarantine: &View,
-    gaps: &View,
-    without: &HashSet<String>,
-) -> Result<Seen, LakeError> {
+pub async fn rebuild(readings: &View, quarantine: &View, gaps: &View) -> Result<Seen, LakeError> {
     let mut seen = Seen::default();
     let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time"];
     for add in readings.all_files() {
@@ -34,18 +28,12 @@ pub async fn rebuild(
     }
     let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time", "replayed_at"];
     for add in quarantine.all_files() {
-        if without.contains(&add.path) {
-            continue;
-        }
         for batch in quarantine.read(&add, &columns).await? {
             admit(&mut seen, Where::Quarantine, &batch);
         }
     }
     let columns = ["gateway_id", "epoch", "from_seq", "to_seq", "kind", "hub", "incarnation", "partition_id"];
     for add in gaps.all_files() {
-        if without.contains(&add.path) {
-            continue;
-        }
         for batch in gaps.read(&add, &columns).await? {
             admit_gaps(&mut seen, &batch);
         }
@@ -62,6 +50,7 @@ const LATE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// # Errors
 /// When a file can't be read.
 pub async fn rebuild_messages(bronze: &View, rules: &Rules, seen: &mut Seen) -> Result<(), LakeError> {
+    let own = bronze.created_ms().unwrap_or_default();
     let day = |text: &str| Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z"));
     let mut newest = None;
     let _none = bronze.files_in("ingest_date", |date| {
@@ -72,7 +61,7 @@ pub async fn rebuild_messages(bronze: &View, rules: &Rules, seen: &mut Seen) -> 
     let oldest = newest.minus(rules.unique.horizon).minus(LATE_MAX);
     for add in bronze.files_in("ingest_date", |date| day(date).is_none_or(|day| oldest <= day)) {
         for batch in bronze.read(&add, &BRONZE_COLUMNS).await? {
-            for event in events(&batch) {
+            for event in events(&batch, own).into_iter().filter(|event| event.replay.is_none()) {
                 seen.messages.is_repeat(&event, rules);
             }
         }
@@ -121,6 +110,7 @@ fn admit_gaps(seen: &mut Seen, batch: &RecordBatch) {
             kind,
             reason: None,
             readings: BTreeMap::new(),
+            rescued: None,
             origin: Origin {
                 hub: hub.value(at).into(),
                 incarnation: incarnation.value(at),

@@ -65,6 +65,8 @@ impl Numbered {
 pub struct ReadingRow<'a> {
     /// Its number; none for direct devices.
     pub numbered: Option<Numbered>,
+    /// Its id, where neither number nor place in the Event says it: of a replay.
+    pub named: Option<String>,
     /// The device's own number.
     pub source_seq: Option<i64>,
     /// Device.
@@ -89,6 +91,22 @@ pub struct ReadingRow<'a> {
     pub rescued: Option<String>,
     /// The bytes it was read from.
     pub raw: &'a [u8],
+}
+
+impl ReadingRow<'_> {
+    /// Its id; `origin`: of the Event it came in.
+    #[must_use]
+    pub fn id(&self, origin: &Origin) -> String {
+        id(self.named.as_ref(), self.numbered.as_ref(), origin, self.index)
+    }
+}
+
+fn id(named: Option<&String>, numbered: Option<&Numbered>, origin: &Origin, index: i32) -> String {
+    match (named, numbered) {
+        (Some(named), _) => named.clone(),
+        (None, Some(numbered)) => numbered.id(),
+        (None, None) => origin.id(index),
+    }
 }
 
 /// Who refused.
@@ -116,6 +134,8 @@ impl RefusedBy {
 pub struct RefusedRow {
     /// Its number; none for direct devices, for Events refused as a whole and for things without a valid seq.
     pub numbered: Option<Numbered>,
+    /// Its id, where neither number nor place in the Event says it: of a replay.
+    pub named: Option<String>,
     /// The gateway where it has no number: `-` for a direct device, the hub-stamped device for a whole Event.
     pub gateway: Option<String>,
     /// Device.
@@ -134,8 +154,18 @@ pub struct RefusedRow {
     pub topic: Option<String>,
     /// Digest of the rules it was judged by.
     pub rules: Option<Arc<str>>,
+    /// Fields around it that this code does not know, as JSON; its own are in `raw`.
+    pub rescued: Option<String>,
     /// Place in the Event.
     pub index: i32,
+}
+
+impl RefusedRow {
+    /// Its id; `origin`: of the Event it came in.
+    #[must_use]
+    pub fn id(&self, origin: &Origin) -> String {
+        id(self.named.as_ref(), self.numbered.as_ref(), origin, self.index)
+    }
 }
 
 /// A row of either table.
@@ -154,6 +184,23 @@ impl Row<'_> {
         match self {
             Self::Reading(row) => row.numbered.as_ref(),
             Self::Refused(row) => row.numbered.as_ref(),
+        }
+    }
+
+    /// Its id; `origin`: of the Event it came in.
+    #[must_use]
+    pub fn id(&self, origin: &Origin) -> String {
+        match self {
+            Self::Reading(row) => row.id(origin),
+            Self::Refused(row) => row.id(origin),
+        }
+    }
+
+    /// Gives it this id.
+    pub fn name(&mut self, id: String) {
+        match self {
+            Self::Reading(row) => row.named = Some(id),
+            Self::Refused(row) => row.named = Some(id),
         }
     }
 }
@@ -209,6 +256,8 @@ pub struct GapRow {
     pub reason: Option<String>,
     /// How many readings of each device it holds.
     pub readings: BTreeMap<String, i64>,
+    /// Fields this code does not know, as JSON.
+    pub rescued: Option<String>,
     /// The Event that told of it.
     pub origin: Origin,
 }

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use sha2::{Digest as _, Sha256};
+use shared::reading::Epoch;
 use shared::time::Timestamp;
 
 use super::messages::Messages;
 use super::ranges::Ranges;
-use super::rows::{GapKind, GapRow};
+use super::rows::{GapKind, GapRow, Numbered, Row};
 
 /// One run of one gateway's agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,20 +29,23 @@ pub enum Where {
     Quarantine,
 }
 
-/// What is known of one epoch.
+/// What is known of one epoch. About a hundred bytes where seqs came without holes, however many: which of them stand in
+/// quarantine is only counted, the table knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EpochBooks {
-    arrived: Ranges,
-    quarantined: Ranges,
-    given_up: Ranges,
+    /// In readings, or in quarantine and not replayed.
+    came: Ranges,
+    /// How many of these stand in quarantine.
+    quarantined: u64,
+    given_up: Option<Box<Ranges>>,
     /// Largest `high` of a row.
     high: i64,
     /// Largest `high` of an Envelope without new rows, while it is above that of every row. No table has it.
     named: i64,
-    /// Largest exact `last` of a closing.
-    closed: Option<i64>,
-    /// Largest mark of a closing that does not know its last.
-    mark: Option<i64>,
+    /// Largest exact `last` of a closing; 0: none.
+    closed: i64,
+    /// Largest mark of a closing that does not know its last, and one more; 0: none.
+    mark: i64,
     last_enqueued: Option<Timestamp>,
 }
 
@@ -70,44 +75,46 @@ pub struct Health {
 }
 
 impl EpochBooks {
-    fn accounted(&self) -> Ranges {
-        let mut all = self.arrived.clone();
-        all.extend(&self.quarantined);
-        all.extend(&self.given_up);
-        all
-    }
-
     fn gap_arrived(&self) -> u64 {
-        // No seq is both in readings and in quarantine.
-        self.given_up.count_common(&self.arrived) + self.given_up.count_common(&self.quarantined)
+        self.given_up.as_ref().map_or(0, |given_up| given_up.count_common(&self.came))
     }
 
     /// The `high` that no row has, unless a closing says as much.
     fn named(&self) -> Option<i64> {
-        let known = self.high.max(self.closed.unwrap_or(0));
+        let known = self.high.max(self.closed);
         Some(self.named).filter(|named| known < *named)
     }
 
     /// The proof of this epoch, as it stands now.
     #[must_use]
     pub fn health(&self) -> Health {
-        let came = self.arrived.last().max(self.quarantined.last());
-        let high = self.high.max(came).max(self.named().unwrap_or(0));
-        let last = high.max(self.closed.unwrap_or(0));
-        let accounted = self.accounted();
-        let open_to = |end: i64| clamp(u64::try_from(end).unwrap_or(0) - accounted.count_within(1, end.max(0)));
+        let high = self.high.max(self.came.last()).max(self.named().unwrap_or(0));
+        let last = high.max(self.closed);
+        let given_up = self.given_up.as_deref();
+        let open_to = |end: i64| {
+            let end = end.max(0);
+            let accounted = match given_up {
+                None => self.came.count_within(1, end),
+                Some(given_up) => {
+                    let mut all = self.came.clone();
+                    all.extend(given_up);
+                    all.count_within(1, end)
+                }
+            };
+            clamp(u64::try_from(end).unwrap_or(0) - accounted)
+        };
         let (state, outstanding, missing) = match (self.closed, self.mark) {
-            (Some(_), _) => ("closed", 0, open_to(last)),
-            (None, Some(mark)) => ("lost", 0, open_to(last.max(mark))),
-            (None, None) => ("open", open_to(high), 0),
+            (1.., _) => ("closed", 0, open_to(last)),
+            (_, 1..) => ("lost", 0, open_to(last.max(self.mark - 1))),
+            _ => ("open", open_to(high), 0),
         };
         Health {
             state,
             high,
             last,
-            arrived: clamp(self.arrived.count()),
-            quarantined: clamp(self.quarantined.count()),
-            given_up: clamp(self.given_up.count()),
+            arrived: clamp(self.came.count() - self.quarantined),
+            quarantined: clamp(self.quarantined),
+            given_up: clamp(given_up.map_or(0, Ranges::count)),
             gap_arrived: clamp(self.gap_arrived()),
             outstanding,
             missing,
@@ -144,13 +151,46 @@ pub struct GapKey {
 /// Gateway -> epoch -> highest seq it named. Each readings commit keeps those that stand in no row, as it keeps the totals.
 pub type Highs = BTreeMap<String, BTreeMap<String, i64>>;
 
-/// Everything seen, over readings, quarantine and gaps.
+/// Half of a SHA-256 of a [`GapKey`]: of each gap 16 bytes are kept.
+type GapMark = [u8; 16];
+
+impl GapKey {
+    fn mark(&self) -> GapMark {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for text in [&self.gateway, &self.epoch] {
+            part(&[u8::from(text.is_some())]);
+            part(text.as_deref().unwrap_or_default().as_bytes());
+        }
+        part(self.kind.as_str().as_bytes());
+        part(self.hub.as_bytes());
+        for number in [self.from, self.to, self.incarnation, i64::from(self.partition_id)] {
+            part(&number.to_le_bytes());
+        }
+        let whole = hash.finalize();
+        let mut mark = GapMark::default();
+        mark.copy_from_slice(&whole[..16]);
+        mark
+    }
+}
+
+/// Everything seen, over readings, quarantine and gaps. Its size follows from how many gateways, epochs, holes and gaps
+/// there are; not from how many readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    epochs: HashMap<String, HashMap<String, EpochBooks>>,
-    gaps: HashSet<GapKey>,
+    /// Gateway -> the bits of its epochs -> their books.
+    epochs: HashMap<String, HashMap<u64, EpochBooks>>,
+    gaps: HashSet<GapMark>,
     /// Of devices that number their messages.
     pub messages: Messages,
+}
+
+/// The bits of an epoch. Whoever decodes or wrote a row has made sure that it is 16 hex digits.
+fn bits(epoch: &str) -> u64 {
+    epoch.parse::<Epoch>().map_or(0, Epoch::bits)
 }
 
 /// What a row did to the books.
@@ -170,11 +210,7 @@ impl Seen {
         if !self.epochs.contains_key(gateway) {
             self.epochs.insert(gateway.to_owned(), HashMap::new());
         }
-        let epochs = self.epochs.get_mut(gateway).expect("just inserted");
-        if !epochs.contains_key(epoch) {
-            epochs.insert(epoch.to_owned(), EpochBooks::default());
-        }
-        epochs.get_mut(epoch).expect("just inserted")
+        self.epochs.get_mut(gateway).expect("just inserted").entry(bits(epoch)).or_default()
     }
 
     /// Notes one row of a gateway. The first row with a seq wins, in whichever table it stands.
@@ -188,17 +224,30 @@ impl Seen {
         enqueued: Option<Timestamp>,
     ) -> Fit {
         let books = self.books(gateway, epoch);
-        if books.arrived.contains(seq) || books.quarantined.contains(seq) {
+        if books.came.contains(seq) {
             books.named = books.named.max(high);
             return Fit::Duplicate;
         }
-        match place {
-            Where::Readings => books.arrived.insert(seq),
-            Where::Quarantine => books.quarantined.insert(seq),
-        };
+        let new = books.came.insert(seq);
+        books.quarantined += u64::from(new && place == Where::Quarantine);
         books.high = books.high.max(high);
         books.last_enqueued = books.last_enqueued.max(enqueued);
-        Fit::New { gap_arrived: books.given_up.contains(seq) }
+        Fit::New { gap_arrived: books.given_up.as_ref().is_some_and(|given_up| given_up.contains(seq)) }
+    }
+
+    /// [`Seen::admit`] for a row that was just made.
+    pub fn admit_row(&mut self, row: &Row<'_>, numbered: &Numbered, enqueued: Option<Timestamp>) -> Fit {
+        let place = match row {
+            Row::Reading(_) => Where::Readings,
+            Row::Refused(_) => Where::Quarantine,
+        };
+        self.admit(place, &numbered.gateway, &numbered.epoch, numbered.seq, numbered.high, enqueued)
+    }
+
+    /// Notes that a seq which stood in quarantine stands in readings from now on: its refusal was replayed.
+    pub fn replayed(&mut self, gateway: &str, epoch: &str) {
+        let books = self.books(gateway, epoch);
+        books.quarantined = books.quarantined.saturating_sub(1);
     }
 
     /// Notes how far a gateway says it is, whatever rows came with it.
@@ -216,7 +265,7 @@ impl Seen {
         for (gateway, epochs) in &self.epochs {
             for (epoch, books) in epochs {
                 if let Some(named) = books.named() {
-                    highs.entry(gateway.clone()).or_default().insert(epoch.clone(), named);
+                    highs.entry(gateway.clone()).or_default().insert(Epoch::from_bits(*epoch).to_string(), named);
                 }
             }
         }
@@ -225,7 +274,7 @@ impl Seen {
 
     /// Notes a gap. `None`: it is known. Otherwise how many of its seqs had arrived all the same.
     pub fn admit_gap(&mut self, gap: &GapRow) -> Option<u64> {
-        if !self.gaps.insert(gap.key()) {
+        if !self.gaps.insert(gap.key().mark()) {
             return None;
         }
         let (Some(gateway), Some(epoch)) = (&gap.gateway_id, &gap.epoch) else {
@@ -235,15 +284,15 @@ impl Seen {
         match gap.kind {
             GapKind::GivenUp => {
                 let before = books.gap_arrived();
-                books.given_up.insert_span(gap.from, gap.to);
+                books.given_up.get_or_insert_default().insert_span(gap.from, gap.to);
                 Some(books.gap_arrived() - before)
             }
             GapKind::Closed => {
-                books.closed = books.closed.max(Some(gap.to));
+                books.closed = books.closed.max(gap.to);
                 Some(0)
             }
             GapKind::UnknownLoss => {
-                books.mark = books.mark.max(Some(gap.to));
+                books.mark = books.mark.max(gap.to.saturating_add(1));
                 Some(0)
             }
             GapKind::HubRetention => Some(0),
@@ -253,7 +302,26 @@ impl Seen {
     /// What is known of one epoch.
     #[must_use]
     pub fn epoch(&self, key: &EpochKey) -> Option<&EpochBooks> {
-        self.epochs.get(&key.gateway)?.get(&key.epoch)
+        self.epochs.get(&key.gateway)?.get(&bits(&key.epoch))
+    }
+
+    /// About how many bytes this takes, without the messages of devices that number them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const RANGE: usize = 2 * size_of::<i64>();
+        let epochs = self.epochs.values();
+        let held: usize = epochs
+            .map(|epochs| {
+                let spans = |ranges: &Ranges| if 1 < ranges.spans() { 2 * RANGE * ranges.spans() } else { 0 };
+                let beside = |books: &EpochBooks| {
+                    let given_up = books.given_up.as_deref();
+                    spans(&books.came) + given_up.map_or(0, |given_up| size_of::<Ranges>() + spans(given_up))
+                };
+                let room = epochs.capacity() * (size_of::<(u64, EpochBooks)>() + 1);
+                room + epochs.values().map(beside).sum::<usize>() + size_of::<(String, HashMap<u64, EpochBooks>)>()
+            })
+            .sum();
+        held + self.gaps.capacity() * (size_of::<GapMark>() + 1)
     }
 
     /// All epochs, in order.
@@ -263,7 +331,9 @@ impl Seen {
             .epochs
             .iter()
             .flat_map(|(gateway, epochs)| {
-                epochs.keys().map(|epoch| EpochKey { gateway: gateway.clone(), epoch: epoch.clone() })
+                let key =
+                    |bits: &u64| EpochKey { gateway: gateway.clone(), epoch: Epoch::from_bits(*bits).to_string() };
+                epochs.keys().map(key)
             })
             .collect();
         keys.sort();

@@ -7,8 +7,9 @@ use super::batches::{Quarantine, Readings, gaps};
 use super::decode::{Event, decode};
 use super::events::events;
 use super::judge::{Rules, judge};
+use super::replays::{Replays, takes_up};
 use super::rows::{GapRow, Row};
-use super::seen::{Fit, Seen, Where};
+use super::seen::{Fit, Seen};
 
 /// Rows of one batch handed on.
 const BATCH_ROWS: usize = 16_384;
@@ -43,29 +44,38 @@ pub struct Made {
 /// Takes bronze rows of one version apart, judges them and drops what was seen. Within the batches given, Events are
 /// taken in the hub's order, whatever the order in which they were stored.
 #[must_use]
-pub fn work(bronze: &[RecordBatch], rules: &Rules, seen: &mut Seen, totals: &mut Totals) -> Made {
-    let mut all: Vec<Event<'_>> = bronze.iter().flat_map(events).collect();
+pub fn work(
+    bronze: &[RecordBatch],
+    rules: &Rules,
+    seen: &mut Seen,
+    totals: &mut Totals,
+    replays: &mut Replays,
+) -> Made {
+    let own = replays.own();
+    let mut all: Vec<Event<'_>> = bronze.iter().flat_map(|batch| events(batch, own)).collect();
     all.sort_by(|a, b| order(a).cmp(&order(b)));
     let mut made = Made::default();
     let (mut readings, mut quarantine) = (Readings::default(), Quarantine::default());
     let mut new_gaps: Vec<GapRow> = vec![];
     for event in &all {
         totals.events += 1;
-        let decoded = decode(event);
-        totals.decoded += decoded.rows.len() as u64;
-        if seen.messages.is_repeat(event, rules) {
-            totals.duplicates += decoded.rows.len() as u64;
+        let mut decoded = decode(event, rules);
+        let found = decoded.rows.len() as u64;
+        totals.decoded += found;
+        let repeat = match event.replay {
+            Some(replay) => !takes_up(replay, event, &mut decoded, rules, seen, totals, replays),
+            None => seen.messages.is_repeat(event, rules),
+        };
+        if repeat {
+            totals.duplicates += found;
             continue;
         }
         for row in decoded.rows {
             let row = judge(row, &event.origin, rules);
-            if let Some(numbered) = row.numbered() {
-                let place = match row {
-                    Row::Reading(_) => Where::Readings,
-                    Row::Refused(_) => Where::Quarantine,
-                };
-                let enqueued = event.origin.enqueued;
-                match seen.admit(place, &numbered.gateway, &numbered.epoch, numbered.seq, numbered.high, enqueued) {
+            // The row of a replay that has its id was looked at above, with all that follow it.
+            let admitted = event.replay.is_some_and(|replay| replay.repaired);
+            if let Some(numbered) = row.numbered().filter(|_| !admitted) {
+                match seen.admit_row(&row, numbered, event.origin.enqueued) {
                     Fit::Duplicate => {
                         totals.duplicates += 1;
                         continue;
@@ -73,9 +83,10 @@ pub fn work(bronze: &[RecordBatch], rules: &Rules, seen: &mut Seen, totals: &mut
                     Fit::New { gap_arrived } => totals.gap_arrived += u64::from(gap_arrived),
                 }
             }
-            match row {
-                Row::Reading(row) => readings.push(&row, &event.origin),
-                Row::Refused(row) => quarantine.push(&row, &event.origin),
+            match (replays.keep(row, event), &event.origin) {
+                (Some(Row::Reading(row)), origin) => readings.push(&row, origin),
+                (Some(Row::Refused(row)), origin) => quarantine.push(&row, origin, None),
+                (None, _) => {}
             }
         }
         // After its rows, which say the same where they are new.
@@ -107,7 +118,18 @@ pub fn work(bronze: &[RecordBatch], rules: &Rules, seen: &mut Seen, totals: &mut
     made
 }
 
-fn order<'a>(event: &'a Event<'_>) -> (i64, &'a str, i32, i64) {
+/// The refusals that were held back for the replays of their range. Called once at its end.
+#[must_use]
+pub fn held(replays: &mut Replays) -> Vec<RecordBatch> {
+    let mut quarantine = Quarantine::default();
+    for (row, origin, taken_up) in replays.held() {
+        quarantine.push(&row, &origin, taken_up);
+    }
+    if quarantine.rows() == 0 { vec![] } else { vec![quarantine.take()] }
+}
+
+/// Replays come last: whatever they take up came before.
+fn order<'a>(event: &'a Event<'_>) -> (bool, i64, &'a str, i32, i64) {
     let origin = &event.origin;
-    (origin.incarnation, &origin.hub, origin.partition_id, origin.sequence_number)
+    (event.replay.is_some(), origin.incarnation, &origin.hub, origin.partition_id, origin.sequence_number)
 }

@@ -69,32 +69,10 @@ impl Check for Config {
             }
         }
         for (index, rule) in self.rule.iter().enumerate() {
-            check_rule(&format!("presilver.rule[{index}]"), rule, mistakes);
+            for (key, fault) in rule.faults() {
+                mistakes.add(format!("presilver.rule[{index}].{key}"), fault);
+            }
         }
-    }
-}
-
-fn check_rule(at: &str, rule: &Rule, mistakes: &mut Mistakes) {
-    if let (Some(min), Some(max)) = (rule.min, rule.max)
-        && max < min
-    {
-        mistakes.add(format!("{at}.min"), format!("{min} is above max, which is {max}; no value could pass"));
-    }
-    for (key, limit) in [("min", rule.min), ("max", rule.max)] {
-        if limit.is_some_and(f64::is_nan) {
-            mistakes.add(format!("{at}.{key}"), "is not a number; write e.g. -40.0");
-        }
-    }
-    let metric = rule.metric.as_deref().unwrap_or("*");
-    if rule.required && metric.contains('*') {
-        mistakes.add(
-            format!("{at}.metric"),
-            "must name one metric where `required = true`; write it without `*`, e.g. \"temperature\"",
-        );
-    }
-    if rule.r#type.is_some_and(|kind| kind != shared::rules::Kind::Number) && (rule.min.is_some() || rule.max.is_some())
-    {
-        mistakes.add(format!("{at}.type"), "has no range; leave out `min` and `max`, or write type = \"number\"");
     }
 }
 

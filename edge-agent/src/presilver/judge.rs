@@ -102,7 +102,8 @@ impl Judge {
             verdicts.push(self.value(publish, &device, &payload, measured, &faults, &mut refusals));
         }
         if mapped.format == Format::Object {
-            for metric in self.missing(&device, &payload) {
+            let holds = |metric: &str| payload.measured.iter().any(|measured| measured.metric == metric);
+            for metric in rules::missing(&self.rules, device.as_str(), holds) {
                 let reason = format!("required: the payload holds no `{metric}`");
                 verdicts.push(refusals.of(&device, metric, &payload, vec![reason]));
             }
@@ -169,20 +170,6 @@ impl Judge {
             }
             _ => None,
         }
-    }
-
-    /// Metrics that every payload of the device must hold and this one does not.
-    fn missing<'j>(&'j self, device: &DeviceId, payload: &Payload) -> Vec<&'j str> {
-        let mut missing: Vec<&str> = self
-            .rules
-            .iter()
-            .filter(|rule| rule.required && rule.fits_device(device.as_str()))
-            .filter_map(|rule| rule.metric.as_deref())
-            .filter(|metric| !payload.measured.iter().any(|measured| measured.metric == *metric))
-            .collect();
-        missing.sort_unstable();
-        missing.dedup();
-        missing
     }
 }
 

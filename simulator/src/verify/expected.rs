@@ -293,6 +293,16 @@ impl Expected {
 
     /// Holds a row of silver.quarantine against the ledgers.
     pub fn quarantined(&mut self, row: QuarantineRow<'_>, problems: &mut Problems) {
+        self.refused(row, false, problems);
+    }
+
+    /// Holds a row of silver.quarantine that was taken up again against the ledgers: it speaks for what was sent, and
+    /// whatever its fate was to be, it is both a refusal and a reading.
+    pub fn replayed(&mut self, row: QuarantineRow<'_>, problems: &mut Problems) {
+        self.refused(row, true, problems);
+    }
+
+    fn refused(&mut self, row: QuarantineRow<'_>, replayed: bool, problems: &mut Problems) {
         if self.devices.is_empty() {
             return; // no ledger was given
         }
@@ -307,7 +317,7 @@ impl Expected {
             Some(metric) => {
                 let metric = self.names.get(metric).copied();
                 let key = metric.and_then(|metric| Some(Key { device, metric, n: n? }));
-                let expected = |promise: &Promise| promise.fate != Fate::Reading && promise.rows() == 0;
+                let expected = |promise: &Promise| (replayed || promise.fate != Fate::Reading) && promise.rows() == 0;
                 key.and_then(|key| self.promise(key, expected))
             }
             None => self.wholes.get_mut(&Whole::of(device, row.raw)),
@@ -319,7 +329,7 @@ impl Expected {
             });
         };
         promise.quarantined = promise.quarantined.saturating_add(1);
-        if promise.fate == Fate::Reading {
+        if promise.fate == Fate::Reading && !replayed {
             problems.add("fate-differs", || {
                 format!("silver.quarantine {}: {} should be a reading, refused with {}", row.id, what(), row.reasons)
             });

@@ -111,6 +111,7 @@ impl Silver {
             ("value_kind", Utf8),
             ("unit", Utf8),
             ("event_time", UTC),
+            ("hub", Utf8),
         ];
         let mut rows = 0;
         let mut stream = self.readings.rows(&columns).await?;
@@ -148,7 +149,11 @@ impl Silver {
                     time: at.int(12, row).unwrap_or(i64::MIN),
                     id,
                 };
-                expected.reading(held, problems);
+                // What comes of a refusal that was taken up again: the refusal tells whether somebody repaired it.
+                match at.text(13, row) {
+                    Some(REPLAY_HUB) => direct.of_replays.push(Replayed::of(&held)),
+                    _ => expected.reading(held, problems),
+                }
             }
         }
         Ok(rows)
@@ -190,10 +195,8 @@ impl Silver {
                         _ => problems
                             .add("bad-id", || format!("silver.quarantine: `{id}` is not {gateway}/{epoch}/{seq}")),
                     },
+                    _ if replayed => direct.take_replayed(id, problems),
                     _ => direct.take("silver.quarantine", id, problems),
-                }
-                if replayed {
-                    continue; // its reading speaks for it
                 }
                 let reasons = at.shown(9, row);
                 let held = QuarantineRow {
@@ -203,7 +206,19 @@ impl Silver {
                     id,
                     reasons: &reasons,
                 };
-                expected.quarantined(held, problems);
+                if replayed {
+                    // Its reading may hold what somebody said it should have been: the refusal speaks for what was sent.
+                    direct.replayed.insert(id.to_owned());
+                    expected.replayed(held, problems);
+                } else {
+                    expected.quarantined(held, problems);
+                }
+            }
+        }
+        // Readings of an Event that was refused as a whole have ids of their own, and are what was sent.
+        for reading in std::mem::take(&mut direct.of_replays) {
+            if !direct.replayed.contains(stem(&reading.id)) {
+                expected.reading(reading.row(), problems);
             }
         }
         Ok(rows)
@@ -288,13 +303,90 @@ pub(super) struct Direct {
     ids: HashMap<String, Intervals>,
     /// Ids with a suffix: further readings of a payload that was repaired by hand.
     repaired: HashSet<String>,
+    /// Ids of refusals that were taken up again.
+    replayed: HashSet<String>,
+    /// Readings that came through a replay.
+    of_replays: Vec<Replayed>,
+}
+
+/// The hub of the ingester's own Events, by which refusals are taken up again.
+const REPLAY_HUB: &str = "replay";
+
+/// A reading that came through a replay, kept until the refusals are known.
+struct Replayed {
+    id: String,
+    device: String,
+    metric: String,
+    n: Option<i64>,
+    value: Option<f64>,
+    text: Option<String>,
+    kind: String,
+    unit: Option<String>,
+    time: i64,
+}
+
+impl Replayed {
+    fn of(row: &ReadingRow<'_>) -> Self {
+        Self {
+            id: row.id.to_owned(),
+            device: row.device.to_owned(),
+            metric: row.metric.to_owned(),
+            n: row.n,
+            value: row.value,
+            text: row.text.map(str::to_owned),
+            kind: row.kind.to_owned(),
+            unit: row.unit.map(str::to_owned),
+            time: row.time,
+        }
+    }
+
+    fn row(&self) -> ReadingRow<'_> {
+        ReadingRow {
+            id: &self.id,
+            device: &self.device,
+            metric: &self.metric,
+            n: self.n,
+            value: self.value,
+            text: self.text.as_deref(),
+            kind: &self.kind,
+            unit: self.unit.as_deref(),
+            time: self.time,
+        }
+    }
+}
+
+/// An id without the suffix of further readings of one payload.
+fn stem(id: &str) -> &str {
+    let (stem, last) = id.rsplit_once('/').map_or((0, id), |(stem, last)| (stem.len() + 1, last));
+    &id[..stem + last.split_once('.').map_or(last.len(), |(number, _)| number.len())]
 }
 
 /// Room for the index of a reading within one Event.
 const INDEX_ROOM: i64 = 1 << 20;
 
 impl Direct {
+    /// Takes a refusal that was taken up again: its id stands in readings as well.
+    fn take_replayed(&mut self, id: &str, problems: &mut Problems) {
+        self.rows += 1;
+        if self.replayed.contains(id) {
+            problems.add("duplicate-id", || format!("silver.quarantine: the id {id} is there more than once"));
+        }
+    }
+
     fn take(&mut self, table: &str, id: &str, problems: &mut Problems) {
+        let plain = stem(id);
+        if plain.len() < id.len() {
+            let place = id[plain.len() + 1..].parse::<u32>().ok().filter(|place| 2 <= *place);
+            self.rows += 1;
+            match place.is_some().then(|| self.repaired.insert(id.to_owned())) {
+                Some(true) => {}
+                Some(false) => problems.add("duplicate-id", || format!("{table}: the id {id} is there more than once")),
+                None => {
+                    problems.add("bad-id", || format!("{table}: `{id}` is no incarnation/partition/sequence/index"))
+                }
+            }
+            return;
+        }
         match self.insert(id) {
             Some(true) => {}
             Some(false) => problems.add("duplicate-id", || format!("{table}: the id {id} is there more than once")),

@@ -34,6 +34,24 @@ async fn a_repeated_id_is_seen() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_was_taken_up_again_is_a_reading_whatever_it_was_repaired_to() {
+    let report = check(
+        |lake, _| {
+            lake.readings.push((3, "a", "t", 3, 90.0));
+            lake.replayed.push(3);
+        },
+        &[],
+    )
+    .await;
+    let epoch = &report.epochs[0];
+    assert_eq!((epoch.arrived, epoch.quarantined, epoch.missing), (3, 0, 0));
+    let books = report.ledger.as_ref().expect("a ledger was given");
+    assert_eq!((books.readings, books.quarantined, books.not_in_lake), (2, 1, 0));
+    check(|lake, _| lake.readings.push((3, "a", "t", 3, 90.0)), &["fate-differs", "not-disjoint", "value-differs"])
+        .await;
+}
+
+#[tokio::test]
 async fn a_value_that_differs_is_seen() {
     check(|lake, _| lake.readings[1].4 = 22.500_001, &["value-differs"]).await;
     check(|_, sends| sends[0].time = Timestamp::from_micros(TIME + 1), &["time-differs"]).await;

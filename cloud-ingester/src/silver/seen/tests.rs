@@ -6,15 +6,18 @@ use proptest::prelude::*;
 use super::*;
 use crate::silver::rows::Origin;
 
+const EPOCH: &str = "00000000000000ee";
+
 fn gap(kind: GapKind, from: i64, to: i64) -> GapRow {
     GapRow {
         gateway_id: Some("g".into()),
-        epoch: Some("e".into()),
+        epoch: Some(EPOCH.into()),
         from,
         to,
         kind,
         reason: None,
         readings: BTreeMap::new(),
+        rescued: None,
         origin: Origin {
             hub: "hub".into(),
             incarnation: 1,
@@ -27,12 +30,12 @@ fn gap(kind: GapKind, from: i64, to: i64) -> GapRow {
 }
 
 fn health(seen: &Seen) -> Health {
-    let key = EpochKey { gateway: "g".into(), epoch: "e".into() };
+    let key = EpochKey { gateway: "g".into(), epoch: EPOCH.into() };
     seen.epoch(&key).expect("something was seen").health()
 }
 
 fn admit(seen: &mut Seen, seq: i64, high: i64) -> Fit {
-    seen.admit(Where::Readings, "g", "e", seq, high, Some(Timestamp::from_micros(seq)))
+    seen.admit(Where::Readings, "g", EPOCH, seq, high, Some(Timestamp::from_micros(seq)))
 }
 
 #[test]
@@ -49,11 +52,11 @@ fn an_open_epoch_has_outstanding_seqs_and_nothing_missing() {
 
 #[test]
 fn a_high_without_new_rows_counts_and_is_kept_until_a_row_or_a_closing_says_as_much() {
-    let kept = |seen: &Seen| seen.highs().get("g").and_then(|epochs| epochs.get("e").copied());
+    let kept = |seen: &Seen| seen.highs().get("g").and_then(|epochs| epochs.get(EPOCH).copied());
     let mut seen = Seen::default();
-    seen.name_high("g", "e", 0);
+    seen.name_high("g", EPOCH, 0);
     assert!(seen.keys().is_empty());
-    seen.name_high("g", "e", 4);
+    seen.name_high("g", EPOCH, 4);
     assert_eq!((health(&seen).high, health(&seen).outstanding, kept(&seen)), (4, 4, Some(4)));
     admit(&mut seen, 1, 4);
     assert_eq!((health(&seen).high, kept(&seen)), (4, None));
@@ -69,7 +72,7 @@ fn a_high_without_new_rows_counts_and_is_kept_until_a_row_or_a_closing_says_as_m
 fn a_closed_epoch_is_covered_or_something_is_missing() {
     let mut seen = Seen::default();
     admit(&mut seen, 1, 3);
-    seen.admit(Where::Quarantine, "g", "e", 2, 3, None);
+    seen.admit(Where::Quarantine, "g", EPOCH, 2, 3, None);
     seen.admit_gap(&gap(GapKind::GivenUp, 3, 4));
     seen.admit_gap(&gap(GapKind::Closed, 1, 5));
     let before = health(&seen);
@@ -117,6 +120,42 @@ fn claims_at_the_end_of_the_number_line_do_no_harm() {
     assert_eq!((health.given_up, health.missing, health.gap_arrived), (i64::MAX, 0, 1));
 }
 
+#[test]
+fn a_replayed_refusal_counts_among_the_readings() {
+    let mut seen = Seen::default();
+    admit(&mut seen, 1, 2);
+    seen.admit(Where::Quarantine, "g", EPOCH, 2, 2, None);
+    seen.replayed("g", EPOCH);
+    assert_eq!((health(&seen).arrived, health(&seen).quarantined, health(&seen).outstanding), (2, 0, 0));
+    assert_eq!(seen.admit(Where::Quarantine, "g", EPOCH, 2, 2, None), Fit::Duplicate);
+}
+
+#[test]
+fn an_epoch_costs_the_same_memory_whatever_came_in_it() {
+    let filled = |seqs: i64| {
+        let mut seen = Seen::default();
+        for gateway in 0..1_000 {
+            let gateway = format!("gw-{gateway:04}");
+            for bits in 1..=50_u64 {
+                let epoch = Epoch::from_bits(bits << 32).to_string();
+                for seq in 1..=seqs {
+                    // One in ten was refused.
+                    let place = if seq % 10 == 0 { Where::Quarantine } else { Where::Readings };
+                    seen.admit(place, &gateway, &epoch, seq, seqs, None);
+                }
+                let mut closing = gap(GapKind::Closed, 1, seqs);
+                (closing.gateway_id, closing.epoch) = (Some(gateway.clone()), Some(epoch));
+                seen.admit_gap(&closing);
+            }
+        }
+        seen
+    };
+    let few = filled(1);
+    assert_eq!(few.keys().len(), 50_000);
+    assert!(few.bytes() < 50_000 * 300, "{} bytes", few.bytes());
+    assert_eq!(filled(40).bytes(), few.bytes());
+}
+
 proptest! {
     #[test]
     fn the_books_of_an_epoch_balance(
@@ -134,7 +173,7 @@ proptest! {
             }
             let place = if refused { Where::Quarantine } else { Where::Readings };
             let new = !arrived.contains(&seq) && !quarantined.contains(&seq);
-            match seen.admit(place, "g", "e", seq, seq, None) {
+            match seen.admit(place, "g", EPOCH, seq, seq, None) {
                 Fit::New { gap_arrived } => {
                     prop_assert!(new);
                     counted += u64::from(gap_arrived);

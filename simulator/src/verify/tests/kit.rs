@@ -37,6 +37,8 @@ pub(super) struct Lake {
     pub(super) bronze_done: Option<i64>,
     pub(super) readings: Vec<Reading>,
     pub(super) refusals: Vec<Refusal>,
+    /// Seqs whose refusals were taken up again: their readings came through a replay.
+    pub(super) replayed: Vec<i64>,
     pub(super) gaps: Vec<Gap>,
     pub(super) high: i64,
     /// The high that stands in no row.
@@ -67,6 +69,7 @@ pub(super) fn sound() -> (Lake, Vec<Draft>) {
         bronze_done: Some(8),
         readings: vec![(1, "a", "t", 1, 21.5), (2, "a", "t", 2, 22.5)],
         refusals: vec![(3, Some("a"), Some("t"), send("a", 3, 900.0, Fate::Quarantine).payload)],
+        replayed: vec![],
         gaps: vec![("closed", 1, 3, 0)],
         high: 0,
         named: 0,
@@ -173,6 +176,7 @@ impl Lake {
                 ("value_kind", texts(r.iter().map(|_| Some("number")))),
                 ("unit", texts(r.iter().map(|_| None))),
                 ("event_time", times(r.iter().map(|_| Some(TIME)))),
+                ("hub", texts(r.iter().map(|row| Some(if self.replayed.contains(&row.0) { "replay" } else { "hub" })))),
             ],
             metadata,
             vec![(format!("silver.readings<-{bronze}"), self.done.1)],
@@ -197,7 +201,7 @@ impl Lake {
                 ("device_id", texts(q.iter().map(|row| row.1))),
                 ("metric", texts(q.iter().map(|row| row.2))),
                 ("raw", Arc::new(q.iter().map(|row| Some(row.3.as_slice())).collect::<BinaryArray>())),
-                ("replayed_at", times(q.iter().map(|_| None))),
+                ("replayed_at", times(q.iter().map(|row| self.replayed.contains(&row.0).then_some(TIME)))),
                 ("reasons", Arc::new(reasons)),
             ],
             vec![],

@@ -1,0 +1,183 @@
+//! silver.devices, brought up to the catalogue whenever that changes.
+//!
+//! A catalogue that can't be read or holds a mistake changes nothing: what was read last stays in force, and the log says
+//! file, line and what to write, once for each state the catalogue is found in.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use shared::clock::Clock;
+use shared::time::Timestamp;
+
+use super::error::HopError;
+use super::runner::Hops;
+use crate::lake::{Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, foreign};
+use crate::silver::catalogue::{self, Catalogue, Entry, Mistake};
+
+/// Where the catalogue is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file, `.toml` or `.csv`.
+    File(PathBuf),
+    /// A Delta table with the columns of silver.devices: its URL.
+    Table(String),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Table(url) => f.write_str(url),
+        }
+    }
+}
+
+/// In which state a catalogue was found last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    Never,
+    File(Option<(SystemTime, u64)>),
+    Table(Option<i64>),
+}
+
+/// The catalogue as hops know it.
+#[derive(Debug, Clone)]
+pub(super) struct Following {
+    source: Option<Source>,
+    found: Found,
+    pub(super) now: Arc<Catalogue>,
+}
+
+impl Following {
+    pub(super) fn new(source: Option<Source>) -> Self {
+        Self { source, found: Found::Never, now: Arc::default() }
+    }
+}
+
+/// Reads a catalogue, as `check` does too.
+///
+/// # Errors
+/// Every mistake, each as `file:line: what`.
+pub async fn read(source: &Source, lake: &Lake) -> Result<Vec<Entry>, String> {
+    let told = |mistakes: Vec<Mistake>| {
+        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{source}:{mistake}")).collect();
+        lines.join("\n")
+    };
+    match source {
+        Source::File(path) => parse(path).map_err(told),
+        Source::Table(url) => {
+            let (_, batches) = foreign::rows(lake.location(), url).await.map_err(|error| error.to_string())?;
+            catalogue::table(&batches).map_err(told)
+        }
+    }
+}
+
+fn parse(path: &Path) -> Result<Vec<Entry>, Vec<Mistake>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![Mistake { line: 1, what: format!("cannot be read: {error}") }])?;
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => catalogue::csv(&text),
+        _ => catalogue::toml(&text),
+    }
+}
+
+impl Hops {
+    /// The devices there are, as of the newest version of silver.devices.
+    #[must_use]
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.devices.now
+    }
+
+    /// The version of silver.devices, where there are any.
+    pub(super) fn catalogue_version(&self) -> Option<i64> {
+        self.devices.now.all().next().map(|_| self.devices.now.version())
+    }
+
+    /// Learns from silver.devices what was read last.
+    pub(super) async fn remember_devices(&mut self) -> Result<(), HopError> {
+        self.devices.now = Arc::new(of_lake(&self.lake).await?);
+        Ok(())
+    }
+
+    /// Looks whether the catalogue changed; if so, commits what follows from it.
+    pub(super) async fn follow_catalogue(&mut self) -> Result<(), HopError> {
+        let Some(source) = self.devices.source.clone() else { return Ok(()) };
+        let found = match &source {
+            Source::File(path) => {
+                let state = std::fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len())));
+                Found::File(state.ok())
+            }
+            Source::Table(url) => Found::Table(foreign::version(self.lake.location(), url).await.ok()),
+        };
+        if found == self.devices.found {
+            return Ok(());
+        }
+        let read = read(&source, &self.lake).await;
+        let entries = match read {
+            Ok(entries) => entries,
+            Err(mistakes) => {
+                tracing::error!("the catalogue of devices stays as it was read last:\n{mistakes}");
+                self.devices.found = found;
+                return Ok(());
+            }
+        };
+        self.take_catalogue(&source, &entries, Clock::Real.now()).await?;
+        // Only now: what failed is tried again.
+        self.devices.found = found;
+        Ok(())
+    }
+
+    /// Commits what follows from these entries; nothing if silver.devices says so already.
+    pub(super) async fn take_catalogue(
+        &mut self,
+        source: &Source,
+        entries: &[Entry],
+        now: Timestamp,
+    ) -> Result<(), HopError> {
+        let before: Vec<catalogue::Row> = self.devices.now.all().cloned().collect();
+        let Some(rows) = catalogue::follow(&before, entries, now) else {
+            return Ok(());
+        };
+        let table = Table::SilverDevices;
+        let app = table.app_id("catalogue");
+        let view = self.lake.view(table).await?;
+        let expected = view.txn(&app).await?;
+        let mut writer = self.lake.writer(table).await?;
+        let batch = catalogue::batch(&rows);
+        let text = format!("{rows:?}");
+        let digest: String = Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        writer.write(batch).await?;
+        let commit = TableCommit {
+            table,
+            kind: Kind::Files { adds: writer.finish().await?, removes: Removes::All },
+            batches: vec![],
+            txns: vec![Txn { app, expected, version: expected.unwrap_or(0) + 1 }],
+            metadata: vec![(
+                "catalogue".to_owned(),
+                json!({ "source": source.to_string(), "devices": entries.len(), "digest": digest }),
+            )],
+        };
+        let landed = self.lake.commit(commit, Some(&self.lease)).await?;
+        tracing::info!(%source, devices = entries.len(), version = landed.version(), "the catalogue of devices was read");
+        self.devices.now = Arc::new(Catalogue::new(landed.version(), rows));
+        Ok(())
+    }
+}
+
+/// The catalogue of a lake, for those that only read: as of the newest version of silver.devices.
+///
+/// # Errors
+/// When the table can't be read.
+pub async fn of_lake(lake: &Lake) -> Result<Catalogue, LakeError> {
+    let view = lake.view(Table::SilverDevices).await?;
+    let names: Vec<String> = Table::SilverDevices.schema().fields().iter().map(|f| f.name().clone()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut rows = vec![];
+    for add in view.all_files() {
+        rows.extend(view.read(&add, &names).await?.iter().flat_map(catalogue::rows));
+    }
+    Ok(Catalogue::new(view.version(), rows))
+}
