@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use futures::FutureExt as _;
-
 use super::model::{Draft, Mistake, Model};
 use super::planned::Planner;
 use crate::lake::session::{Limits, session};
@@ -58,18 +56,6 @@ pub async fn embedded() -> Result<Vec<Model>, LakeError> {
         models.push(planner.plan(draft, false).await.expect("a test plans every embedded model"));
     }
     Ok(models)
-}
-
-impl Model {
-    /// As [`embedded`], where nothing else can wait: planning over empty tables never does.
-    ///
-    /// # Panics
-    /// Never: a test plans them all.
-    #[must_use]
-    pub fn embedded() -> Vec<Self> {
-        let planned = embedded().now_or_never().expect("planning over empty tables never waits");
-        planned.expect("a session without tables can be made")
-    }
 }
 
 /// Reads users' models: each `*.sql` of `folder`, in the order of their names; `NAME.toml` beside `NAME.sql` is its
