@@ -182,7 +182,9 @@ impl Lake {
                 handle.delta.state = None;
             }
             handle.refresh(table).await?;
-            if let Some(wider) = super::evolve::widen(table, &handle.delta).await? {
+            // Rows of a user's model that lack a column would hold null for ever: its owner decides what becomes of them.
+            let ours = !matches!(table, Table::Own(_));
+            if ours && let Some(wider) = super::evolve::widen(table, &handle.delta).await? {
                 handle.delta = wider;
             }
             match (table, super::view::check(table, &handle.delta)) {

@@ -221,7 +221,7 @@ pub(super) fn check(table: Table, found: &DeltaTable) -> Result<(), LakeError> {
     for wanted in table.schema().fields() {
         match columns.field_with_name(wanted.name()) {
             // Of an earlier version; who opens the lake to write adds it.
-            Err(_) if wanted.is_nullable() => {}
+            Err(_) if wanted.is_nullable() && !matches!(table, Table::Own(_)) => {}
             Err(_) => return Err(foreign(format!("it has no column `{}`", wanted.name()))),
             Ok(column) if column.data_type() != wanted.data_type() => {
                 return Err(foreign(format!(

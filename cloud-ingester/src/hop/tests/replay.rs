@@ -66,6 +66,7 @@ async fn balanced(kit: &Kit, totals: Totals) {
 
 /// A full refresh gives the same tables: nothing but bronze was needed to make them.
 async fn same_anew(kit: &Kit, hops: &mut Hops) {
+    kit.settle(hops).await;
     let before = (kit.everything().await, hops.totals());
     hops.full_refresh(Table::SilverReadings).await.expect("refreshes");
     kit.settle(hops).await;
