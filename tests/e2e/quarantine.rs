@@ -22,7 +22,7 @@ fn refusals(scenario: &Scenario, reason: &str) -> Vec<Json> {
 
 #[test]
 fn a_refusal_is_shown_with_its_bytes_and_taken_up_again_beside_the_running_service() {
-    let mut scenario = Scenario::new("quarantine");
+    let mut scenario = Scenario::with("quarantine", "[sim.devices.faults]\nout-of-range = 0.1\n");
     scenario.start_all();
     scenario.start_devices();
     scenario.wait_for_silver(200);

@@ -32,6 +32,8 @@ pub mod health; // the proof
 
 pub mod watermark; // until when all is here
 
+pub mod trace; // from a row back to the hub
+
 pub use affected::Final;
 pub use inputs::Inputs;
 pub use model::{Mistake, Mode, Model, Refresh, Source, Windows};
