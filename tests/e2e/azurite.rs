@@ -46,10 +46,13 @@ impl Azurite {
         azurite
     }
 
-    /// Ends it; its data stay.
+    /// Ends it; its data stay. It is asked to: killed, it forgets what it took in the last seconds, as no store does.
     pub(crate) fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let order = format!("kill -TERM {}", self.child.id());
+        let asked = Command::new("sh").args(["-c", &order]).status();
+        assert!(asked.is_ok_and(|status| status.success()), "Azurite cannot be asked to end");
+        let ended = wait::until(Duration::from_secs(30), || self.child.try_wait().expect("its status"));
+        assert!(ended.is_some(), "Azurite does not end");
     }
 
     /// Starts it again on its data.
@@ -77,16 +80,6 @@ impl Azurite {
         self.addr
     }
 
-    /// The same for who reaches it by way of another address.
-    #[expect(clippy::unused_self, reason = "options are those of an emulator that runs")]
-    pub(crate) fn options_by_way_of(&self, addr: SocketAddr) -> String {
-        format!(
-            "azure_storage_account_name = \"{ACCOUNT}\"\nazure_storage_account_key = \"{KEY}\"\n\
-             azure_storage_endpoint = \"{}\"\nallow_http = \"true\"\n",
-            format_args!("http://{addr}/{ACCOUNT}")
-        )
-    }
-
     /// What `lake.options` and `verify.storage` have to say, as the inside of a TOML table. Said to be the emulator and not
     /// by its address: it lacks the listing that the storage's driver asks of any other (`startFrom`), and answers it wrongly.
     pub(crate) fn options(&self) -> &'static str {
@@ -101,7 +94,9 @@ impl Azurite {
 
 impl Drop for Azurite {
     fn drop(&mut self) {
-        self.stop();
+        // Both fail only for a child that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -35,13 +35,14 @@ const TABLES: [(&str, &str); 7] = [
         "id string, gateway_id string, epoch string, seq long, high long, device_id string, metric string, \
          layer string, reasons array<string>, raw binary, raw_len long, topic string, rules string, \
          enqueued_time timestamp, ingest_time timestamp, hub string, incarnation long, partition_id integer, \
-         sequence_number long, message_index integer, replayed_at timestamp, ingest_date date",
+         sequence_number long, message_index integer, replayed_at timestamp, _rescued string, \
+         ingest_date date",
     ),
     (
         "silver/gaps",
         "gateway_id string, epoch string, from_seq long, to_seq long, kind string, reason string, \
          readings map<string,long>, hub string, incarnation long, partition_id integer, sequence_number long, \
-         ingest_date date",
+         _rescued string, ingest_date date",
     ),
     (
         "gold/metric_1m",

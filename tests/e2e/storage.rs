@@ -1,7 +1,6 @@
 //! The lake on Azure's storage (Azurite), behind a proxy that loses answers, refuses, resets, waits and cuts listings,
 //! with the ingester killed in between: nothing is lost, nothing is there twice. A disk that fills up in mid-commit.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,31 +10,21 @@ use tests::stack::Part;
 use tests::wait;
 
 use crate::azurite::Azurite;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, launcher};
 
-/// Settings of a stack whose lake is reached at `addr`; what reads it for the proof goes to Azurite itself.
-fn settings(addr: SocketAddr, azurite: &Azurite) -> String {
-    format!(
-        "[ingest.lake]\nurl = \"{}\"\n[ingest.lake.options]\n{}\n[sim.verify.storage]\n{}",
-        azurite.lake(),
-        azurite.options_by_way_of(addr),
-        azurite.options_by_way_of(azurite.addr())
-    )
-}
-
-/// Starts the ingester as systemd would: again and again until it stays.
-fn start_until_it_stays(scenario: &mut Scenario) {
-    let started = wait::until(Duration::from_secs(180), || scenario.stack.start(Part::Ingester, &[]).ok());
+/// Starts the ingester as systemd would: again and again until it stays. `way`: the variable that names its storage.
+fn start_until_it_stays(scenario: &mut Scenario, way: &[(&str, &str)]) {
+    let started = wait::until(Duration::from_secs(180), || scenario.stack.start_with(Part::Ingester, &[], way).ok());
     started.unwrap_or_else(|| panic!("the ingester does not start\n{}", scenario.tail(Part::Ingester)));
 }
 
 /// Waits until the lake has all; an ingester that gave up is started again.
-fn finish_and_prove(mut scenario: Scenario, lake: &str) {
+fn finish_and_prove(mut scenario: Scenario, lake: &str, way: &[(&str, &str)]) {
     let ended = scenario.stack.wait_end(Part::Devices, Duration::from_secs(120));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}\n{}", scenario.tail(Part::Devices));
     let caught_up = wait::until(Duration::from_secs(240), || {
         if scenario.stack.ended(Part::Ingester).is_some() {
-            start_until_it_stays(&mut scenario);
+            start_until_it_stays(&mut scenario, way);
         }
         (scenario.stack.has_drained() && scenario.stack.has_caught_up()).then_some(())
     });
@@ -53,18 +42,26 @@ fn check(seed: u64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let azurite = Azurite::start(folder.path());
     let proxy = Proxy::start(azurite.addr(), seed, 60).expect("a proxy");
-    let mut scenario = Scenario::with(&format!("storage-{seed}"), &settings(proxy.addr, &azurite));
+    let options = azurite.options();
+    let lake = azurite.lake();
+    let config =
+        format!("[ingest.lake]\nurl = \"{lake}\"\n[ingest.lake.options]\n{options}[sim.verify.storage]\n{options}");
+    // What reads the lake for the proof goes to Azurite itself.
+    let (variable, url) = azurite.variable();
+    let mut scenario = Scenario::started_by(launcher().with(variable, &url), &format!("storage-{seed}"), &config);
+    let by_proxy = format!("http://{}", proxy.addr);
+    let way: &[(&str, &str)] = &[(variable, &by_proxy)];
     scenario.start(Part::Hub);
-    start_until_it_stays(&mut scenario);
+    start_until_it_stays(&mut scenario, way);
     scenario.start(Part::Agent);
     scenario.start_devices_for(20);
     for kill in 0..3 {
         // Not at the same point of its rounds.
         std::thread::sleep(Duration::from_millis(2_000 + (seed * 7 + kill * 13) % 17 * 150));
         scenario.stack.kill(Part::Ingester);
-        start_until_it_stays(&mut scenario);
+        start_until_it_stays(&mut scenario, way);
     }
-    finish_and_prove(scenario, azurite.lake());
+    finish_and_prove(scenario, lake, way);
     let struck = proxy.struck();
     assert!(5 < struck.values().sum::<u64>(), "seed {seed} met {struck:?} only");
 }
@@ -120,6 +117,6 @@ fn a_disk_that_fills_up_in_mid_commit_loses_nothing_once_there_is_room_again() {
     let log = scenario.log(Part::Ingester);
     assert!(log.contains("trying again"), "nobody noticed:\n{}", scenario.tail(Part::Ingester));
     std::fs::remove_file(&filler).expect("removed");
-    finish_and_prove(scenario, &lake.display().to_string());
+    finish_and_prove(scenario, &lake.display().to_string(), &[]);
     drop(disk);
 }
