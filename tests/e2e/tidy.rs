@@ -37,6 +37,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
             "cloud-ingester/src/hop",
             "cloud-ingester/src/gold",
             "cloud-ingester/src/silver",
+            "cloud-ingester/src/upkeep",
             "simulator/src/verify",
         ],
     ),
