@@ -19,10 +19,7 @@ pub mod policy; // what a table needs [p]
 mod runner; // table after table, beside the hops
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use arrow::compute::cast;
-use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -31,12 +28,17 @@ use shared::time::Timestamp;
 pub use self::policy::Settings;
 use self::policy::{Merge, Order, log_cut, merge, unneeded};
 pub(crate) use self::runner::Upkeep;
+#[cfg(test)]
+pub(crate) use self::runner::commit;
 pub use self::runner::{Done, Report, would};
 use crate::lake::session::{Limits, session};
 use crate::lake::{Add, Kind, Lake, LakeError, Table, TableCommit, Txn, View};
 
 /// The app id under which merges are counted.
 pub const APP: &str = "upkeep";
+
+/// Files of open days that are younger are left alone: hops are about to replace them.
+const QUIET_MICROS: i64 = 10 * 60 * 1_000_000;
 
 /// What a merge may use of memory; beyond it sorting spills to disk.
 const SORT_MEMORY: u64 = 96 << 20;
@@ -93,8 +95,9 @@ pub async fn next_merge(lake: &Lake, table: Table, settings: &Settings) -> Resul
         return Ok(None);
     };
     let view = lake.view(table).await?;
-    let open_from = open_from(settings, lake.clock().now());
-    Ok(merge(settings, view.all_files(), column, &open_from).map(|merge| (view, merge)))
+    let now = lake.clock().now();
+    let quiet = Timestamp::from_micros(now.micros().saturating_sub(QUIET_MICROS)).micros() / 1_000;
+    Ok(merge(settings, view.all_files(), column, &open_from(settings, now), quiet).map(|merge| (view, merge)))
 }
 
 /// Writes the files of a merge; nothing of the table changes yet. `None` where the log does not tell how many rows there
@@ -125,7 +128,8 @@ pub async fn prepare(
     let mut sorted = frame.execute_stream().await.map_err(failed)?;
     let mut writer = lake.writer_of(table, settings.file_bytes).await?;
     while let Some(batch) = sorted.next().await {
-        writer.write(as_table(table, &batch.map_err(failed)?).map_err(|error| failed(error.into()))?).await?;
+        // All the table's columns, also those that are not ours.
+        writer.write(batch.map_err(failed)?).await?;
     }
     let adds = writer.finish().await?;
     let after = rows(&adds);
@@ -138,11 +142,10 @@ pub async fn prepare(
         });
     }
     let expected = view.txn(APP).await?;
-    let mut metadata = books(view).await?;
-    metadata.push((
+    let metadata = vec![(
         "upkeep".to_owned(),
         json!({ "partition": merge.partition, "files": merge.files.len(), "rows": before, "by": by }),
-    ));
+    )];
     let prepared = Prepared {
         files: merge.files.len(),
         into: adds.len(),
@@ -159,7 +162,17 @@ pub async fn prepare(
     Ok(Some(prepared))
 }
 
-/// What the newest commit that keeps books says: a merge stands after it in the log.
+/// Gives a merge the books of the newest commit that keeps them: it will stand after it in the log.
+///
+/// # Errors
+/// When the log can't be read.
+pub(crate) async fn with_newest_books(commit: &mut TableCommit, view: &View) -> Result<(), LakeError> {
+    commit.metadata.retain(|(name, _)| !BOOKS.contains(&name.as_str()));
+    commit.metadata.extend(books(view).await?);
+    Ok(())
+}
+
+/// What the newest commit that keeps books says.
 async fn books(view: &View) -> Result<Vec<(String, Value)>, LakeError> {
     if view.table() != Table::SilverReadings {
         return Ok(vec![]);
@@ -176,18 +189,6 @@ async fn books(view: &View) -> Result<Vec<(String, Value)>, LakeError> {
         }
     }
     Ok(vec![])
-}
-
-fn as_table(table: Table, batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let schema = table.schema();
-    let columns = schema.fields().iter().map(|field| {
-        let column = batch
-            .column_by_name(field.name())
-            .ok_or_else(|| arrow::error::ArrowError::SchemaError(format!("the column {} is missing", field.name())))?;
-        cast(column, field.data_type())
-    });
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    RecordBatch::try_new(Arc::clone(&schema), columns)
 }
 
 /// The version of `source` up to which its slowest hop has read, if that is not the newest.

@@ -76,13 +76,15 @@ fn bytes(add: &Add) -> u64 {
 }
 
 /// The next merge of a table whose partition column holds days (`2026-11-23`), closed ones first; `None` when there is
-/// nothing worth a commit. `open_from`: the first day that is not closed.
+/// nothing worth a commit. `open_from`: the first day that is not closed; of open days only files written before `quiet`
+/// (ms) are merged: hops replace the newest, and a merge of them would come too late again and again.
 #[must_use]
-pub fn merge(settings: &Settings, files: Vec<Add>, column: &str, open_from: &str) -> Option<Merge> {
+pub fn merge(settings: &Settings, files: Vec<Add>, column: &str, open_from: &str, quiet: i64) -> Option<Merge> {
     let mut small: BTreeMap<String, Vec<Add>> = BTreeMap::new();
     for add in files {
         if let Some(Some(day)) = add.partition_values.get(column)
             && bytes(&add) < settings.file_bytes / 2
+            && (day.as_str() < open_from || add.modification_time < quiet)
         {
             small.entry(day.clone()).or_default().push(add);
         }
@@ -168,7 +170,7 @@ mod tests {
     fn merged(files: Vec<Add>) -> Option<String> {
         let settings =
             Settings { file_bytes: 100, commit_bytes: 60, closed_files: 3, open_files: 4, ..Settings::default() };
-        let merge = merge(&settings, files, "d", "2026-11-23")?;
+        let merge = merge(&settings, files, "d", "2026-11-23", 5)?;
         let numbers: Vec<i64> = merge.files.iter().map(|add| add.modification_time).collect();
         Some(format!("{} {:?} {numbers:?}", merge.partition, merge.order))
     }
@@ -186,6 +188,7 @@ mod tests {
             (many("2026-11-22", 9, 50), None),
             (many("2026-11-23", 3, 10), None),
             (many("2026-11-23", 4, 10), Some("2026-11-23 Time [0, 1, 2, 3]")),
+            (many("2026-11-23", 9, 10), Some("2026-11-23 Time [0, 1, 2, 3, 4]")),
             ([many("2026-11-23", 4, 10), many("2026-11-21", 3, 45)].concat(), Some("2026-11-21 Keys [0, 1]")),
         ] {
             assert_eq!(merged(files.clone()).as_deref(), expected, "{files:?}");

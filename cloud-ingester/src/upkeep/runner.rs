@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Prepared, Rubbish, Settings, next_merge, prepare, rubbish};
+use super::{Prepared, Rubbish, Settings, next_merge, prepare, rubbish, with_newest_books};
 use crate::lake::{Kind, Lake, LakeError, Lease, Table};
 
-/// After a failure upkeep rests so long.
-const REST: Duration = Duration::from_secs(60);
+/// How often a table is planned again within one request because a hop was faster.
+const OVERTAKEN_MAX: u32 = 3;
 
 /// One thing that was done, or would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +142,8 @@ impl Upkeep {
                 Err(error) => {
                     tracing::warn!(%error, "upkeep is left for later");
                     self.report.failed += 1;
-                    (self.at, self.due) = (None, Instant::now() + REST.max(self.settings.every));
+                    // The other tables have their turn.
+                    self.at = self.at.map(|at| at + 1);
                 }
             }
         }
@@ -177,8 +177,9 @@ impl Upkeep {
                 self.report.count(&done);
                 Ok(true)
             }
-            // A hop or another holder was faster: planned again on what there is now.
-            Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) => Ok(true),
+            // A hop or another holder was faster: planned again the next time, or a table that is written all the time would
+            // keep all others waiting.
+            Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -190,9 +191,16 @@ impl Upkeep {
     pub(crate) async fn all(&mut self, lake: &Lake, lease: &Lease, tables: &[Table]) -> Result<Vec<Done>, LakeError> {
         let mut all = vec![];
         for &table in tables {
+            let mut overtaken = 0;
             loop {
                 let done = match look(lake, table, &self.settings).await? {
-                    Made::Merge(prepared) => commit(lake, lease, prepared).await?,
+                    Made::Merge(prepared) => match commit(lake, lease, prepared).await {
+                        Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) if overtaken < OVERTAKEN_MAX => {
+                            overtaken += 1;
+                            continue;
+                        }
+                        done => done?,
+                    },
                     Made::Removed(done) => {
                         self.report.count(&done);
                         all.push(done);
@@ -243,8 +251,14 @@ async fn look(lake: &Lake, table: Table, settings: &Settings) -> Result<Made, La
 }
 
 /// Commits a merge and looks whether the table is as it should be.
-async fn commit(lake: &Lake, lease: &Lease, prepared: Prepared) -> Result<Done, LakeError> {
-    let Prepared { commit, files, into, rows, bytes } = prepared;
+///
+/// # Errors
+/// [`LakeError::Overtaken`] or [`LakeError::Fenced`] where somebody changed those files, or what the lake says.
+pub(crate) async fn commit(lake: &Lake, lease: &Lease, prepared: Prepared) -> Result<Done, LakeError> {
+    let Prepared { mut commit, files, into, rows, bytes } = prepared;
+    // Hops went on while its files were written; none runs now.
+    let newest = lake.view(commit.table).await?;
+    with_newest_books(&mut commit, &newest).await?;
     let table = commit.table;
     let Kind::SameRows { adds, removes } = commit.kind.clone() else {
         unreachable!("a merge replaces files by others with the same rows");

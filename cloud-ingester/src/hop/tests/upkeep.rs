@@ -11,7 +11,7 @@ use super::kit::{Kit, NOW, envelope, event};
 use crate::hop::{Hops, Settings};
 use crate::lake::faulty::{Draw, End, Plan, Process, World};
 use crate::lake::{Lake, LakeError, Lease, Location, Table};
-use crate::upkeep::{self, next_merge, prepare, rubbish};
+use crate::upkeep::{self, commit, next_merge, prepare, rubbish};
 
 /// Three days after the rows came and after now: all days are closed, everything is old.
 fn later() -> Timestamp {
@@ -114,6 +114,23 @@ async fn of_two_merges_planned_on_one_version_the_second_is_refused_and_no_row_i
     let refused = kit.lake.commit(stale.commit, Some(&hops.lease)).await;
     assert!(matches!(refused, Err(LakeError::Overtaken { .. })), "{refused:?}");
     assert_eq!(kit.lake.view(table).await.expect("a view").rows(), 18);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hops_counted_while_a_merge_was_written_is_what_the_next_holder_counts_from() {
+    let (kit, _) = kit().await;
+    let mut hops = kit.hops_with(settings()).await.expect("takes over");
+    fill(&kit, &mut hops, 1..=5).await;
+    let table = Table::SilverReadings;
+    let (view, merge) = next_merge(&kit.lake, table, &settings().upkeep).await.expect("a look").expect("small files");
+    let prepared = prepare(&kit.lake, &view, merge, &settings().upkeep).await.expect("written").expect("counted");
+    fill(&kit, &mut hops, 6..=7).await;
+    commit(&kit.lake, &hops.lease, prepared).await.expect("merged");
+    let totals = hops.totals();
+    assert_eq!(totals.decoded, 14);
+    hops.into_lease().release().await;
+    let hops = kit.hops_with(settings()).await.expect("takes over");
+    assert_eq!(hops.totals(), totals);
 }
 
 #[tokio::test(flavor = "multi_thread")]
