@@ -109,6 +109,9 @@ fn varied_lake() -> Scenario {
         checkpoints.iter().all(|checkpoint| checkpoint.exists()).then_some(())
     });
     scenario.finish_and_prove();
+    // What runs by a schedule is brought level too.
+    let hopped = scenario.stack.run(Name::CloudIngester, &["hop"]).expect("hop starts");
+    assert!(hopped.status.success(), "{}", String::from_utf8_lossy(&hopped.stderr));
     scenario
 }
 
