@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::Door;
+use super::certificates::Chain;
 use super::connection::Connection;
 use super::end::End;
 
@@ -72,6 +74,19 @@ fn note_panic(door: &Door, joined: Result<(), JoinError>) {
         door.metrics.closed("panic");
         tracing::error!(%error, "a device's connection ended by a fault of the hub");
     }
+}
+
+/// Serves one device on a stream that somebody else opened (as MQTT in WebSocket messages), to the connection's end.
+/// `chain` is what it showed in the handshake of TLS.
+pub(in crate::hub) async fn attend<S>(stream: S, chain: Chain, peer: SocketAddr, door: Arc<Door>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connected = door.metrics.connected();
+    let patience = Instant::now() + door.limits.connect_timeout.duration();
+    let (end, _stream) = Connection::new(stream, Arc::clone(&door)).serve(chain, patience).await;
+    note(&door, peer, &end);
+    drop(connected);
 }
 
 async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! listener --> TLS --> session --auth--> Guest --telemetry--> NewEvent --> log --fsync--> PUBACK
+//!                         ^                    └─requests──> twins, methods
+//!                         └── hearing <── mailbox, commands
 //! ```
 
 mod listener; // who gets in at all
@@ -24,6 +26,14 @@ mod mailbox; // what the hub has to say to it
 
 mod sessions; // what outlives a connection
 
+mod requests; // what devices ask about twins and answer to methods
+
+mod twin; // their answers about it
+
+mod filters; // what they are subscribed to
+
+mod hearing; // what they are told
+
 mod telemetry; // topics, properties, sizes
 
 #[cfg(test)]
@@ -34,6 +44,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
+#[expect(unused_imports, reason = "for MQTT in WebSocket messages")]
+pub(super) use self::listener::attend;
 pub(super) use self::listener::serve;
 pub(crate) use self::mailbox::Letter;
 pub(crate) use self::seats::Hears;

@@ -1,6 +1,6 @@
 //! One device's MQTT session without the socket: bytes in, things to do out.
 //!
-//! CONNECT, PUBLISH at QoS 0 and 1, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
+//! CONNECT, PUBLISH at QoS 0 and 1, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
 //! connection. Never acknowledges a publish by itself, and never prints a CONNECT: it holds the token.
 
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(super) enum Act {
     Send(Vec<u8>),
     /// A publish.
     Publish(Publish),
+    /// The device has what was said under this id.
+    Heard(u16),
     /// Filters a device asks for: answer with [`Session::subscribed`], or close.
     Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
     /// Filters it does not want any more; answered already.
@@ -196,6 +198,31 @@ impl Session {
         }
     }
 
+    /// Says something to the device; at QoS 1, gives the id of [`Act::Heard`]. What no packet can hold is left out, as is
+    /// what comes when all ids are under way.
+    pub(super) fn say(&mut self, topic: String, payload: Bytes, qos: Qos, acts: &mut Vec<Act>) -> Option<u16> {
+        let packet_id = match qos {
+            Qos::AtMostOnce => None,
+            _ => Some(self.mqtt.acquire_packet_id().ok()?),
+        };
+        let publish = v3_1_1::Publish::builder().topic_name(topic).map(|publish| {
+            let publish = publish.qos(if packet_id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce });
+            publish.packet_id(packet_id).payload(&payload[..]).build()
+        });
+        match publish {
+            Ok(Ok(publish)) => {
+                self.send(publish.into(), acts);
+                packet_id
+            }
+            Ok(Err(_)) | Err(_) => {
+                if let Some(packet_id) = packet_id {
+                    self.mqtt.release_packet_id(packet_id);
+                }
+                None
+            }
+        }
+    }
+
     /// The answer to [`Act::Subscribe`], one code for each filter.
     pub(super) fn subscribed(&mut self, packet_id: u16, codes: Vec<SubackReturnCode>, acts: &mut Vec<Act>) {
         match v3_1_1::Suback::builder().packet_id(packet_id).return_codes(codes).build() {
@@ -245,6 +272,7 @@ impl Session {
             }
             (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
             (Stage::Open, Packet::V3_1_1Publish(publish)) => self.publish(&publish, acts),
+            (Stage::Open, Packet::V3_1_1Puback(puback)) => acts.push(Act::Heard(puback.packet_id())),
             (Stage::Open, Packet::V3_1_1Subscribe(subscribe)) => {
                 let filters = subscribe.entries().iter();
                 let filters = filters.map(|entry| (entry.topic_filter().to_owned(), entry.sub_opts().qos())).collect();
@@ -330,78 +358,4 @@ fn hello(connect: &v3_1_1::Connect) -> Hello {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const CONNECT: &[u8] = &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 1, b'd'];
-
-    fn run(session: &mut Session, mut bytes: &[u8]) -> Vec<Act> {
-        let mut acts = vec![];
-        loop {
-            let taken = session.feed(bytes, &mut acts);
-            if taken == 0 {
-                return acts;
-            }
-            bytes = &bytes[taken..];
-            if matches!(acts.last(), Some(Act::Connect(_))) {
-                session.accept(false, &mut acts);
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_comes_before_connect_closes() {
-        for (bytes, fault) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], "NotConnect"),
-            (&[0xc0, 0], "NotConnect"),
-            (&[0x10, 0xff, 0xff, 0xff, 0xff, 0x7f], "Garbage"),
-            (&[0x10, 0xff, 0xff, 0xff, 0x7f], "TooLarge"),
-            (&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 1, b'd'], "Version"),
-            (&[0x10, 15, 0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3, 2, 0, 60, 0, 1, b'd'], "Version"),
-            (&[0x10, 0x8d, 0x00, 0, 4, b'M', b'Q', b'T', b'T', 5, 2], "Version"),
-        ] {
-            let acts = run(&mut Session::new(1024), bytes);
-            let last = format!("{:?}", acts.last());
-            assert!(last.contains("Close") && last.contains(fault), "{bytes:?}: {last}");
-        }
-    }
-
-    #[test]
-    fn a_stranger_gets_no_more_memory_than_a_connect_needs() {
-        for (head, closed) in [(&[0x10, 0x80, 0x80, 0x05][..], false), (&[0x10, 0x81, 0x80, 0x05], true)] {
-            let (mut whole, mut bytewise) = (Session::new(1 << 20), Session::new(1 << 20));
-            let acts = run(&mut whole, head);
-            assert_eq!(matches!(acts.last(), Some(Act::Close(Fault::TooLarge))), closed, "{head:?}");
-            let acts: Vec<_> = head.iter().flat_map(|byte| run(&mut bytewise, &[*byte])).collect();
-            assert_eq!(matches!(acts.last(), Some(Act::Close(Fault::TooLarge))), closed, "{head:?}, byte by byte");
-        }
-        let mut session = Session::new(1 << 20);
-        let other = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2];
-        let acts: Vec<_> = other.iter().flat_map(|byte| run(&mut session, &[*byte])).collect();
-        assert!(matches!(acts.last(), Some(Act::Close(Fault::Version))), "byte by byte: {acts:?}");
-        assert_eq!(remaining_length(&[0x10, 0xff, 0xff, 0xff, 0x7f]), Some(268_435_455));
-        assert_eq!(remaining_length(&[0x10, 0xff]), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), greeted: bool) {
-            let mut session = Session::new(1024);
-            if greeted {
-                run(&mut session, CONNECT);
-            }
-            run(&mut session, &tail);
-        }
-
-        #[test]
-        fn no_packet_makes_it_panic(kind in 0u8..=255, tail in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let mut session = Session::new(1024);
-            run(&mut session, CONNECT);
-            let mut bytes = vec![kind, u8::try_from(tail.len()).expect("short")];
-            bytes.extend(tail);
-            run(&mut session, &bytes);
-        }
-    }
-}
+mod tests;
