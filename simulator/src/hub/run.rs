@@ -21,6 +21,7 @@ use super::ca::{self, CaError};
 use super::config::Config;
 use super::devices::{Identities, Registry, RegistryError, Right};
 use super::faults::{self, Faults};
+use super::link::Link;
 use super::log::{AppendError, Log, OpenError, Options};
 use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
@@ -73,15 +74,17 @@ impl HubError {
     }
 }
 
-/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged.
+/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged. `link` tells others when it
+/// runs.
 ///
 /// # Errors
 /// If it cannot start, or its log stops.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure<HubError>> {
+pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<(), Failure<HubError>> {
     let mut tasks = Shutdown::new(stop, GRACE);
     let started = start(&config, &mut tasks).await;
     // The lock is held until all have ended.
     let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
+    link.set();
     notify::ready();
     let done = tasks.wait().await;
     notify::stopping();

@@ -410,6 +410,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Publish(publish) => came = Came::Publish(publish),
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
+                Act::Acknowledged(_) => {}
                 Act::Quiet(length) => {
                     self.quiet = length.map_or(QUIET_MAX, |length| length.min(QUIET_MAX));
                     self.quiet_at = Instant::now() + self.quiet;
