@@ -109,7 +109,8 @@ pub(super) struct Connection<S> {
     outgoing: Vec<u8>,
     /// What it is subscribed to answers with.
     qos: Option<Qos>,
-    unacknowledged: usize,
+    /// Ids of answers that it has not acknowledged.
+    unacknowledged: Vec<u16>,
     polls: Bucket,
     quiet: Duration,
     quiet_at: Instant,
@@ -134,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             inbox: BytesMut::new(),
             outgoing: vec![],
             qos: None,
-            unacknowledged: 0,
+            unacknowledged: vec![],
             polls: Bucket::new(POLLS.0, POLLS.1),
             quiet: QUIET_MAX,
             quiet_at: Instant::now() + QUIET_MAX,
@@ -285,14 +286,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn answer(&mut self, rid: &str, answer: &Answer, acts: &mut Vec<Act>) -> Result<(), End> {
         // Who is not subscribed is not told, as anywhere.
         let Some(qos) = self.qos else { return Ok(()) };
-        if qos == Qos::AtLeastOnce {
-            if UNACKNOWLEDGED_MAX <= self.unacknowledged {
-                return Err(End::Unacknowledged);
-            }
-            self.unacknowledged += 1;
+        if UNACKNOWLEDGED_MAX <= self.unacknowledged.len() {
+            return Err(End::Unacknowledged);
         }
         let topic = topic::answer(answer.status, rid, answer.retry_after_s);
-        self.session.tell(&topic, answer.body.to_string().into_bytes(), qos, acts);
+        self.unacknowledged.extend(self.session.tell(&topic, answer.body.to_string().into_bytes(), qos, acts));
         Ok(())
     }
 
@@ -312,7 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
-                Act::Acknowledged(_) => self.unacknowledged = self.unacknowledged.saturating_sub(1),
+                Act::Acknowledged(packet_id) => self.unacknowledged.retain(|waiting| *waiting != packet_id),
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
                 Act::Quiet(length) => {
