@@ -142,6 +142,7 @@ async fn register(enrolled: &Value, id: &str, key: &Key) -> Value {
 
 #[tokio::test]
 async fn devices_are_given_to_the_hubs_of_the_process_get_in_there_and_stay_after_a_kill() {
+    shared::tls::install_provider();
     let site = Site::new();
     let running = site.run();
     // While it runs: what is enrolled is known at once.

@@ -15,7 +15,7 @@ use super::{keys, topic};
 use crate::hub::devices::{Auth, Thumbprint};
 use crate::hub::mqtt;
 
-/// `skn` of every token.
+/// `skn` of a token, if it has one: the SDK for Python leaves it out.
 const POLICY: &str = "registration";
 
 /// A device that may ask.
@@ -58,7 +58,7 @@ pub(super) enum Denied {
     NothingShown,
     #[error("the token is for `{0}`, not for `idScope/registrations/registrationId`")]
     Resource(String),
-    #[error("the token's `skn` is not `registration`")]
+    #[error("the token's `skn` is another than `registration`")]
     Policy,
     #[error("{0}")]
     Token(Refusal),
@@ -114,7 +114,7 @@ pub(super) fn admit(hello: &Hello, chain: &Chain, id_scope: &str, now: Timestamp
             if !token.resource.eq_ignore_ascii_case(&resource) {
                 return Err(Denied::Resource(token.resource));
             }
-            if token.policy.as_deref() != Some(POLICY) {
+            if token.policy.as_deref().is_some_and(|policy| policy != POLICY) {
                 return Err(Denied::Policy);
             }
             let now_s = seconds(now);

@@ -29,7 +29,7 @@ async fn a_connection_that_cannot_be_right_is_refused() {
             NotAuthorized,
         ),
         ("a hub's token", "d", user.clone(), sign("hub/devices/d", FAR, None), NotAuthorized),
-        ("a token of no policy", "d", user.clone(), sign(&resource, FAR, None), NotAuthorized),
+        ("a policy's token", "d", user.clone(), sign(&resource, FAR, Some("service")), NotAuthorized),
     ] {
         let mut options = stand.options("d", &shows);
         options.set_credentials(user, password);
