@@ -13,6 +13,8 @@
 
 mod config; // the table [hub]
 
+pub mod who; // how they are called
+
 pub mod devices; // who may connect
 
 pub mod ca; // whom clients trust
@@ -22,6 +24,12 @@ mod mqtt; // device side: MQTT -> the log
 pub mod log; // events on disk: the hub's memory
 
 pub mod amqp; // service side: the log -> AMQP 1.0
+
+mod websocket; // bytes in WebSocket messages
+
+mod api; // what services ask for over HTTPS
+
+mod https; // the port for it, and for WebSocket
 
 pub mod limits; // what a tier lets through
 

@@ -25,7 +25,7 @@ mod sessions; // what outlives a connection
 mod telemetry; // topics, properties, sizes
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
-pub(super) use self::listener::serve;
+pub(super) use self::listener::{attend, serve};
 pub(crate) use self::seats::Seats;
 pub(super) use self::sessions::Sessions;
 

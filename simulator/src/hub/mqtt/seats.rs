@@ -41,6 +41,11 @@ impl Seats {
         Seat { leave, number, device_id: device_id.to_owned(), seats: self.clone() }
     }
 
+    /// True if this device or module is connected.
+    pub(crate) fn has(&self, client_id: &str) -> bool {
+        self.lock().by_device.contains_key(client_id)
+    }
+
     /// The devices that are connected, in order of their ids.
     pub(crate) fn devices(&self) -> Vec<String> {
         let mut devices: Vec<_> = self.lock().by_device.keys().cloned().collect();
