@@ -80,7 +80,7 @@ impl Api {
         let mode = Mode::read(described.import_mode.as_deref())
             .ok_or_else(|| Fault::argument("importMode is not one that this hub imitates"))?;
         let known = |device: &str, module: Option<&str>| {
-            let known = self.registry.now();
+            let known = self.desk.registry.now();
             let device = known.device(device);
             device.is_some_and(|device| module.is_none_or(|module| device.module(module).is_some()))
         };

@@ -21,13 +21,13 @@ impl Api {
             Some(Err(_)) => return Err(Fault::argument("top must be a number")),
             Some(Ok(_)) | None => LIST_MAX,
         };
-        let known = self.registry.now();
+        let known = self.desk.registry.now();
         let shown = known.devices().iter().take(top).map(|device| self.shown(device)).collect();
         Ok(Answer::json(Value::Array(shown)))
     }
 
     pub(super) fn get_device(&self, id: &str) -> Result<Answer, Fault> {
-        let known = self.registry.now();
+        let known = self.desk.registry.now();
         let device = known.device(id).ok_or_else(|| EditFault::NoDevice(id.to_owned()))?;
         Ok(Answer::json(self.shown(device)).with_etag(&device.etag()))
     }
@@ -53,7 +53,7 @@ impl Api {
     }
 
     pub(super) fn modules(&self, device_id: &str) -> Result<Answer, Fault> {
-        let known = self.registry.now();
+        let known = self.desk.registry.now();
         let device = known.device(device_id).ok_or_else(|| EditFault::NoDevice(device_id.to_owned()))?;
         let shown = device.modules.iter().map(|module| {
             let who = Who { device: device.id.clone(), module: Some(module.id.clone()) };
@@ -63,7 +63,7 @@ impl Api {
     }
 
     pub(super) fn get_module(&self, who: &Who) -> Result<Answer, Fault> {
-        let known = self.registry.now();
+        let known = self.desk.registry.now();
         let device = known.device(&who.device).ok_or_else(|| EditFault::NoDevice(who.device.clone()))?;
         let id = who.module.as_deref().unwrap_or_default();
         let absent = || EditFault::NoModule(device.id.clone(), id.to_owned());
@@ -91,7 +91,7 @@ impl Api {
     }
 
     pub(super) fn device_statistics(&self) -> Answer {
-        let known = self.registry.now();
+        let known = self.desk.registry.now();
         let total = known.devices().len();
         let enabled = known.devices().iter().filter(|device| device.enabled).count();
         Answer::json(json!({
@@ -103,7 +103,7 @@ impl Api {
 
     pub(super) fn service_statistics(&self) -> Answer {
         // Modules are connected on their own, but are no devices.
-        let connected = self.seats.devices().iter().filter(|name| !name.contains('/')).count();
+        let connected = self.desk.seats.devices().iter().filter(|name| !name.contains('/')).count();
         Answer::json(json!({ "connectedDeviceCount": connected }))
     }
 
@@ -118,10 +118,15 @@ impl Api {
 
     /// Changes identities, away from where others wait, and does what follows from it.
     pub(super) async fn edit(&self, edits: Vec<Edit>) -> Result<Vec<Result<Edited, EditFault>>, Fault> {
-        let (registry, now) = (self.registry.clone(), self.clock.now());
+        let (registry, now) = (self.desk.registry.clone(), self.desk.clock.now());
         let done = tokio::task::spawn_blocking(move || registry.edit(edits, now)).await;
         let done = done.map_err(|panic| Fault::server(panic.to_string()))?;
-        done.map_err(|error| Fault::new(Code::ServerError, error.to_string()))
+        let done = done.map_err(|error| Fault::new(Code::ServerError, error.to_string()))?;
+        if done.iter().any(Result::is_ok) {
+            // Whoever is told of it finds connections, twins and commands of who is gone, gone.
+            self.desk.heed().await.map_err(|error| Fault::server(error.to_string()))?;
+        }
+        Ok(done)
     }
 }
 

@@ -33,14 +33,13 @@ use axum::http::{Request, Response, StatusCode};
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use shared::clock::Clock;
 use tokio::time::timeout;
 
 use self::calls::{Call, NoCall};
 use self::errors::{Code, Fault};
 use self::wire::Presence;
-use super::devices::{IfMatch, Registry};
-use super::mqtt::Seats;
+use super::desk::Desk;
+use super::devices::IfMatch;
 use super::who::Who;
 
 /// How long a body may take to come.
@@ -48,11 +47,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The service side of a hub as HTTPS shows it.
 pub(super) struct Api {
-    /// Every name this hub goes by.
-    pub(super) hosts: Vec<String>,
-    pub(super) registry: Registry,
-    pub(super) seats: Seats,
-    pub(super) clock: Clock,
+    pub(super) desk: Desk,
 }
 
 /// A request that is understood and allowed.
@@ -100,9 +95,9 @@ impl Api {
         check_version(&query)?;
         let call = calls::read(&head.method, &segments).map_err(no_call)?;
         let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let known = self.registry.now();
-        let now_s = self.clock.now().millis().div_euclid(1_000);
-        let rules = auth::Rules { hosts: &self.hosts, known: &known, now_s };
+        let known = self.desk.registry.now();
+        let now_s = self.desk.clock.now().millis().div_euclid(1_000);
+        let rules = auth::Rules { hosts: &self.desk.hosts, known: &known, now_s };
         *policy = auth::admit(authorization, &segments, call.rights(), &rules).map_err(|denied| {
             tracing::info!(%denied, "refused a service");
             Fault::new(Code::IotHubUnauthorizedAccess, format!("Unauthorized: {denied}"))
@@ -137,7 +132,7 @@ impl Api {
         if fault.code == Code::ServerError {
             tracing::error!(tracking, what = fault.message, "a service was answered with an error of the hub");
         }
-        let mut response = Response::new(Body::from(fault.body(&tracking, self.clock.now())));
+        let mut response = Response::new(Body::from(fault.body(&tracking, self.desk.clock.now())));
         *response.status_mut() = fault.code.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -149,8 +144,8 @@ impl Api {
 
     /// What the hub knows of an identity beside the registry.
     fn presence(&self, who: &Who) -> Presence {
-        let connected = self.seats.has(&who.to_string());
-        Presence { connected, ..Presence::default() }
+        let since = self.desk.seats.connected_since(who);
+        Presence { connected: since.is_some(), changed: since, active: since, messages: self.desk.commands.depth(who) }
     }
 }
 

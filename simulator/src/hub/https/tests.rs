@@ -63,20 +63,15 @@ impl Served {
     pub(in crate::hub) async fn open_with(limits: HttpsLimits) -> Self {
         let stand = Stand::open(crate::hub::mqtt::tests::limits()).await;
         let door = &stand.door;
-        let server = ca::server(stand.dir.path(), &door.hosts, door.clock.now()).expect("a certificate");
-        let api = Api {
-            hosts: door.hosts.clone(),
-            registry: door.registry.clone(),
-            seats: door.seats.clone(),
-            clock: door.clock.clone(),
-        };
+        let server = ca::server(stand.dir.path(), &door.desk.hosts, door.desk.clock.now()).expect("a certificate");
+        let api = Api { desk: door.desk.clone() };
         let setup = amqp::Setup {
             name: "hub".to_owned(),
             policies: Arc::new(Vec::new),
             consumer_groups: vec![],
             limits: amqp::Limits::default(),
         };
-        let amqp = AmqpHub::new(door.log.clone(), setup, door.clock.clone());
+        let amqp = AmqpHub::new(door.log.clone(), setup, door.desk.clock.clone());
         let (api, door, stop) = (Arc::new(api), Arc::clone(door), door.stop.clone());
         let port = Arc::new(Port { api, door, amqp, limits, stop });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -96,7 +91,7 @@ impl Served {
     }
 
     pub(in crate::hub) fn token(&self, policy: &str) -> String {
-        let known = self.stand.door.registry.now();
+        let known = self.stand.door.desk.registry.now();
         let key = known.policy(policy).expect("a policy").keys().remove(0);
         sign(HOST, &key, FAR, Some(policy))
     }

@@ -47,7 +47,7 @@ async fn over_websocket_devices_are_the_same_as_over_8883() {
     client.publish(events("d-1"), QoS::AtLeastOnce, false, vec![7; 200 * 1024]).await.expect("queued");
     acknowledged(&mut device).await.expect("acknowledged");
     assert_eq!(stand.stored("d-1").await.len(), 1);
-    assert_eq!(stand.door.seats.devices(), ["d-1"]);
+    assert_eq!(stand.door.desk.seats.devices(), ["d-1"]);
 
     let (_other, mut refused) = through(stand, bridge, "d-1", stand.token("d-2", FAR));
     connected(&mut refused).await.expect_err("another device's token");
