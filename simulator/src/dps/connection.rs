@@ -290,7 +290,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(End::Unacknowledged);
         }
         let topic = topic::answer(answer.status, rid, answer.retry_after_s);
-        self.unacknowledged.extend(self.session.tell(&topic, answer.body.to_string().into_bytes(), qos, acts));
+        self.unacknowledged.extend(self.session.say(topic, answer.body.to_string().into(), qos, acts));
         Ok(())
     }
 
@@ -310,7 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
-                Act::Acknowledged(packet_id) => self.unacknowledged.retain(|waiting| *waiting != packet_id),
+                Act::Heard(packet_id) => self.unacknowledged.retain(|waiting| *waiting != packet_id),
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
                 Act::Quiet(length) => {

@@ -27,7 +27,7 @@ mod sessions; // what outlives a connection
 mod telemetry; // topics, properties, sizes
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, Suback
 
 pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate};
 pub(crate) use self::certificates::{Authorities, CertificateFault, Chain, check_name, check_thumbprint};
-pub(super) use self::listener::serve;
+pub(super) use self::listener::{attend, serve};
 pub(crate) use self::mailbox::Letter;
 pub(crate) use self::seats::Hears;
 pub(super) use self::seats::Seats;

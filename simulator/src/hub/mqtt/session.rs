@@ -1,6 +1,6 @@
 //! One device's MQTT session without the socket: bytes in, things to do out.
 //!
-//! CONNECT, PUBLISH at QoS 0 and 1, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
+//! CONNECT, PUBLISH at QoS 0 and 1, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
 //! connection. Never acknowledges a publish by itself, and never prints a CONNECT: it holds the token.
 
 use std::time::Duration;
@@ -32,12 +32,12 @@ pub(crate) enum Act {
     Send(Vec<u8>),
     /// A publish.
     Publish(Publish),
+    /// The device has what was said under this id.
+    Heard(u16),
     /// Filters a device asks for: answer with [`Session::subscribed`], or close.
     Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
     /// Filters it does not want any more; answered already.
     Unsubscribe(Vec<String>),
-    /// The device has what [`Session::tell`] sent under this id.
-    Acknowledged(u16),
     /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
     Quiet(Option<Duration>),
     /// The device said goodbye.
@@ -198,38 +198,37 @@ impl Session {
         }
     }
 
+    /// Says something to the device; at QoS 1, gives the id of [`Act::Heard`]. What no packet can hold is left out, as is
+    /// what comes when all ids are under way.
+    pub(crate) fn say(&mut self, topic: String, payload: Bytes, qos: Qos, acts: &mut Vec<Act>) -> Option<u16> {
+        let packet_id = match qos {
+            Qos::AtMostOnce => None,
+            _ => Some(self.mqtt.acquire_packet_id().ok()?),
+        };
+        let publish = v3_1_1::Publish::builder().topic_name(topic).map(|publish| {
+            let publish = publish.qos(if packet_id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce });
+            publish.packet_id(packet_id).payload(&payload[..]).build()
+        });
+        match publish {
+            Ok(Ok(publish)) => {
+                self.send(publish.into(), acts);
+                packet_id
+            }
+            Ok(Err(_)) | Err(_) => {
+                if let Some(packet_id) = packet_id {
+                    self.mqtt.release_packet_id(packet_id);
+                }
+                None
+            }
+        }
+    }
+
     /// The answer to [`Act::Subscribe`], one code for each filter.
     pub(crate) fn subscribed(&mut self, packet_id: u16, codes: Vec<SubackReturnCode>, acts: &mut Vec<Act>) {
         match v3_1_1::Suback::builder().packet_id(packet_id).return_codes(codes).build() {
             Ok(suback) => self.send(suback.into(), acts),
             Err(error) => self.close(error.into(), acts),
         }
-    }
-
-    /// Publishes to the device, at QoS 0 or 1; gives the id it will acknowledge, if it is to.
-    pub(crate) fn tell(&mut self, topic: &str, payload: Vec<u8>, qos: Qos, acts: &mut Vec<Act>) -> Option<u16> {
-        let packet_id = match qos {
-            Qos::AtMostOnce => None,
-            Qos::AtLeastOnce | Qos::ExactlyOnce => match self.mqtt.acquire_packet_id() {
-                Ok(packet_id) => Some(packet_id),
-                Err(error) => {
-                    self.close(error.into(), acts);
-                    return None;
-                }
-            },
-        };
-        let publish = v3_1_1::Publish::builder().topic_name(topic).and_then(|publish| {
-            let publish = publish.payload(payload);
-            match packet_id {
-                None => publish.qos(Qos::AtMostOnce).build(),
-                Some(packet_id) => publish.qos(Qos::AtLeastOnce).packet_id(packet_id).build(),
-            }
-        });
-        match publish {
-            Ok(publish) => self.send(publish.into(), acts),
-            Err(error) => self.close(error.into(), acts),
-        }
-        packet_id
     }
 
     fn connack(&mut self, code: ConnectReturnCode, present: bool, acts: &mut Vec<Act>) {
@@ -273,6 +272,7 @@ impl Session {
             }
             (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
             (Stage::Open, Packet::V3_1_1Publish(publish)) => self.publish(&publish, acts),
+            (Stage::Open, Packet::V3_1_1Puback(puback)) => acts.push(Act::Heard(puback.packet_id())),
             (Stage::Open, Packet::V3_1_1Subscribe(subscribe)) => {
                 let filters = subscribe.entries().iter();
                 let filters = filters.map(|entry| (entry.topic_filter().to_owned(), entry.sub_opts().qos())).collect();
@@ -286,7 +286,6 @@ impl Session {
                     Err(error) => self.close(error.into(), acts),
                 }
             }
-            (Stage::Open, Packet::V3_1_1Puback(puback)) => acts.push(Act::Acknowledged(puback.packet_id())),
             (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
             (Stage::Open, Packet::V3_1_1Disconnect(_)) => {
                 self.stage = Stage::Closed;
