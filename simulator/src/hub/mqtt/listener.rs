@@ -76,19 +76,6 @@ fn note_panic(door: &Door, joined: Result<(), JoinError>) {
     }
 }
 
-/// Serves one device on a stream that somebody else opened (as MQTT in WebSocket messages), to the connection's end.
-/// `chain` is what it showed in the handshake of TLS.
-pub(in crate::hub) async fn attend<S>(stream: S, chain: Chain, peer: SocketAddr, door: Arc<Door>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let connected = door.metrics.connected();
-    let patience = Instant::now() + door.limits.connect_timeout.duration();
-    let (end, _stream) = Connection::new(stream, Arc::clone(&door)).serve(chain, patience).await;
-    note(&door, peer, &end);
-    drop(connected);
-}
-
 async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
     // Delay costs throughput only where packets are tiny, and they are.
     let _ = stream.set_nodelay(true);
@@ -108,6 +95,26 @@ async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
         let _ = SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
     }
     end
+}
+
+/// Serves a device over a stream that another port opened, to its end. `let_go` is done first where the stream is to
+/// vanish without a word.
+pub(in crate::hub) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    chain: Chain,
+    peer: SocketAddr,
+    patience: Instant,
+    door: Arc<Door>,
+    let_go: impl FnOnce(),
+) {
+    let connected = door.metrics.connected();
+    let (end, stream) = Box::pin(Connection::new(stream, Arc::clone(&door)).serve(chain, patience)).await;
+    if matches!(end, End::BlackHole(_)) {
+        let_go();
+    }
+    drop(stream);
+    note(&door, peer, &end);
+    drop(connected);
 }
 
 fn note(door: &Door, peer: SocketAddr, end: &End) {
