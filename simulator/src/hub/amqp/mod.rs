@@ -16,7 +16,8 @@ mod websocket; // AMQP inside WebSocket messages
 
 mod frame; // [p] frames as bytes, and two edits
 mod nest; // [p] what must not be decoded
-mod pad; // the stream those edits happen in
+mod pad;
+mod quota; // [p] what a peer may have under way // the stream those edits happen in
 
 mod connection; // sessions, links, and what each is for
 mod sasl; // who may come in: everybody

@@ -124,6 +124,27 @@ async fn as_many_events_leave_as_there_is_credit_settled_and_with_metrics_if_ask
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_with_credit_and_no_window_does_not_make_the_hub_read_its_whole_log() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let device = hub.device_of(0);
+    let body = "x".repeat(200_000);
+    for _ in 0..120 {
+        hub.log.append(super::kit::event(&device, body.clone())).await.expect("stored");
+    }
+    let (mut connection, _) = connect(&hub, plain(KEY)).await.expect("the key is right");
+    let mut session = within(Session::builder().incoming_window(0).begin(&mut connection)).await.expect("begun");
+    let attaching = Receiver::builder().name("greedy").source(PARTITION).credit_mode(CreditMode::Auto(1_000_000));
+    let receiver = within(attaching.attach(&mut session)).await.expect("attached");
+    within(hub.until(|status| 40 <= status.events_delivered)).await;
+    let more = tokio::time::timeout(Duration::from_millis(300), hub.until(|status| 44 <= status.events_delivered));
+    assert!(more.await.is_err(), "8 MiB are handed over, and nothing leaves: {:?}", hub.hub.status());
+    drop(receiver);
+    within(hub.until(|status| status.receivers == 0)).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sixth_receiver_without_owner_level_is_one_too_many() {
     let directory = tempdir().expect("a directory");
     let hub = TestHub::start(directory.path()).await;
