@@ -91,7 +91,7 @@ where
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
 {
     let tokens = Arc::new(Tokens::default());
-    let _here = hub.enter(line, Arc::clone(&tokens));
+    let _here = hub.enter(Arc::clone(&line), Arc::clone(&tokens));
     let silence_ms = u32::try_from(hub.limits().silence.as_millis()).unwrap_or(u32::MAX);
     let acceptor = ConnectionAcceptor::builder()
         .container_id(hub.name())
@@ -139,7 +139,10 @@ where
             Some(error) = ordered(&mut ending) => break error,
         }
     };
-    let _ = timeout(FAREWELL, connection.close_with_error(error)).await;
+    if timeout(FAREWELL, connection.close_with_error(error)).await.is_err() {
+        // It was told to leave, and could stay for as long as it is not silent.
+        line.cut();
+    }
     Ok(())
 }
 
