@@ -67,6 +67,7 @@ pub(super) struct Connection<S> {
     /// Once a limit is exceeded: when the connection ends, and why. Until then publishes are not heard.
     doom: Option<(Instant, &'static str)>,
     filters: Vec<Filter>,
+    quiet_max: Duration,
     quiet: Duration,
     quiet_at: Instant,
     partial_since: Option<Instant>,
@@ -79,7 +80,7 @@ enum Came {
     Hello(Box<Hello>),
     Publish(Publish),
     Subscribe(u16, Vec<(String, Qos)>),
-    Unsubscribe(Vec<String>),
+    Unsubscribe(u16, Vec<String>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -94,11 +95,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             underway,
             doom: None,
             filters: vec![],
+            quiet_max: QUIET_MAX,
             quiet: QUIET_MAX,
             quiet_at: Instant::now() + QUIET_MAX,
             partial_since: None,
             door,
         }
+    }
+
+    /// Hangs up after less silence than the service.
+    #[cfg(test)]
+    pub(super) fn quiet_after(mut self, quiet: Duration) -> Self {
+        (self.quiet_max, self.quiet) = (quiet, quiet);
+        self.quiet_at = Instant::now() + quiet;
+        self
     }
 
     /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`. Gives the
@@ -288,6 +298,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn digest(&mut self, admitted: &Admitted) -> Result<(), End> {
         while !self.inbox.is_empty() && !self.is_full() {
             let came = self.feed().await?;
+            if !self.session.mid_packet() {
+                // The protocol's own timer stands still where a device asked for no keep-alive.
+                self.quiet_at = Instant::now() + self.quiet;
+            }
             self.partial_since = match (self.session.mid_packet(), self.partial_since) {
                 (false, _) => None,
                 (true, since) => since.or_else(|| Some(Instant::now())),
@@ -297,9 +311,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(&admitted.guest, publish).await?,
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
-                Came::Unsubscribe(filters) => {
+                Came::Unsubscribe(packet_id, filters) => {
                     self.filters.retain(|(held, _)| !filters.contains(held));
                     self.keep(admitted)?;
+                    let mut acts = vec![];
+                    self.session.unsubscribed(packet_id, &mut acts);
+                    self.perform(acts).await?;
                 }
             }
         }
@@ -337,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let packet_id = publish.packet_id;
         let Said::Event { event, bytes } = said else {
-            let taken = Taken { packet_id, event: None, luck: Luck::default() };
+            let taken = Taken { packet_id, event: None, bytes: 0, luck: Luck::default() };
             self.underway.take(taken, Duration::ZERO).await;
             return Ok(());
         };
@@ -358,7 +375,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        self.underway.take(Taken { packet_id, event: Some(event), luck }, wait).await;
+        let bytes = bytes + event.properties.len() * telemetry::PAIR_BYTES;
+        self.underway.take(Taken { packet_id, event: Some(event), bytes, luck }, wait).await;
         Ok(())
     }
 
@@ -409,9 +427,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
-                Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
+                Act::Unsubscribe { packet_id, filters } => came = Came::Unsubscribe(packet_id, filters),
                 Act::Quiet(length) => {
-                    self.quiet = length.map_or(QUIET_MAX, |length| length.min(QUIET_MAX));
+                    self.quiet = length.map_or(self.quiet_max, |length| length.min(self.quiet_max));
                     self.quiet_at = Instant::now() + self.quiet;
                 }
                 Act::Goodbye => end = Some(End::Left),

@@ -12,6 +12,10 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A packet may be larger by its topic, whose names and percent signs do not count.
 pub(super) const PACKET_BYTES_MAX: u32 = 256 * 1024 + 64 * 1024 + 16;
 const MESSAGE_ID_MAX: usize = 128;
+/// Properties of one message. The service names no number; a topic has room for 32,700, and they would take megabytes.
+const PROPERTIES_MAX: usize = 1_000;
+/// What a property takes of memory beside its texts, about.
+pub(super) const PAIR_BYTES: usize = 64;
 
 /// Filters of one connection at once.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 5;
@@ -23,6 +27,8 @@ pub(super) enum Violation {
     Topic(String),
     #[error("a message of {bytes} bytes; {MESSAGE_BYTES_MAX} are allowed")]
     TooLarge { bytes: usize },
+    #[error("a message with {0} properties; {PROPERTIES_MAX} are allowed")]
+    Properties(usize),
     #[error("a message id of more than {MESSAGE_ID_MAX} characters")]
     MessageId,
     #[error("a subscription to `{}`, which is not one of the device's own filters", .0.escape_debug())]
@@ -37,6 +43,7 @@ impl Violation {
         match self {
             Violation::Topic(_) => "topic",
             Violation::TooLarge { .. } => "message-too-large",
+            Violation::Properties(_) => "properties",
             Violation::MessageId => "message-id",
             Violation::Filter(_) => "filter",
             Violation::Subscriptions => "subscriptions",
@@ -67,6 +74,9 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
     let topic = topic::parse_events(&publish.topic).ok_or_else(foreign)?;
     if topic.device != guest.device_id || topic.module != guest.module_id.as_deref() {
         return Err(foreign());
+    }
+    if PROPERTIES_MAX < topic.bag.len() {
+        return Err(Violation::Properties(topic.bag.len()));
     }
     let mut system = SystemProperties { model_id: guest.model_id.clone(), ..SystemProperties::default() };
     let mut properties = vec![];
