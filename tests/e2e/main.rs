@@ -32,6 +32,8 @@ mod readers; // other Delta readers read the tables
 
 mod hubs; // several hubs in one process; faults over HTTP
 
+mod tiers; // what a tier meters and refuses; memory of the hub
+
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help

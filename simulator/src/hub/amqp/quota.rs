@@ -4,9 +4,10 @@
 //! links that do not exist, and keeps what a session's window has no room for, all without end. A frame is up to 64 KiB,
 //! and nobody has to show a token for most of it. So frames are counted here, on their way in and out:
 //!
-//! - deliveries of the peer: at most as many as it was given credit for, `CREDIT` at a time;
-//! - links: handles below the announced maximum, so many `attach`es before the first is answered, and no word about a link
-//!   that is not there;
+//! - deliveries of the peer: at most as many as it was given credit for, `CREDIT` at a time (Microsoft's Python SDK does
+//!   not wait for the first);
+//! - links: handles below the announced maximum, so many `attach`es before the first is answered, and few words about links
+//!   that are not there: what a peer says of a link may cross with the link's end;
 //! - deliveries to the peer ([`Ahead`]): the log is read only as fast as they leave.
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +26,8 @@ pub(super) const HANDLE_MAX: u32 = 255;
 const UNANSWERED_MAX: usize = HANDLE_MAX as usize + 1;
 /// What may be said of links in the meantime.
 const EARLY_MAX: usize = 1024;
+/// What may be said of links that are not there, in one session.
+const STRAY_MAX: usize = 1024;
 /// Frames that are neither links nor messages are no longer than this.
 const SHORT_MAX: usize = 8 * 1024;
 /// Deliveries of one session that were handed over and have not left.
@@ -37,7 +40,7 @@ const AHEAD_BYTES_MAX: i64 = 8 * 1024 * 1024;
 pub(super) enum Exceeded {
     #[error("more deliveries than there was credit for")]
     Credit,
-    #[error("something about a link that is not there, or one link too many")]
+    #[error("too much about links that are not there, or one link too many")]
     Link,
     #[error("more of links than can be answered")]
     Unanswered,
@@ -65,6 +68,7 @@ struct Session {
     events: HashSet<u32>,
     unanswered: usize,
     early: usize,
+    stray: usize,
     ahead: Arc<Ahead>,
 }
 
@@ -73,7 +77,7 @@ struct Link {
     name: Vec<u8>,
     /// The peer is the sender.
     sends: bool,
-    /// The delivery count the link began with, once the hub has given credit.
+    /// The delivery count the link began with, once the hub has given credit in so many words.
     began: Option<u32>,
     granted: u32,
     sent: u32,
@@ -220,14 +224,18 @@ impl Session {
         if performative.code == ATTACH {
             let sends = frame::truth(frame, performative, 2) == Some(false);
             let name = frame::text(frame, performative, 0).ok_or(Exceeded::Link)?.to_vec();
-            let link = Link { name, sends, began: None, granted: 0, sent: 0, goes_on: false };
-            if HANDLE_MAX < handle || self.links.insert(handle, link).is_some() {
+            let link = Link { name, sends, began: None, granted: CREDIT, sent: 0, goes_on: false };
+            if HANDLE_MAX < handle {
                 return Err(Exceeded::Link);
             }
+            self.links.insert(handle, link);
             self.unanswered += 1;
             return if UNANSWERED_MAX < self.unanswered { Err(Exceeded::Unanswered) } else { Ok(()) };
         }
-        let link = self.links.get_mut(&handle).ok_or(Exceeded::Link)?;
+        let Some(link) = self.links.get_mut(&handle) else {
+            self.stray += 1;
+            return if STRAY_MAX < self.stray { Err(Exceeded::Link) } else { Ok(()) };
+        };
         match performative.code {
             FLOW if 0 < self.unanswered => {
                 self.early += 1;

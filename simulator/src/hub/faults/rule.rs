@@ -21,7 +21,7 @@ pub enum Fault {
     Disconnect,
     /// The message is stored, then the connection ends without its PUBACK.
     LosePuback,
-    /// The device's token ends now.
+    /// The device's token ends now, and is not taken again.
     ExpireToken,
     /// The hub's throttle is exceeded for `lasts`.
     Throttle,
@@ -33,7 +33,7 @@ pub enum Fault {
     DetachReceivers,
     /// A partition moves: the connections that read it are closed.
     MovePartition,
-    /// The tokens of services end now.
+    /// The tokens of services end now, and are not taken again.
     ExpireServiceTokens,
     /// Connections of services break.
     ResetServices,

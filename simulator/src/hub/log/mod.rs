@@ -32,7 +32,7 @@ use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::event::{NewEvent, StoredEvent, SystemProperties};
+pub use self::event::{NewEvent, StoredEvent, SystemProperties, moment};
 use self::partition::{Partition, Torn};
 use self::writer::{Command, Writer};
 use super::faults::Faults;

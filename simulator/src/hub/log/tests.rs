@@ -101,7 +101,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    // 48 of the usual 256: each of them writes to disk.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 3 / 16, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_does_what_a_vec_does(steps in proptest::collection::vec(step(), 1..60), size in prop_oneof![Just(None), Just(Some(1u64 << 40))]) {

@@ -13,6 +13,7 @@ use bytes::{Buf, BytesMut};
 use mqtt_protocol_core::mqtt::packet::Qos;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 use shared::crash;
+use shared::sas::Refusal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -20,6 +21,7 @@ use super::Door;
 use super::auth::{self, Denied, Guest, Rules};
 use super::certificates::Chain;
 use super::end::End;
+use super::ended::Mark;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
@@ -49,6 +51,8 @@ struct Admitted {
     guest: Guest,
     seat: Seat,
     will: Option<Will>,
+    /// Of those who have one.
+    token: Option<Mark>,
 }
 
 struct Will {
@@ -229,7 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.filters = kept.unwrap_or_default();
         self.perform(acts).await?;
         tracing::debug!(client_id, "connected");
-        Ok(Admitted { guest, seat, will })
+        let token = hello.password.as_ref().map(Mark::of);
+        Ok(Admitted { guest, seat, will, token })
     }
 
     /// Tells the device no; gives what to end with.
@@ -249,6 +254,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             now: door.clock.now(),
         };
         let guest = auth::admit(hello, chain, &rules)?;
+        if hello.password.as_ref().is_some_and(|token| door.ended.has(Mark::of(token))) {
+            let now_s = door.clock.now().millis().div_euclid(1_000);
+            return Err(Refusal::Expired { expiry_s: now_s, now_s }.into());
+        }
         let Some(will) = &hello.will else { return Ok((guest, None)) };
         match telemetry::said(&guest, will) {
             Ok(Said::Event { mut event, bytes }) => {
@@ -309,7 +318,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match came {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
-                Came::Publish(publish) => self.take(&admitted.guest, publish).await?,
+                Came::Publish(publish) => self.take(admitted, publish).await?,
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
                 Came::Unsubscribe(packet_id, filters) => {
                     self.filters.retain(|(held, _)| !filters.contains(held));
@@ -345,8 +354,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, &admitted.seat.leave)
     }
 
-    async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
+    async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
         let door = Arc::clone(&self.door);
+        let guest = &admitted.guest;
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
@@ -361,6 +371,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let now = door.clock.now();
         let Some(luck) = luck(&door.faults.message(&guest.device_id), |length| {
             door.tier.lock().throttle(now, length);
+        })
+        .inspect_err(|end| {
+            if let (End::Expired, Some(token)) = (end, admitted.token) {
+                door.ended.end(token);
+            }
         })?
         else {
             door.metrics.dropped("fault");

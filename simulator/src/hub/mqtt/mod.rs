@@ -10,6 +10,8 @@ mod connection; // one socket
 
 mod end; // why it ended
 
+mod ended; // tokens that a fault ended
+
 mod underway; // publishes that are not acknowledged yet
 
 mod session; // bytes <-> packets
@@ -33,6 +35,7 @@ use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
+pub(super) use self::ended::Ended;
 pub(super) use self::listener::serve;
 pub(crate) use self::seats::Seats;
 pub(super) use self::sessions::Sessions;
@@ -57,6 +60,7 @@ pub(super) struct Door {
     pub(super) limits: MqttLimits,
     pub(super) seats: Seats,
     pub(super) faults: Faults,
+    pub(super) ended: Ended,
     /// What the tier lets through.
     pub(super) tier: SharedLimits,
     pub(super) metrics: Arc<Metrics>,

@@ -71,6 +71,7 @@ impl Stand {
             limits,
             seats: Seats::default(),
             faults: Faults::default(),
+            ended: Ended::default(),
             tier: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
             metrics: Metrics::new(&mut metered),
             stop: CancellationToken::new(),

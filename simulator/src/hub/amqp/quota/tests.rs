@@ -65,7 +65,6 @@ fn a_peer_sends_as_much_as_it_has_credit_for_and_a_delivery_may_span_frames() {
     let mut bench = Bench::begun();
     bench.attached(0, true);
     bench.attached(1, true);
-    assert_eq!(bench.comes(&Bench::transfer(0, FALSE)), Err(Exceeded::Credit), "none was given");
     let mut flow = Bench::flow(0, 100, 200);
     bench.leaves(&mut flow);
     assert_eq!(flow, Bench::flow(0, 100, CREDIT), "the acceptor's own number does not leave");
@@ -80,7 +79,10 @@ fn a_peer_sends_as_much_as_it_has_credit_for_and_a_delivery_may_span_frames() {
         bench.comes(&Bench::transfer(0, FALSE)).expect("credit");
     }
     assert_eq!(bench.comes(&Bench::transfer(0, FALSE)), Err(Exceeded::Credit));
-    assert_eq!(bench.comes(&Bench::transfer(1, FALSE)), Err(Exceeded::Credit), "each link has its own");
+    for _ in 0..CREDIT {
+        bench.comes(&Bench::transfer(1, FALSE)).expect("each link has its own, though nobody has said so yet");
+    }
+    assert_eq!(bench.comes(&Bench::transfer(1, FALSE)), Err(Exceeded::Credit));
 }
 
 #[test]
@@ -88,16 +90,20 @@ fn what_is_said_of_links_has_to_be_about_one_that_is_there() {
     let mut bench = Bench::begun();
     let flow = |handle: u32| frame(3, FLOW, &[NULL, NULL, NULL, NULL, &uint(handle)]);
     assert_eq!(bench.comes(&frame(3, FLOW, &[NULL, &uint(1)])), Ok(()), "about the session");
-    assert_eq!(bench.comes(&flow(5)), Err(Exceeded::Link));
-    assert_eq!(bench.comes(&Bench::transfer(5, FALSE)), Err(Exceeded::Link));
     bench.attached(5, false);
-    assert_eq!(bench.comes(&flow(5)), Ok(()));
+    for _ in 0..2 * STRAY_MAX {
+        bench.comes(&flow(5)).expect("there");
+    }
     bench.comes(&frame(3, DETACH, &[&uint(5)])).expect("there");
-    assert_eq!(bench.comes(&flow(5)), Err(Exceeded::Link));
+    for _ in 0..STRAY_MAX {
+        bench.comes(&flow(5)).expect("it may have been on its way");
+    }
+    for stray in [flow(5), Bench::transfer(5, FALSE), frame(3, DETACH, &[&uint(5)])] {
+        assert_eq!(bench.comes(&stray), Err(Exceeded::Link));
+    }
     let attach = |handle: u32| frame(3, ATTACH, &[&[0xa1, 1, b'x'], &uint(handle), FALSE]);
     assert_eq!(bench.comes(&attach(HANDLE_MAX + 1)), Err(Exceeded::Link));
     bench.comes(&attach(HANDLE_MAX)).expect("the last one");
-    assert_eq!(bench.comes(&attach(HANDLE_MAX)), Err(Exceeded::Link), "twice");
     assert_eq!(bench.comes(&frame(4, FLOW, &[NULL])), Ok(()), "the acceptor knows what to do without a session");
     let long = frame(3, DETACH, &[&uint(5), FALSE, &[&[0xb1, 0, 0, 0x40, 0][..], &[b'x'; 0x4000]].concat()]);
     assert_eq!(bench.comes(&long), Err(Exceeded::Length));

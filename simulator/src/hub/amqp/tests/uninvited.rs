@@ -147,7 +147,7 @@ async fn who_sends_without_credit_or_of_links_that_are_not_there_is_closed() {
     transfer.resize(60_000, 0);
     transfer[..4].copy_from_slice(&60_000_u32.to_be_bytes());
     let flow = frame(0x13, &[null, &[0x52, 1], &[0x43], &[0x52, 1], &[0x52, 9], &[0x43], &[0x52, 1]]);
-    for (what, flood) in [("transfers", [attach, transfer.repeat(64)].concat()), ("flows", flow.repeat(100))] {
+    for (what, flood) in [("transfers", [attach, transfer.repeat(64)].concat()), ("flows", flow.repeat(2000))] {
         let mut stream = connect(&hub).await;
         stream.write_all(&greeting).await.expect("written");
         let _ = stream.write_all(&flood).await;
