@@ -73,7 +73,7 @@ async fn properties_count_as_what_is_on_its_way_and_are_a_thousand_at_most() {
     let stand = Stand::open(MqttLimits { unacknowledged_max: 1_000, ..limits() }).await;
     // Nothing is acknowledged, so all that is let in stays.
     let lasts = Some(Span::new(Duration::from_secs(60)));
-    stand.door.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
+    stand.door.desk.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
     let bag = |pairs: usize| format!("{}{}", events("d-1"), vec!["a=b"; pairs].join("&"));
     let qos_0 = |topic: String| packet(0x30, text(&topic));
     let mut flood = stand.raw().await;
