@@ -232,7 +232,7 @@ impl Session {
     }
 
     /// The answer to [`Act::Unsubscribe`].
-    pub(super) fn unsubscribed(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+    pub(crate) fn unsubscribed(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
         match v3_1_1::Unsuback::builder().packet_id(packet_id).build() {
             Ok(unsuback) => self.send(unsuback.into(), acts),
             Err(error) => self.close(error.into(), acts),
