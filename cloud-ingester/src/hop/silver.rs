@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use super::changes::{News, news};
+use super::changes::{Marks, News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
@@ -123,7 +123,7 @@ impl Hops {
         let targets = self.targets().await?;
         let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
         let [quarantine, _, readings] = &targets;
-        match news(&bronze, readings, stood[2], self.settings.chunk_bytes).await? {
+        match news(&bronze, readings, stood[2], self.settings.chunk_bytes, Marks::Replaced).await? {
             News::Nothing => Ok(None),
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
