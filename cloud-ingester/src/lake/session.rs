@@ -32,17 +32,44 @@ fn failed(act: &'static str) -> impl Fn(DataFusionError) -> LakeError {
     move |source| LakeError::Query { act, source: Box::new(source) }
 }
 
+/// What each sort sets aside of the pool before it begins, so that it can merge what it spills.
+const SORT_RESERVE: usize = 1 << 20;
+
+/// What a thread of a query gets of the pool at least: on a machine with many cores the parts would be too small to sort
+/// anything in.
+const THREAD_BYTES: u64 = 32 << 20;
+
+/// How many threads a query runs on.
+fn threads(cores: usize, limits: Limits) -> usize {
+    let enough = usize::try_from(limits.memory_bytes / THREAD_BYTES).unwrap_or(usize::MAX);
+    cores.min(enough).max(1)
+}
+
 /// A session without tables: UTC, Databricks' dialect, Delta's planner, Spark's function names.
 ///
 /// # Errors
 /// When the spill directory can't be made.
 pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
+    let config = SessionConfig::new();
+    let cores = config.target_partitions();
+    with(limits, config.with_target_partitions(threads(cores, limits)))
+}
+
+/// The same on one thread, which is handed so many rows at a time.
+///
+/// # Errors
+/// As [`session`].
+pub fn one_thread(limits: Limits, rows: usize) -> Result<SessionContext, LakeError> {
+    with(limits, SessionConfig::new().with_target_partitions(1).with_batch_size(rows))
+}
+
+fn with(limits: Limits, config: SessionConfig) -> Result<SessionContext, LakeError> {
     let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
         .build_arc()
         .map_err(failed("prepare a query session"))?;
-    let mut config = SessionConfig::new().with_information_schema(true);
+    let mut config = config.with_information_schema(true).with_sort_spill_reservation_bytes(SORT_RESERVE);
     // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
     config.options_mut().execution.time_zone = Some("UTC".to_owned());
     config.options_mut().sql_parser.dialect = Dialect::Databricks;
@@ -164,6 +191,25 @@ mod tests {
             "1970-01-01T00:01:00Z",
         )
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_machine_with_many_cores_sorts_within_the_same_memory() {
+        use arrow::array::{ArrayRef, Int64Array};
+        for cores in [2, 8, 20, 128] {
+            let config = SessionConfig::new().with_target_partitions(threads(cores, LIMITS));
+            let session = with(LIMITS, config).expect("a session");
+            let part = |part: i64| {
+                let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(part * 100..(part + 1) * 100));
+                vec![RecordBatch::try_from_iter([("n", numbers)]).expect("a batch")]
+            };
+            let parts: Vec<Vec<RecordBatch>> = (0..128).map(part).collect();
+            let table = datafusion::datasource::MemTable::try_new(parts[0][0].schema(), parts).expect("a table");
+            session.register_table("t", Arc::new(table)).expect("named");
+            let found = query(&session, "select n from t order by n desc").await;
+            let found = found.unwrap_or_else(|error| panic!("{cores} cores: {}", shared::cli::chain(&error)));
+            assert_eq!(found.iter().map(RecordBatch::num_rows).sum::<usize>(), 12_800, "{cores} cores");
+        }
     }
 
     #[tokio::test]
