@@ -15,6 +15,20 @@ mod config; // the table [hub]
 
 pub mod devices; // who may connect
 
+pub mod who; // a device or a module
+
+mod journal; // records that survive a restart
+
+pub mod twins; // what services wish, what devices report
+
+pub mod commands; // cloud-to-device messages
+
+pub mod methods; // direct methods under way
+
+pub mod changes; // what the hub itself says on the Event-Hubs endpoint
+
+pub mod desk; // all of these, for whoever serves identities
+
 pub mod ca; // whom clients trust
 
 mod mqtt; // device side: MQTT -> the log

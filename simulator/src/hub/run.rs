@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::amqp::{self, AmqpHub, Wrapping};
 use super::ca::{self, CaError};
+use super::changes::Changes;
+use super::commands::Commands;
 use super::config::Config;
+use super::desk::{Desk, Parts};
 use super::devices::{Identities, Registry, RegistryError, Right};
 use super::faults::{self, Faults};
 use super::log::{AppendError, Log, OpenError, Options};
@@ -26,6 +29,7 @@ use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
 use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
+use super::twins::Twins;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -119,12 +123,32 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let log = Log::open(&config.log_dir(), &options(config, &clock, &faults))?;
     let path = config.sessions_file();
     let sessions = Sessions::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let path = config.twins_file();
+    let twins = Twins::open(path.clone(), clock.clone());
+    let twins = twins.map_err(|source| HubError::Disk { act: "open", path, source })?;
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
     let (seats, health) = (Seats::default(), Health::new());
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
+    let path = config.commands_file();
+    let commands =
+        Commands::open(path.clone(), clock.clone(), config.commands.limits(), registry.clone(), seats.clone());
+    let commands = commands.map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let changes = Changes::new(log.clone(), &config.name, &config.event_sources, clock.clone());
+    let desk = Desk::new(Parts {
+        registry: registry.clone(),
+        twins,
+        commands,
+        changes,
+        seats,
+        limits: limits.clone(),
+        faults: faults.clone(),
+        clock: clock.clone(),
+        hosts: names,
+        metrics: Arc::clone(&metrics),
+    });
     let setup = amqp::Setup {
         name: config.name.clone(),
         policies: {
@@ -141,14 +165,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         name: config.name.clone(),
         host_name: config.host_name.clone(),
         log: log.clone(),
-        registry: registry.clone(),
-        seats: seats.clone(),
+        desk: desk.clone(),
         sessions: sessions.clone(),
         amqp: amqp.clone(),
-        metrics: Arc::clone(&metrics),
-        faults: faults.clone(),
-        limits: limits.clone(),
-        clock: clock.clone(),
         loopback: config.http.listen.ip().is_loopback(),
     };
     let condition = health.condition("hub");
@@ -156,16 +175,11 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     tasks.spawn("http", async move { Ok(http.await?) });
 
     let door = Door {
-        hosts: names,
-        registry,
+        desk: desk.clone(),
         authorities,
         sessions,
         log: log.clone(),
-        clock,
         limits: config.mqtt.clone(),
-        seats,
-        faults: faults.clone(),
-        tier: limits.clone(),
         metrics,
         stop: stop.clone(),
     };
@@ -180,6 +194,12 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     tasks.spawn("meter", {
         let stop = stop.clone();
         async move { Ok(meter.keep(limits, stop).await?) }
+    });
+    tasks.spawn("desk", {
+        let (stop, path) = (stop.clone(), config.data_dir.clone());
+        async move {
+            desk.run(stop).await.map_err(|source| HubError::Disk { act: "keep twins and commands in", path, source })
+        }
     });
     let tls = Arc::clone(&server.device_tls);
     tasks.spawn("mqtt", async move {

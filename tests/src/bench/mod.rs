@@ -1,4 +1,4 @@
-//! `tests bench hub`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
+//! `tests bench hub`, `tests bench ingest`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
 //!
 //! ```text
 //! publish | idle ── MQTT, TLS ──> hub | Mosquitto | sink
@@ -28,6 +28,10 @@ mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
 
+mod gateways; // gateways that publish Envelopes
+mod ingest; // hub -> bronze, and how soon readings are visible
+mod visible; // when a reading could be read
+
 mod bronze; // a bronze table, made
 mod lake; // bronze -> silver -> gold, beside Spark
 mod lake_cost; // old and large tables
@@ -54,8 +58,12 @@ enum Command {
     Hub(HubArgs),
     /// The lake's hops: bronze to gold, beside Spark
     Lake(lake::Args),
+    /// The ingester: from the local hub into bronze, and how soon readings are visible in silver and gold
+    Ingest(ingest::Args),
     /// The lake: whether its work costs the same however old and large its tables are
     LakeCost(lake_cost::Args),
+    #[command(hide = true)]
+    Gateways(gateways::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -129,7 +137,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let done = match args.command {
         Command::Hub(args) => return ended(measure(&args)),
         Command::Lake(args) => return ended(lake::run(&args)),
+        Command::Ingest(args) => return ended(ingest::run(&args)),
         Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
+        Command::Gateways(args) => on_one_thread(gateways::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
