@@ -256,15 +256,19 @@ fn tables_below(lake: &Path) -> Vec<String> {
     logs.filter_map(name).collect()
 }
 
-/// Deletes each commit that a checkpoint stands for, as a cleanup of the log does; the tables that had one.
+/// Deletes each commit that a checkpoint stands for, as a cleanup of the log does, but for the newest commit of all (Spark
+/// wants one); the tables that had a checkpoint.
 fn forget_what_checkpoints_hold(lake: &Path) -> Vec<String> {
     let mut tables = tables_below(lake);
     tables.retain(|table| {
         let log = lake.join(table).join("_delta_log");
         let Ok(last) = std::fs::read_to_string(log.join("_last_checkpoint")) else { return false };
         let last: Json = serde_json::from_str(&last).expect("JSON");
+        let commit = |version: u64| log.join(format!("{version:020}.json"));
         for version in 0..=last["version"].as_u64().expect("a version") {
-            std::fs::remove_file(log.join(format!("{version:020}.json"))).expect("a commit");
+            if commit(version + 1).exists() {
+                std::fs::remove_file(commit(version)).expect("a commit");
+            }
         }
         true
     });

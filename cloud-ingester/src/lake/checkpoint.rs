@@ -81,10 +81,12 @@ pub(crate) fn forgetting(file: Vec<u8>, app: &str) -> Vec<u8> {
     for batch in reader {
         let batch = batch.expect("rows");
         let apps = batch.column_by_name("txn").expect("a column").as_struct();
-        let apps = arrow::compute::cast(apps.column_by_name("appId").expect("a field"), &arrow::datatypes::DataType::Utf8);
+        let apps =
+            arrow::compute::cast(apps.column_by_name("appId").expect("a field"), &arrow::datatypes::DataType::Utf8);
         let apps = apps.expect("texts");
         let apps = apps.as_string::<i32>();
-        let stays: BooleanArray = (0..batch.num_rows()).map(|at| Some(apps.is_null(at) || apps.value(at) != app)).collect();
+        let stays: BooleanArray =
+            (0..batch.num_rows()).map(|at| Some(apps.is_null(at) || apps.value(at) != app)).collect();
         let rest = arrow::compute::filter_record_batch(&batch, &stays).expect("as long as the batch");
         writer.as_mut().expect("a writer").write(&rest).expect("written");
     }

@@ -50,9 +50,11 @@ fn threads(cores: usize, limits: Limits) -> usize {
 /// # Errors
 /// When the spill directory can't be made.
 pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
-    let config = SessionConfig::new();
-    let cores = config.target_partitions();
-    with(limits, config.with_target_partitions(threads(cores, limits)))
+    session_on(SessionConfig::new().target_partitions(), limits)
+}
+
+fn session_on(cores: usize, limits: Limits) -> Result<SessionContext, LakeError> {
+    with(limits, SessionConfig::new().with_target_partitions(threads(cores, limits)))
 }
 
 /// The same on one thread, which is handed so many rows at a time.
@@ -193,22 +195,19 @@ mod tests {
         .await;
     }
 
-    #[tokio::test]
-    async fn a_machine_with_many_cores_sorts_within_the_same_memory() {
-        use arrow::array::{ArrayRef, Int64Array};
-        for cores in [2, 8, 20, 128] {
-            let config = SessionConfig::new().with_target_partitions(threads(cores, LIMITS));
-            let session = with(LIMITS, config).expect("a session");
-            let part = |part: i64| {
-                let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(part * 100..(part + 1) * 100));
-                vec![RecordBatch::try_from_iter([("n", numbers)]).expect("a batch")]
-            };
-            let parts: Vec<Vec<RecordBatch>> = (0..128).map(part).collect();
-            let table = datafusion::datasource::MemTable::try_new(parts[0][0].schema(), parts).expect("a table");
-            session.register_table("t", Arc::new(table)).expect("named");
-            let found = query(&session, "select n from t order by n desc").await;
-            let found = found.unwrap_or_else(|error| panic!("{cores} cores: {}", shared::cli::chain(&error)));
-            assert_eq!(found.iter().map(RecordBatch::num_rows).sum::<usize>(), 12_800, "{cores} cores");
+    #[test]
+    fn on_a_machine_with_many_cores_what_sorts_set_aside_is_a_small_part_of_the_memory_there_is() {
+        for memory_bytes in [64 << 20, 192 << 20, 1 << 30] {
+            let limits = Limits { memory_bytes };
+            for cores in [1, 2, 8, 20, 128] {
+                let session = session_on(cores, limits).expect("a session");
+                let state = session.state();
+                let options = state.config_options();
+                let (threads, each) =
+                    (options.execution.target_partitions, options.execution.sort_spill_reservation_bytes);
+                assert!((1..=cores).contains(&threads), "{threads} of {cores}");
+                assert!(16 * (threads * each) as u64 <= memory_bytes, "{threads} threads, {each} bytes each");
+            }
         }
     }
 
