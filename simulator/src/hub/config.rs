@@ -32,6 +32,9 @@ pub struct Config {
     /// Services dial this, with AMQP in WebSocket messages in TLS.
     #[serde(default)]
     pub amqp_websocket_listen: Option<SocketAddr>,
+    /// Services dial this for the REST API, devices for MQTT in WebSocket messages; both in TLS.
+    #[serde(default)]
+    pub https_listen: Option<SocketAddr>,
     /// Consumer groups beside `$Default`, which is always there.
     pub consumer_groups: Vec<String>,
     /// More names for the server's certificate.
@@ -64,6 +67,8 @@ pub struct Config {
     pub commands: CommandsConfig,
     /// Limits of the service side.
     pub amqp: AmqpLimits,
+    /// Limits of the REST API's port.
+    pub https: HttpsLimits,
     /// Throttles and quota.
     pub limits: limits::Config,
     /// Scripted misfortune.
@@ -161,6 +166,18 @@ impl AmqpLimits {
     }
 }
 
+/// The table `[hub.https]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HttpsLimits {
+    /// Connections at once, those of devices over WebSocket too.
+    pub connections_max: usize,
+    /// For TLS.
+    pub connect_timeout: Span,
+    /// For the head of a request to come, of the next one too.
+    pub idle_timeout: Span,
+}
+
 /// The table `[hub.http]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -203,7 +220,7 @@ impl Config {
     /// Every address the hub listens on.
     pub fn listens(&self) -> Vec<SocketAddr> {
         let always = [self.mqtt_listen, self.amqp_listen, self.http.listen];
-        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).collect()
+        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).chain(self.https_listen).collect()
     }
 
     /// Adds what cannot be used as it stands.
@@ -233,7 +250,7 @@ impl Config {
         mistakes.ensure(
             distinct.len() == listens.len(),
             "mqtt-listen",
-            "and `amqp-listen`, `amqps-listen`, `amqp-websocket-listen`, `http.listen` must differ",
+            "and `amqp-listen`, `amqps-listen`, `amqp-websocket-listen`, `https-listen`, `http.listen` must differ",
         );
         for (at, group) in self.consumer_groups.iter().enumerate() {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -260,6 +277,12 @@ impl Config {
             // The peer is told half of it, in milliseconds of 32 bits.
             let fits = (1..=3600).contains(&silence);
             mistakes.ensure(fits, "silence", "must be from a second to an hour, write e.g. \"2m\"");
+        });
+        mistakes.within("https", |mistakes| {
+            let limits = &self.https;
+            mistakes.ensure(0 < limits.connections_max, "connections-max", "must be at least 1, write e.g. 1000");
+            let fits = 1 <= limits.idle_timeout.duration().as_secs();
+            mistakes.ensure(fits, "idle-timeout", "must be at least a second, write e.g. \"60s\"");
         });
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;

@@ -411,6 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
+                Act::Heard(_) => {}
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
                 Act::Quiet(length) => {

@@ -27,17 +27,22 @@ mod sessions; // what outlives a connection
 mod telemetry; // topics, properties, sizes
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
-pub(super) use self::listener::serve;
+pub(crate) use mqtt_protocol_core::mqtt::packet::Qos;
+pub(crate) use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
+
+pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate};
+pub(crate) use self::certificates::{Authorities, CertificateFault, Chain, check_name, check_thumbprint};
+pub(super) use self::listener::{attend, serve};
 pub(crate) use self::mailbox::Letter;
 pub(crate) use self::seats::Hears;
 pub(super) use self::seats::Seats;
+pub(crate) use self::session::{Act, Fault, Hello, Publish, Session};
 pub(super) use self::sessions::Sessions;
 
 use super::config::MqttLimits;

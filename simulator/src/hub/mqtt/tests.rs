@@ -31,28 +31,29 @@ use crate::hub::faults::{Fault, Rule};
 use crate::hub::limits::{self, Limits, SharedLimits};
 use crate::hub::log::{Options, StoredEvent};
 
-const HOST: &str = "hub.azure-devices.net";
+pub(in crate::hub) const HOST: &str = "hub.azure-devices.net";
 /// Never waited for, only waited at most.
-const PATIENCE: Duration = Duration::from_secs(20);
-const FAR: i64 = 32_503_680_000;
+pub(in crate::hub) const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::hub) const FAR: i64 = 32_503_680_000;
 
 mod faults;
 mod hostile;
 mod sessions;
 mod tiers;
+mod websocket;
 mod x509;
 
-pub(super) struct Stand {
+pub(in crate::hub) struct Stand {
     metered: Metered,
-    dir: tempfile::TempDir,
+    pub(in crate::hub) dir: tempfile::TempDir,
     addr: SocketAddr,
-    pub(super) door: Arc<Door>,
+    pub(in crate::hub) door: Arc<Door>,
     served: JoinHandle<()>,
     kept: JoinHandle<std::io::Result<()>>,
 }
 
 impl Stand {
-    pub(super) async fn open(limits: MqttLimits) -> Self {
+    pub(in crate::hub) async fn open(limits: MqttLimits) -> Self {
         Self::open_with(limits, Config::load(None).expect("the default").hub.limits).await
     }
 
@@ -98,7 +99,7 @@ impl Stand {
         Self { metered, dir, addr, door, served, kept }
     }
 
-    pub(super) async fn close(self) {
+    pub(in crate::hub) async fn close(self) {
         self.door.stop.cancel();
         timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
         timeout(PATIENCE, self.kept).await.expect("in time").expect("no panic").expect("a disk");
@@ -117,13 +118,13 @@ impl Stand {
         text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().expect("a number"))
     }
 
-    fn token(&self, device: &str, expiry_s: i64) -> String {
+    pub(in crate::hub) fn token(&self, device: &str, expiry_s: i64) -> String {
         let known = self.door.desk.registry.now();
         let key = known.device(device).map_or_else(|| Key::service("none"), |device| device.auth.keys().remove(0));
         sas::sign(&sas::device_resource(HOST, device), &key, expiry_s, None)
     }
 
-    fn roots(&self) -> rustls::RootCertStore {
+    pub(in crate::hub) fn roots(&self) -> rustls::RootCertStore {
         let mut roots = rustls::RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(ca::ca_file(self.dir.path())).expect("a certificate");
         roots.add(authority).expect("added");
@@ -188,7 +189,7 @@ fn publish(device: &str, id: u8) -> Vec<u8> {
     packet(0x32, [&text(&events(device))[..], &[0, id], b"x"].concat())
 }
 
-pub(super) fn limits() -> MqttLimits {
+pub(in crate::hub) fn limits() -> MqttLimits {
     MqttLimits {
         connections_max: 100,
         connect_timeout: Span::new(Duration::from_secs(10)),
