@@ -36,8 +36,8 @@ pub(crate) enum Act {
     Heard(u16),
     /// Filters a device asks for: answer with [`Session::subscribed`], or close.
     Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
-    /// Filters it does not want any more; answered already.
-    Unsubscribe(Vec<String>),
+    /// Filters it does not want any more: answer with [`Session::unsubscribed`], or close.
+    Unsubscribe { packet_id: u16, filters: Vec<String> },
     /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
     Quiet(Option<Duration>),
     /// The device said goodbye.
@@ -231,6 +231,14 @@ impl Session {
         }
     }
 
+    /// The answer to [`Act::Unsubscribe`].
+    pub(crate) fn unsubscribed(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+        match v3_1_1::Unsuback::builder().packet_id(packet_id).build() {
+            Ok(unsuback) => self.send(unsuback.into(), acts),
+            Err(error) => self.close(error.into(), acts),
+        }
+    }
+
     fn connack(&mut self, code: ConnectReturnCode, present: bool, acts: &mut Vec<Act>) {
         let connack = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
         self.send(connack.expect("a CONNACK has all its fields").into(), acts);
@@ -280,11 +288,7 @@ impl Session {
             }
             (Stage::Open, Packet::V3_1_1Unsubscribe(unsubscribe)) => {
                 let filters = unsubscribe.entries().iter().map(|filter| filter.as_str().to_owned()).collect();
-                acts.push(Act::Unsubscribe(filters));
-                match v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build() {
-                    Ok(unsuback) => self.send(unsuback.into(), acts),
-                    Err(error) => self.close(error.into(), acts),
-                }
+                acts.push(Act::Unsubscribe { packet_id: unsubscribe.packet_id(), filters });
             }
             (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
             (Stage::Open, Packet::V3_1_1Disconnect(_)) => {

@@ -89,6 +89,7 @@ impl Stand {
             sessions: Sessions::open(dir.path().join("sessions.jsonl")).expect("sessions"),
             log,
             limits,
+            ended: Ended::default(),
             metrics,
             stop: CancellationToken::new(),
         });

@@ -36,6 +36,26 @@ fn whatever_comes_before_connect_closes() {
 }
 
 #[test]
+fn subscribing_and_unsubscribing_are_answered_once_they_are_kept() {
+    for (sent, answer) in [
+        (&[0x82, 6, 0, 7, 0, 1, b'a', 1][..], &[0x90, 3, 0, 7, 1][..]),
+        (&[0xa2, 5, 0, 7, 0, 1, b'a'], &[0xb0, 2, 0, 7]),
+    ] {
+        let mut session = Session::new(1024);
+        run(&mut session, CONNECT);
+        let mut acts = run(&mut session, sent);
+        let answers = |acts: &[Act]| acts.iter().filter(|act| matches!(act, Act::Send(_))).count();
+        assert_eq!(answers(&acts), 0, "{acts:?}");
+        if acts.iter().any(|act| matches!(act, Act::Subscribe { packet_id: 7, .. })) {
+            session.subscribed(7, vec![SubackReturnCode::SuccessMaximumQos1], &mut acts);
+        } else if acts.iter().any(|act| matches!(act, Act::Unsubscribe { packet_id: 7, .. })) {
+            session.unsubscribed(7, &mut acts);
+        }
+        assert!(matches!(acts.last(), Some(Act::Send(bytes)) if bytes == answer), "{acts:?}");
+    }
+}
+
+#[test]
 fn a_stranger_gets_no_more_memory_than_a_connect_needs() {
     for (head, closed) in [(&[0x10, 0x80, 0x80, 0x05][..], false), (&[0x10, 0x81, 0x80, 0x05], true)] {
         let (mut whole, mut bytewise) = (Session::new(1 << 20), Session::new(1 << 20));
