@@ -13,6 +13,7 @@ use self::snippets::{Facts, Snippet};
 use super::amqp::DEFAULT_GROUP;
 use super::config::Config;
 use super::devices::{Auth, Identities, Policy, Right};
+use crate::dps;
 
 /// Everything a client must be told. Holds secrets.
 #[derive(Debug, Serialize)]
@@ -45,6 +46,9 @@ pub(super) struct Connect {
     services: BTreeMap<String, String>,
     /// For the policy services are meant to use.
     snippets: Vec<Snippet>,
+    /// The provisioning service beside the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) provisioning: Option<dps::Connect>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,14 +60,14 @@ struct Certificate {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Dial {
-    host: String,
-    port: u16,
-    url: String,
+pub(crate) struct Dial {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) url: String,
 }
 
 impl Dial {
-    fn new(scheme: &str, listen: SocketAddr) -> Self {
+    pub(crate) fn new(scheme: &str, listen: SocketAddr) -> Self {
         let ip = match listen.ip() {
             ip if !ip.is_unspecified() => ip,
             IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
@@ -163,6 +167,7 @@ impl Connect {
             policies: identities.policies.iter().map(policy).collect(),
             services: having(Right::ServiceConnect).map(service).collect(),
             snippets: snippets.unwrap_or_default(),
+            provisioning: None,
             consumer_groups,
             ca_file,
             amqp,
@@ -183,6 +188,9 @@ impl Connect {
         }
         if self.devices.is_empty() {
             writeln!(out, "  none is registered; write e.g. `hub.devices = [\"gw-01\"]`")?;
+        }
+        if let Some(provisioning) = &self.provisioning {
+            provisioning.print(out)?;
         }
         let ways = [Some(&self.amqp), self.amqps.as_ref(), self.amqp_websocket.as_ref()].into_iter().flatten();
         let ways: Vec<_> = ways.map(|dial| dial.url.as_str()).collect();
@@ -209,7 +217,7 @@ impl Connect {
     }
 }
 
-fn absolute(path: PathBuf) -> PathBuf {
+pub(crate) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 

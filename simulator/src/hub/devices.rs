@@ -431,6 +431,23 @@ pub fn register(
     change(path, |file| file.register(device, module, auth, thumbprint.map(Thumbprint::to_string)))
 }
 
+/// Registers a device that a provisioning service assigned, or gives it these means of proof and lets it in; it keeps
+/// its modules. A hub that runs sees it at the next connection.
+///
+/// # Errors
+/// If the file cannot be read, understood or written, or the result would not be a registry.
+pub(crate) fn provision(path: &Path, device: &str, auth: &Auth) -> Result<(), RegistryError> {
+    change(path, |file| file.provision(device, auth))
+}
+
+/// Takes a device and its modules out of the registry; none of this id is fine, too.
+///
+/// # Errors
+/// As [`provision`].
+pub(crate) fn remove(path: &Path, device: &str) -> Result<(), RegistryError> {
+    change(path, |file| file.remove(device))
+}
+
 /// Changes the file and makes what is missing; writes nothing that cannot be read again.
 fn change(path: &Path, change: impl FnOnce(&mut File)) -> Result<(), RegistryError> {
     let _alone = alone(path)?;
@@ -480,12 +497,12 @@ pub fn id_fault(id: &str) -> Option<&'static str> {
 }
 
 /// Writes a file only its owner may read, whole or not at all.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o600)
 }
 
 /// Writes a file everybody may read, whole or not at all.
-pub(super) fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o644)
 }
 

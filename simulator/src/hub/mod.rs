@@ -31,7 +31,7 @@ pub mod desk; // all of these, for whoever serves identities
 
 pub mod ca; // whom clients trust
 
-mod mqtt; // device side: MQTT -> the log
+pub(crate) mod mqtt; // device side: MQTT -> the log
 
 pub mod log; // events on disk: the hub's memory
 
@@ -55,7 +55,9 @@ mod status; // the books
 
 mod events; // a look into the log, for tests
 
-mod connect; // what each side needs to connect
+pub(crate) mod connect; // what each side needs to connect
+
+mod link; // a running hub, for its neighbours in the process
 
 mod run; // all of it together
 
@@ -63,4 +65,5 @@ pub mod cli; // `simulator hub`
 
 pub use self::config::{Config, Http, MqttLimits};
 pub use self::faults::Faults;
+pub use self::link::Link;
 pub use self::run::{HubError, run};

@@ -27,6 +27,7 @@ use super::desk::{Desk, Parts};
 use super::devices::{Identities, Registry, RegistryError, Right};
 use super::faults::{self, Faults};
 use super::https;
+use super::link::Link;
 use super::log::{AppendError, Log, OpenError, Options};
 use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
@@ -80,15 +81,17 @@ impl HubError {
     }
 }
 
-/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged.
+/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged. `link` tells others when it
+/// runs.
 ///
 /// # Errors
 /// If it cannot start, or its log stops.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure<HubError>> {
+pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<(), Failure<HubError>> {
     let mut tasks = Shutdown::new(stop, GRACE);
     let started = start(&config, &mut tasks).await;
     // The lock is held until all have ended.
     let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
+    link.set();
     notify::ready();
     let done = tasks.wait().await;
     notify::stopping();
@@ -187,6 +190,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         sessions,
         log: log.clone(),
         limits: config.mqtt.clone(),
+        ended: mqtt::Ended::default(),
         metrics,
         stop: stop.clone(),
     });

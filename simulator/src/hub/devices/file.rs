@@ -268,6 +268,34 @@ impl File {
         identity.secondary_thumbprint = None;
     }
 
+    /// Adds a device with these means of proof; one that is there gets them.
+    pub(super) fn provision(&mut self, device: &str, auth: &Auth) {
+        let at = self.devices.iter().position(|other| other.id == device).unwrap_or(self.devices.len());
+        if at == self.devices.len() {
+            self.devices.push(FileIdentity::new(device));
+        }
+        let text = |key: &Secret| Some(key.reveal().to_owned());
+        let (means, keys, thumbprints) = match auth {
+            Auth::Sas { primary_key, secondary_key } => {
+                (Means::Sas, (text(primary_key), text(secondary_key)), (None, None))
+            }
+            Auth::Thumbprint(known) => {
+                let mut known = known.iter().map(Thumbprint::to_string);
+                (Means::X509Thumbprint, (None, None), (known.next(), known.next()))
+            }
+            Auth::Ca => (Means::X509Ca, (None, None), (None, None)),
+        };
+        let identity = &mut self.devices[at];
+        identity.enabled = true;
+        identity.auth = means;
+        (identity.primary_key, identity.secondary_key) = keys;
+        (identity.primary_thumbprint, identity.secondary_thumbprint) = thumbprints;
+    }
+
+    pub(super) fn remove(&mut self, device: &str) {
+        self.devices.retain(|other| other.id != device);
+    }
+
     /// Makes what is missing.
     pub(super) fn complete(&mut self) {
         let made =

@@ -110,6 +110,31 @@ fn what_is_registered_while_the_hub_runs_is_known_at_once() {
 }
 
 #[test]
+fn what_is_provisioned_has_the_given_proof_and_keeps_its_modules() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("devices.toml");
+    register(&path, "d", Some("m"), Means::Sas, None).expect("registered");
+    let registry = Registry::open(path.clone()).expect("made");
+    let before = registry.now().device("d").expect("there").generation_id.clone();
+    let (primary_key, secondary_key) = (Secret::new("a2V5"), Secret::new("b2xk"));
+    provision(&path, "d", &Auth::Sas { primary_key, secondary_key }).expect("provisioned");
+    let now = registry.now();
+    let device = now.device("d").expect("there");
+    assert_eq!(device.auth.primary_key().map(Secret::reveal), Some("a2V5"));
+    assert!(device.module("m").is_some() && device.generation_id == before);
+
+    let known = vec![Thumbprint::sha256(b"one"), Thumbprint::sha256(b"two")];
+    provision(&path, "d", &Auth::Thumbprint(known)).expect("provisioned");
+    provision(&path, "e", &Auth::Ca).expect("provisioned");
+    let now = registry.now();
+    assert!(matches!(&now.device("d").expect("there").auth, Auth::Thumbprint(known) if known[1].fits(b"two")));
+    assert!(matches!(now.device("e").expect("there").auth, Auth::Ca));
+    remove(&path, "d").expect("removed");
+    remove(&path, "stranger").expect("nothing to do");
+    assert!(registry.now().device("d").is_none() && registry.now().device("e").is_some());
+}
+
+#[test]
 fn of_those_who_register_at_once_none_is_lost() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("devices.toml");

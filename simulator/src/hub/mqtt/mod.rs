@@ -10,6 +10,8 @@ mod connection; // one socket
 
 mod end; // why it ended
 
+mod ended; // tokens that a fault ended
+
 mod underway; // publishes that are not acknowledged yet
 
 mod session; // bytes <-> packets
@@ -33,11 +35,17 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
+pub(crate) use mqtt_protocol_core::mqtt::packet::Qos;
+pub(crate) use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
+
+pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate};
+pub(crate) use self::certificates::{Authorities, CertificateFault, Chain, check_name, check_thumbprint};
+pub(super) use self::ended::Ended;
 pub(super) use self::listener::{attend, serve};
 pub(crate) use self::mailbox::Letter;
 pub(crate) use self::seats::Hears;
 pub(super) use self::seats::Seats;
+pub(crate) use self::session::{Act, Fault, Hello, Publish, Session};
 pub(super) use self::sessions::Sessions;
 
 use super::config::MqttLimits;
@@ -54,6 +62,7 @@ pub(super) struct Door {
     pub(super) sessions: Sessions,
     pub(super) log: Log,
     pub(super) limits: MqttLimits,
+    pub(super) ended: Ended,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }
