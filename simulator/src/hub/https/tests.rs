@@ -67,6 +67,7 @@ impl Served {
         let api = Api { desk: door.desk.clone() };
         let setup = amqp::Setup {
             name: "hub".to_owned(),
+            desk: door.desk.clone(),
             policies: Arc::new(Vec::new),
             consumer_groups: vec![],
             limits: amqp::Limits::default(),
