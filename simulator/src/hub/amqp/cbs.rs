@@ -8,6 +8,7 @@
 //! | Event-Hubs-compatible      | `sb://host/entity[/…]` | as the text it is           | the hub's partitions            |
 //! | the IoT hub's own services | `host[/…]`            | after base64 is taken off it | `/messages/devicebound` and such |
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fe2o3_amqp_types::primitives::Value;
@@ -44,6 +45,8 @@ pub(super) struct Grant {
     pub(super) path: String,
     /// When it ends, in Unix seconds.
     pub(super) until_s: i64,
+    /// Tells the token from others, not what it says; a key has none.
+    pub(super) mark: Option<u64>,
 }
 
 /// Why a token is not taken: the status code and what to tell the peer. Never holds the token.
@@ -76,7 +79,7 @@ pub(super) fn judge(kind: &str, audience: &str, token: &str, house: House<'_>, n
         believe(token, house.policies, Policy::hub_key, now_s)?;
         let wanted = below(audience, house.hosts).filter(|wanted| covers(signed, wanted));
         let wanted = wanted.ok_or_else(|| foreign(token, audience))?;
-        return Ok(Grant { realm: Realm::Hub, path: wanted.to_owned(), until_s: token.expiry_s });
+        return Ok(Grant { realm: Realm::Hub, path: wanted.to_owned(), until_s: token.expiry_s, mark: None });
     }
     let wanted = path(audience);
     // A token for the namespace as a whole names no hub.
@@ -94,7 +97,7 @@ pub(super) fn judge(kind: &str, audience: &str, token: &str, house: House<'_>, n
     if !same_host || !covers(path(&token.resource), wanted) {
         return Err(foreign(&token, audience));
     }
-    Ok(Grant { realm: Realm::Events, path: wanted.to_owned(), until_s: token.expiry_s })
+    Ok(Grant { realm: Realm::Events, path: wanted.to_owned(), until_s: token.expiry_s, mark: None })
 }
 
 /// The path of a token's resource, if the token is for the IoT hub: tokens for event hubs begin with a scheme.
@@ -148,7 +151,17 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
     let now_s = hub.now_s();
     let kind = kind.unwrap_or_default();
     let policies = hub.policies();
-    match judge(&kind, &audience, token, hub.house(&policies), now_s) {
+    let judged = judge(&kind, &audience, token, hub.house(&policies), now_s).and_then(|grant| {
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        let mark = hasher.finish();
+        // A token of the very same second is the same text though it was made anew.
+        match hub.ended().get(&mark).is_some_and(|ended_s| *ended_s < now_s) {
+            true => Err(Refusal { status: 401, description: "ExpiredToken: The token was ended.".to_owned() }),
+            false => Ok(Grant { mark: Some(mark), ..grant }),
+        }
+    });
+    match judged {
         Ok(grant) => {
             tokens.grant(grant, now_s);
             Response { status: 202, description: "Accepted".to_owned(), body: Value::Null }
@@ -182,11 +195,11 @@ impl Tokens {
         self.changed.send_replace(());
     }
 
-    /// Ends all tokens; `false` if there were none.
-    pub(super) fn end(&self) -> bool {
-        let had = !std::mem::take(&mut *self.lock()).is_empty();
+    /// Ends all tokens, and gives what they allowed.
+    pub(super) fn end(&self) -> Vec<Grant> {
+        let ended = std::mem::take(&mut *self.lock());
         self.changed.send_replace(());
-        had
+        ended
     }
 
     /// Until when links to `wanted` are allowed, in Unix seconds; `None` if they are not.
@@ -269,8 +282,8 @@ mod tests {
         ] {
             for key in ["cHJpbWFyeQ==", "c2Vjb25kYXJ5"] {
                 let grant = check(audience, &token(resource, key, 1001, Some("service")));
-                let realm = Realm::Events;
-                assert_eq!(grant, Ok(Grant { realm, path: path.to_owned(), until_s: 1001 }), "{resource} {audience}");
+                let wanted = Grant { realm: Realm::Events, path: path.to_owned(), until_s: 1001, mark: None };
+                assert_eq!(grant, Ok(wanted), "{resource} {audience}");
             }
         }
     }
@@ -311,7 +324,7 @@ mod tests {
         ] {
             for key in ["cHJpbWFyeQ==", "c2Vjb25kYXJ5"] {
                 let grant = check(audience, &hub_token(resource, key, "service"));
-                let wanted = Grant { realm: Realm::Hub, path: path.to_owned(), until_s: 2000 };
+                let wanted = Grant { realm: Realm::Hub, path: path.to_owned(), until_s: 2000, mark: None };
                 assert_eq!(grant, Ok(wanted), "{resource} {audience}");
             }
         }
@@ -330,8 +343,8 @@ mod tests {
             assert!(refusal.description.contains(says), "{says}: {}", refusal.description);
         }
         let tokens = Tokens::default();
-        tokens.grant(Grant { realm: Realm::Hub, path: String::new(), until_s: 10 }, 0);
-        tokens.grant(Grant { realm: Realm::Events, path: String::new(), until_s: 20 }, 0);
+        tokens.grant(Grant { realm: Realm::Hub, path: String::new(), until_s: 10, mark: None }, 0);
+        tokens.grant(Grant { realm: Realm::Events, path: String::new(), until_s: 20, mark: None }, 0);
         assert_eq!(tokens.until(Realm::Hub, "messages/devicebound", 0), Some(10));
         assert_eq!(tokens.until(Realm::Hub, "messages/devicebound", 10), None, "the other realm's does not help");
         assert_eq!((tokens.until_any_of(Realm::Hub, 10), tokens.until_any(10)), (None, Some(20)));
@@ -342,7 +355,7 @@ mod tests {
         let hands = VirtualClock::at(Timestamp::from_millis(0));
         let clock = Clock::Virtual(hands.clone());
         let tokens = Arc::new(Tokens::default());
-        let grant = |until_s| Grant { realm: Realm::Events, path: "myhub".to_owned(), until_s };
+        let grant = |until_s| Grant { realm: Realm::Events, path: "myhub".to_owned(), until_s, mark: None };
         tokens.grant(grant(10), 0);
         let watch = tokio::spawn({
             let (tokens, clock) = (Arc::clone(&tokens), clock.clone());

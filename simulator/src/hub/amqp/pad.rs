@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep};
 
 use self::gather::{Gather, Unfit};
 use super::frame::{self, ATTACH, CLOSE, DETACH, END, TRANSFER, Unit};
+use super::quota::{Quota, Sessions};
 
 /// How long a `detach` waits for an `end`. In trials 5 ms were enough; a busy machine needs more.
 const HOLD: Duration = Duration::from_millis(25);
@@ -60,14 +61,14 @@ struct Held {
 }
 
 impl Outgoing {
-    fn push(&mut self, bytes: &[u8], now: Instant) {
+    fn push(&mut self, bytes: &[u8], now: Instant, quota: &mut Quota) {
         self.part.extend_from_slice(bytes);
         loop {
             match frame::unit(&self.part, OUTGOING_FRAME_MAX) {
                 Unit::Part => return,
                 Unit::Whole(length) => {
                     let frame = self.part.split_to(length);
-                    self.push_frame(frame, now);
+                    self.push_frame(frame, now, quota);
                 }
                 // Our own acceptor does not write such; if it does, the peer is to see it.
                 Unit::Broken => {
@@ -80,7 +81,7 @@ impl Outgoing {
         }
     }
 
-    fn push_frame(&mut self, mut frame: BytesMut, now: Instant) {
+    fn push_frame(&mut self, mut frame: BytesMut, now: Instant, quota: &mut Quota) {
         let performative = frame::performative(&frame);
         let Some(performative) = performative else {
             self.ready.extend_from_slice(&frame);
@@ -88,6 +89,7 @@ impl Outgoing {
             return;
         };
         frame::halve_idle_time_out(&mut frame, &performative);
+        quota.outgoing(&mut frame, &performative);
         let channel = performative.channel;
         match performative.code {
             DETACH => {
@@ -137,7 +139,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
+    fn push(&mut self, bytes: &[u8], quota: &mut Quota) -> Result<(), Unfit> {
         self.part.extend_from_slice(bytes);
         loop {
             match frame::unit(&self.part, INCOMING_FRAME_MAX) {
@@ -152,6 +154,7 @@ impl Incoming {
                         if frame::deliveries(&frame, &performative).is_none_or(|count| DELIVERIES_MAX < count) {
                             return Err(Unfit::Deliveries);
                         }
+                        quota.incoming(&frame, &performative)?;
                     }
                     self.ready.unsplit(frame);
                 }
@@ -166,6 +169,7 @@ pub(super) struct PadIo<S> {
     io: S,
     incoming: Incoming,
     outgoing: Outgoing,
+    quota: Quota,
     /// Whether something was flushed since the acceptor last read: more may follow at once.
     busy: bool,
     /// Whether the stream below was written to and not flushed since.
@@ -176,7 +180,13 @@ pub(super) struct PadIo<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> PadIo<S> {
     pub(super) fn new(io: S) -> Self {
         let timer = Box::pin(tokio::time::sleep(HOLD));
-        Self { io, incoming: Incoming::default(), outgoing: Outgoing::default(), busy: false, unflushed: false, timer }
+        let (incoming, outgoing, quota) = (Incoming::default(), Outgoing::default(), Quota::default());
+        Self { io, incoming, outgoing, quota, busy: false, unflushed: false, timer }
+    }
+
+    /// The sessions that the peer begins.
+    pub(super) fn sessions(&self) -> Sessions {
+        self.quota.sessions()
     }
 
     /// Lets go what has been held long enough, and has the task woken when the next is due.
@@ -235,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PadIo<S> {
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(unfit) = this.incoming.push(read.filled()) {
+            if let Err(unfit) = this.incoming.push(read.filled(), &mut this.quota) {
                 tracing::debug!(%unfit, "a peer is not listened to any further");
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, unfit)));
             }
@@ -252,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PadIo<S> {
         if READY_MAX <= this.outgoing.ready.len() {
             ready!(this.poll_drain(cx))?;
         }
-        this.outgoing.push(buf, Instant::now());
+        this.outgoing.push(buf, Instant::now(), &mut this.quota);
         this.poll_held(cx);
         Poll::Ready(Ok(buf.len()))
     }

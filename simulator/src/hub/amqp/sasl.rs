@@ -82,7 +82,7 @@ fn plain(response: &[u8], house: House<'_>, now_s: i64) -> Option<Grant> {
         return grants.into_iter().find(|grant| grant.realm == Realm::Hub);
     }
     let known = |policy: &Policy| policy.name.as_bytes() == name && policy.has_key(secret);
-    let grant = Grant { realm: Realm::Events, path: String::new(), until_s: i64::MAX };
+    let grant = Grant { realm: Realm::Events, path: String::new(), until_s: i64::MAX, mark: None };
     house.policies.iter().any(known).then_some(grant)
 }
 

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::frame::{self, ATTACH, BEGIN, DETACH, END, Performative, TRANSFER};
 use super::super::nest;
+use super::super::quota::Exceeded;
 use super::DELIVERIES_MAX;
 
 /// What one connection may have under way in deliveries that span frames. The service takes commands of 64 KiB; those that
@@ -31,6 +32,8 @@ pub(super) enum Unfit {
     Parts,
     #[error("a disposition about more deliveries than {DELIVERIES_MAX}, or about none")]
     Deliveries,
+    #[error(transparent)]
+    Quota(#[from] Exceeded),
 }
 
 /// The deliveries under way, by channel and handle.
