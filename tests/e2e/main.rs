@@ -20,6 +20,8 @@ mod memory; // a backlog of garbage
 
 mod offline; // hub away, broker away, wrong key
 
+mod remote; // twins, methods, a hub that a provisioning service named
+
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
