@@ -26,6 +26,8 @@ mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
 
+mod backfill; // where a hub is begun, what files add, the lake as it was
+
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 
 mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB computes them
