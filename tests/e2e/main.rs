@@ -20,7 +20,7 @@ mod memory; // a backlog of garbage
 
 mod offline; // hub away, broker away, wrong key
 
-mod provisioning; // a gateway that gets its hub from the provisioning service
+mod provisioned; // a gateway that gets its hub from the provisioning service
 
 mod misfortune; // each fault that the hub can be scripted to have
 

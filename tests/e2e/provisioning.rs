@@ -1,107 +1,184 @@
-//! A gateway that knows only the provisioning service gets its hub from there.
+//! Devices that know only the provisioning service are told which of several hubs is theirs, and get in there.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
 
-use serde_json::{Value as Json, json};
-use tests::layout::HUB_HOST_NAME;
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
+use serde_json::Value;
+use shared::sas::{self, Key};
 use tests::program::Name;
-use tests::stack::Part;
+use tests::{probe, wait};
+use tokio::time::timeout;
 
-use crate::flows::mosquitto_pub;
-use crate::scenario::Scenario;
+use crate::scenario::launcher;
 
-/// Loopback addresses nobody listens on.
-pub(crate) fn free<const N: usize>() -> [SocketAddr; N] {
-    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("an address"))
+const PATIENCE: Duration = Duration::from_secs(60);
+const FAR: i64 = 32_503_680_000;
+
+/// Two hubs and a service, killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-#[test]
-fn a_gateway_that_knows_only_the_provisioning_service_brings_a_reading_to_bronze() {
-    let [dps, http] = free();
-    let config = format!("[sim.dps]\nlisten = \"{dps}\"\nretry-after = \"1s\"\n[sim.dps.http]\nlisten = \"{http}\"\n");
-    let mut scenario = Scenario::with("provision", &config);
-    // In a folder of its own, as everything of a test.
-    edit(&scenario, "sim", |sim| {
-        let data = scenario.stack.layout.dir().join("dps").display().to_string();
-        sim["dps"].as_table_mut().expect("a table").insert("data-dir".into(), data.into());
-    });
-    let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--json"]);
-    let group_key = enrolled["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
-    edit(&scenario, "edge", |edge| {
-        edge["hub"].as_table_mut().expect("a table").remove("connection-string");
-        let provisioning = format!(
-            "id-scope = {}\nregistration-id = \"gw-77\"\ngroup-key = \"{group_key}\"\nhost = \"127.0.0.1\"\nport = {}\nca-file = {:?}\n",
-            enrolled["id-scope"],
-            dps.port(),
-            scenario.stack.layout.hub_ca()
+/// Their config files, and the service's HTTP address.
+struct Site {
+    dir: tempfile::TempDir,
+    configs: Vec<PathBuf>,
+    http: SocketAddr,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let held: Vec<_> = (0..8).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect();
+        let free: Vec<SocketAddr> = held.iter().map(|held| held.local_addr().expect("its address")).collect();
+        let file = |name: &str, ports: &[SocketAddr], more: &str| {
+            let (path, data) = (dir.path().join(format!("{name}.toml")), dir.path().join(name));
+            let text = format!(
+                "[hub]\nname = \"{name}\"\nhost-name = \"{name}.azure-devices.net\"\ndata-dir = {data:?}\n\
+                 mqtt-listen = \"{}\"\namqp-listen = \"{}\"\n[hub.http]\nlisten = \"{}\"\n{more}",
+                ports[0], ports[1], ports[2]
+            );
+            fs::write(&path, text).expect("written");
+            path
+        };
+        let service = format!(
+            "[dps]\nlisten = \"{}\"\ndata-dir = {:?}\nretry-after = \"1s\"\n[dps.http]\nlisten = \"{}\"\n",
+            free[6],
+            dir.path().join("dps"),
+            free[7]
         );
-        edge.insert("provisioning".into(), toml::Value::Table(provisioning.parse().expect("toml")));
-    });
-    scenario.start(Part::Hub);
-    scenario.start(Part::Ingester);
+        let configs = vec![file("east", &free[..3], ""), file("west", &free[3..6], &service)];
+        Self { configs, http: free[7], dir }
+    }
 
-    // Without an enrolment it says no, and why.
-    edit_registration(&scenario, "gw-77", "gw-78", "bm8ga2V5");
-    let output = scenario.stack.run(Name::EdgeAgent, &["provision"]).expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    fn args<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
+        let configs = self.configs.iter().flat_map(|path| ["--config", path.to_str().expect("a path of ours")]);
+        configs.chain(command.iter().copied()).collect()
+    }
+
+    fn run(&self) -> Running {
+        let mut command = launcher().command(Name::Simulator, &self.args(&["hub"]));
+        let running = Running(command.spawn().expect("they start"));
+        wait::until(PATIENCE, || probe::is_ready(self.http).then_some(())).expect("ready");
+        running
+    }
+
+    /// What a command prints as JSON.
+    fn json(&self, command: &[&str]) -> Value {
+        let said = launcher().run(Name::Simulator, &self.args(command)).expect("it runs");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        serde_json::from_slice(&said.stdout).expect("JSON")
+    }
+}
+
+/// What a device dials, and whom it trusts.
+fn options(
+    id: &str,
+    dial: &Value,
+    ca: &Path,
+    user: &str,
+    resource: &str,
+    key: &Key,
+    policy: Option<&str>,
+) -> MqttOptions {
+    let (host, port) = (dial["host"].as_str().expect("a host"), dial["port"].as_u64().expect("a port"));
+    let mut options = MqttOptions::new(id, host, u16::try_from(port).expect("a port"));
+    options.set_credentials(user, sas::sign(resource, key, FAR, policy));
+    let ca = fs::read(ca).expect("an authority");
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Simple { ca, alpn: None, client_auth: None }));
+    options
+}
+
+async fn until<T>(events: &mut EventLoop, wanted: impl Fn(Packet) -> Option<T>) -> T {
+    let poll = async {
+        loop {
+            if let Event::Incoming(packet) = events.poll().await.expect("connected")
+                && let Some(found) = wanted(packet)
+            {
+                return found;
+            }
+        }
+    };
+    timeout(PATIENCE, poll).await.expect("in time")
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}"))
+}
+
+/// Registers a device: its registration's state.
+async fn register(enrolled: &Value, id: &str, key: &Key) -> Value {
+    let (scope, ca) = (text(enrolled, "id-scope"), PathBuf::from(text(enrolled, "ca-file")));
+    let resource = format!("{scope}/registrations/{id}");
+    let user = format!("{resource}/api-version=2019-03-31");
+    let options = options(id, &enrolled["mqtt"], &ca, &user, &resource, key, Some("registration"));
+    let (client, mut events) = AsyncClient::new(options, 8);
+    client.subscribe("$dps/registrations/res/#", QoS::AtLeastOnce).await.expect("queued");
+    let mut topic = "$dps/registrations/PUT/iotdps-register/?$rid=1".to_owned();
+    loop {
+        client.publish(topic, QoS::AtLeastOnce, false, "{}").await.expect("queued");
+        let told =
+            until(&mut events, |packet| if let Packet::Publish(told) = packet { Some(told) } else { None }).await;
+        let body: Value = serde_json::from_slice(&told.payload).expect("JSON");
+        if told.topic == "$dps/registrations/res/200/?$rid=1" {
+            return body["registrationState"].clone();
+        }
+        assert_eq!(told.topic, "$dps/registrations/res/202/?$rid=1&retry-after=1", "{body}");
+        // As the service asked for: more often than five times in ten seconds it would refuse.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let operation = text(&body, "operationId");
+        topic = format!("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1&operationId={operation}");
+    }
+}
+
+#[tokio::test]
+async fn devices_are_given_to_the_hubs_of_the_process_get_in_there_and_stay_after_a_kill() {
+    shared::tls::install_provider();
+    let site = Site::new();
+    let running = site.run();
+    // While it runs: what is enrolled is known at once.
+    let mut homes = vec![];
+    for at in 0..8 {
+        let id = format!("press-{at}");
+        let enrolled = site.json(&["hub", "enroll", "line-1", "--group", "--member", &id, "--json"]);
+        let key = Key::device(text(&enrolled["member"], "primary-key")).expect("base64");
+        let state = register(&enrolled, &id, &key).await;
+        assert_eq!((text(&state, "status"), text(&state, "deviceId")), ("assigned", id.as_str()));
+        homes.push((id, enrolled, key, state));
+    }
+    let hubs = site.json(&["hub", "connection-strings", "--json"]);
+    let hubs = hubs.as_array().expect("two hubs");
     assert!(
-        output.status.code() == Some(1) && said.contains("refuses this gateway's key"),
-        "{:?} {said}",
-        output.status
+        hubs[0]["provisioning"].is_null() && hubs[1]["provisioning"]["groups"]["line-1"]["primary-key"].is_string()
     );
-    edit_registration(&scenario, "gw-78", "gw-77", &group_key);
+    for (id, _, key, state) in &homes {
+        let home = text(state, "assignedHub");
+        let hub = hubs.iter().find(|hub| text(hub, "host-name") == home).expect("one of them");
+        let ca = PathBuf::from(text(hub, "ca-file"));
+        let (user, resource) = (format!("{home}/{id}/?api-version=2021-04-12"), format!("{home}/devices/{id}"));
+        let (_client, mut events) = AsyncClient::new(options(id, &hub["mqtt"], &ca, &user, &resource, key, None), 8);
+        until(&mut events, |packet| matches!(packet, Packet::ConnAck(_)).then_some(())).await;
+    }
+    let status = probe::status(site.http).expect("books");
+    let devices = |at: usize| status["hubs"][at]["devices"].as_u64().expect("a number");
+    assert_eq!((devices(0) + devices(1), &status["registrations"]["assigned"]), (8, &8.into()), "{status}");
 
-    let output = scenario.stack.run(Name::EdgeAgent, &["provision"]).expect("it starts");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains(&format!("assigned to {HUB_HOST_NAME}, device gw-77")), "{said}");
-    let check = scenario.stack.run(Name::EdgeAgent, &["check"]).expect("it starts");
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(check.status.success() && said.contains(&format!("device gw-77 of {HUB_HOST_NAME}, assigned")), "{said}");
-
-    scenario.start(Part::Agent);
-    mosquitto_pub(scenario.stack.layout.ports.agent_mqtt, "telemetry/press-3", r#"{"n":1,"temperature":21.5}"#);
-    scenario.wait_for("reading in bronze and silver", |s| {
-        let sql = "SELECT count(*) AS n FROM silver.readings WHERE device_id = 'press-3' AND gateway_id = 'gw-77'";
-        s.count(sql).filter(|n| *n == 1)
-    });
-    let status = scenario.stack.status(Part::Agent).expect("a status");
-    assert_eq!((&status["gateway"], &status["hub"]["by"]), (&json!("gw-77"), &json!("provisioning")), "{status}");
-
-    // A run without the file asks by itself.
-    let ended = scenario.stack.stop(Part::Agent);
-    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
-    let mut record = scenario.stack.layout.outbox().into_os_string();
-    record.push(".hub");
-    std::fs::remove_file(&record).expect("the hub was kept");
-    scenario.start(Part::Agent);
-    scenario.wait_for("hub", |s| (s.stack.status(Part::Agent)?["uplink"]["link"] == "live").then_some(()));
-    assert!(scenario.log(Part::Agent).contains("asking the provisioning service"), "{}", scenario.tail(Part::Agent));
-    assert!(std::path::Path::new(&record).exists(), "it is kept again");
-    scenario.finish_and_prove();
-}
-
-/// What a command of the simulator prints as JSON.
-fn simulator(scenario: &Scenario, args: &[&str]) -> Json {
-    let output = scenario.stack.run(Name::Simulator, args).expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}");
-    serde_json::from_slice(&output.stdout).expect("json")
-}
-
-/// Changes a program's config file.
-fn edit(scenario: &Scenario, program: &str, change: impl FnOnce(&mut toml::Table)) {
-    let path = scenario.stack.layout.config(program);
-    let mut table: toml::Table = std::fs::read_to_string(&path).expect("a config").parse().expect("toml");
-    change(&mut table);
-    std::fs::write(&path, table.to_string()).expect("written");
-}
-
-/// Another name and key to ask a hub with.
-fn edit_registration(scenario: &Scenario, from: &str, to: &str, key: &str) {
-    edit(scenario, "edge", |edge| {
-        let provisioning = edge["provisioning"].as_table_mut().expect("a table");
-        assert_eq!(provisioning.insert("registration-id".into(), to.into()), Some(from.into()));
-        provisioning.insert("group-key".into(), key.into());
-    });
+    // By the kernel, without a word.
+    drop(running);
+    let _running = site.run();
+    let (id, enrolled, key, first) = &homes[0];
+    let again = register(enrolled, id, key).await;
+    for same in ["assignedHub", "createdDateTimeUtc", "substatus"] {
+        assert_eq!(again[same], first[same], "{same}");
+    }
+    drop(site.dir);
 }
