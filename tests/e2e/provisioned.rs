@@ -21,11 +21,6 @@ fn a_gateway_that_knows_only_the_provisioning_service_brings_a_reading_to_bronze
     let [dps, http] = free();
     let config = format!("[sim.dps]\nlisten = \"{dps}\"\nretry-after = \"1s\"\n[sim.dps.http]\nlisten = \"{http}\"\n");
     let mut scenario = Scenario::with("provision", &config);
-    // In a folder of its own, as everything of a test.
-    edit(&scenario, "sim", |sim| {
-        let data = scenario.stack.layout.dir().join("dps").display().to_string();
-        sim["dps"].as_table_mut().expect("a table").insert("data-dir".into(), data.into());
-    });
     let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--json"]);
     let group_key = enrolled["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
     edit(&scenario, "edge", |edge| {
