@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::cutter::{Cut, Cutter, Limits, Pushed};
 use super::rows;
-use crate::lake::{Kind, Lake, LakeError, Table, TableCommit, Txn};
+use crate::lake::{Kind, Lake, LakeError, Steps, Table, TableCommit, Txn};
 use crate::source::flow::Receiver;
 use crate::source::{Arrival, Event, Stream};
 
@@ -168,7 +168,8 @@ impl Stage {
             if cut.spans.is_empty() {
                 break None;
             }
-            match self.lake.commit(table_commit(&cut, self.clock.now()), None).await {
+            let committing = self.lake.commit(table_commit(&cut, self.clock.now()), None);
+            match Steps::default().of(committing, || self.pulse.beat()).await {
                 Ok(landed) => break Some(landed.version()),
                 Err(error @ LakeError::Fenced { .. }) => {
                     overtaken += 1;
@@ -220,9 +221,13 @@ impl Stage {
     }
 
     /// Storage that fails is waited for: the hub keeps what is not read yet.
-    async fn patiently<T, F: Future<Output = Result<T, LakeError>>>(&self, act: &str, attempt: impl Fn() -> F) -> T {
+    async fn patiently<T, F: Future<Output = Result<T, LakeError>> + Send>(
+        &self,
+        act: &str,
+        attempt: impl Fn() -> F,
+    ) -> T {
         loop {
-            match attempt().await {
+            match Steps::default().of(attempt(), || self.pulse.beat()).await {
                 Ok(done) => return done,
                 Err(error) => {
                     self.metrics.failed.inc();

@@ -9,6 +9,9 @@ use arrow::array::{
 use arrow::compute::{concat_batches, filter_record_batch, is_null, take};
 use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
 
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+
 use super::keys::KeyReader;
 use super::model::{Model, Source};
 use super::planned::{CATALOGUE, readings};
@@ -137,6 +140,19 @@ impl Inputs {
         add: &Add,
         columns: &[N],
     ) -> Result<Vec<RecordBatch>, LakeError> {
+        self.stream(source, add, columns).await?.try_collect().await
+    }
+
+    /// The same, as they are read.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub async fn stream<N: AsRef<str>>(
+        &self,
+        source: Source,
+        add: &Add,
+        columns: &[N],
+    ) -> Result<BoxStream<'_, Result<RecordBatch, LakeError>>, LakeError> {
         let known = relation();
         let wanted: Vec<_> = columns
             .iter()
@@ -160,8 +176,8 @@ impl Inputs {
         if source == Source::Rejected {
             physical.push("replayed_at");
         }
-        let mut shaped = vec![];
-        for batch in view.read(add, &physical).await? {
+        let rows = view.stream(add, &physical).await?;
+        let shaped = rows.map_ok(move |batch| {
             let batch = match source {
                 Source::Readings => batch,
                 // What was replayed counts where it arrived then.
@@ -170,9 +186,9 @@ impl Inputs {
                     filter_record_batch(&batch, &left).expect("a mask is as long as its batch")
                 }
             };
-            shaped.push(self.shape(source, &batch, &wanted, joined));
-        }
-        Ok(shaped)
+            self.shape(source, &batch, &wanted, joined)
+        });
+        Ok(shaped.boxed())
     }
 
     fn shape(&self, source: Source, batch: &RecordBatch, wanted: &SchemaRef, joined: bool) -> RecordBatch {

@@ -22,6 +22,8 @@ pub mod affected; // which windows new rows touch
 
 pub mod rewrite; // replacing rows in one commit
 
+mod spill; // more rows than memory holds
+
 pub mod windowed; // mode `window`
 
 pub mod latest; // mode `latest`

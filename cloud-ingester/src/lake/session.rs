@@ -10,7 +10,7 @@ use datafusion::common::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -18,6 +18,7 @@ use datafusion_spark::SessionStateBuilderSpark as _;
 use deltalake::delta_datafusion::planner::DeltaPlanner;
 
 use super::error::LakeError;
+use super::steps::{Steps, Watched};
 use super::store::Lake;
 use super::tables::{Layer, timestamp};
 
@@ -37,11 +38,31 @@ fn failed(act: &'static str) -> impl Fn(DataFusionError) -> LakeError {
 /// # Errors
 /// When the spill directory can't be made.
 pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
+    watched(limits, &Steps::default())
+}
+
+/// The same; whatever its memory does counts among `steps`.
+///
+/// # Errors
+/// As [`session`].
+pub fn watched(limits: Limits, steps: &Steps) -> Result<SessionContext, LakeError> {
     let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_memory_pool(Arc::new(Watched { inner: FairSpillPool::new(memory), steps: steps.clone() }))
         .build_arc()
         .map_err(failed("prepare a query session"))?;
+    over(runtime)
+}
+
+/// A session without tables that shares memory and spill directory with another.
+///
+/// # Errors
+/// As [`session`].
+pub fn sibling(session: &SessionContext) -> Result<SessionContext, LakeError> {
+    over(session.runtime_env())
+}
+
+fn over(runtime: Arc<RuntimeEnv>) -> Result<SessionContext, LakeError> {
     let mut config = SessionConfig::new().with_information_schema(true);
     // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
     config.options_mut().execution.time_zone = Some("UTC".to_owned());
