@@ -62,7 +62,7 @@ fn hubs_that_want_the_same_are_refused_together() {
     let (east, _) = config(dir.path(), "east");
     let output = hubs(&[&east, &east]).output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), said.contains("two hubs want")), (Some(64), true), "{said}");
+    assert_eq!((output.status.code(), said.contains("two services want")), (Some(64), true), "{said}");
 }
 
 #[test]

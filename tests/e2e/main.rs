@@ -32,6 +32,8 @@ mod readers; // other Delta readers read the tables
 
 mod hubs; // several hubs in one process; faults over HTTP
 
+mod provisioning; // devices that are told which of several hubs is theirs
+
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help

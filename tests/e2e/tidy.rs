@@ -60,7 +60,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 47] = [
+const PURE: [&str; 53] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -94,6 +94,12 @@ const PURE: [&str; 47] = [
     "cloud-ingester/src/gold/model.rs",
     "cloud-ingester/src/gold/window.rs",
     "cloud-ingester/src/lake/tables.rs",
+    "simulator/src/dps/allocation.rs",
+    "simulator/src/dps/answer.rs",
+    "simulator/src/dps/attest.rs",
+    "simulator/src/dps/keys.rs",
+    "simulator/src/dps/throttle.rs",
+    "simulator/src/dps/topic.rs",
     "simulator/src/fleet/direct/identities.rs",
     "simulator/src/fleet/fault.rs",
     "simulator/src/fleet/load.rs",

@@ -48,7 +48,8 @@ use tokio::sync::oneshot;
 
 use self::cbs::Tokens;
 pub use self::faults::Break;
-use self::line::Line;
+pub(super) use self::line::{Line, LineIo};
+pub(super) use self::listener::attend;
 pub use self::listener::{Wrapping, serve};
 use self::owners::Owners;
 use self::receiver::Ending;

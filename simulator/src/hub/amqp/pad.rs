@@ -31,6 +31,9 @@ const READY_MAX: usize = 256 * 1024;
 const TOGETHER_MAX: usize = 32 * 1024;
 /// The hub's own frames are as long as the peer allows: an event, its properties, and room.
 const OUTGOING_FRAME_MAX: usize = 16 * 1024 * 1024;
+/// One `disposition` is about at most so many deliveries: the acceptor looks at each number between its first and last,
+/// four milliards of them if a peer likes. What leaves is settled, so there is little to be said about it at all.
+const DELIVERIES_MAX: u64 = 10_000;
 /// As the hub tells its peers.
 pub(super) const INCOMING_FRAME_MAX: usize = 64 * 1024;
 
@@ -139,6 +142,8 @@ enum Unfit {
     Values,
     #[error("a question longer than a frame")]
     Length,
+    #[error("a disposition about more deliveries than {DELIVERIES_MAX}, or about none")]
+    Deliveries,
 }
 
 impl Incoming {
@@ -158,6 +163,9 @@ impl Incoming {
                         // What spans frames would be gathered, and could lie deeper than any of its parts shows.
                         if frame::goes_on(&frame, &performative) {
                             return Err(Unfit::Length);
+                        }
+                        if frame::deliveries(&frame, &performative).is_none_or(|count| DELIVERIES_MAX < count) {
+                            return Err(Unfit::Deliveries);
                         }
                     }
                     self.ready.unsplit(frame);

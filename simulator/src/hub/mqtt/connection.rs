@@ -170,9 +170,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// if it never is: the service meters at ingress.
     fn meter(&self, bytes: usize) -> Verdict {
         let door = &self.door;
-        let mut tier = door.tier.lock();
+        let mut tier = door.desk.limits.lock();
         let units = tier.metered_units(bytes);
-        let verdict = tier.send(door.clock.now(), units);
+        let verdict = tier.send(door.desk.clock.now(), units);
         if !matches!(verdict, Verdict::Never { .. }) {
             door.metrics.metered(units);
         }
@@ -200,10 +200,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(self.refuse(denied.code(), denied.into()).await);
             }
         };
-        if self.door.faults.connect(&guest.device_id) {
+        if self.door.desk.faults.connect(&guest.device_id) {
             return Err(self.refuse(ConnectReturnCode::ServerUnavailable, End::Scripted("refused")).await);
         }
-        let verdict = self.door.tier.lock().connect(self.door.clock.now());
+        let verdict = self.door.desk.limits.lock().connect(self.door.desk.clock.now());
         match verdict {
             Verdict::Now => {}
             Verdict::Later(wait) => sleep(wait).await,
@@ -213,8 +213,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         let client_id = guest.client_id();
-        let seat = self.door.seats.take(&client_id);
-        let kept = self.door.sessions.begin(&client_id, hello.clean, &seat.leave)?;
+        let since = self.door.desk.clock.now();
+        let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
+        let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
         self.session.accept(kept.is_some(), &mut acts);
         self.filters = kept.unwrap_or_default();
         self.perform(acts).await?;
@@ -232,11 +233,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Will>), Denied> {
         let door = &self.door;
         let rules = Rules {
-            hosts: &door.hosts,
-            known: &door.registry.now(),
+            hosts: &door.desk.hosts,
+            known: &door.desk.registry.now(),
             authorities: &door.authorities,
             clock_skew: door.limits.clock_skew.duration(),
-            now: door.clock.now(),
+            now: door.desk.clock.now(),
         };
         let guest = auth::admit(hello, chain, &rules)?;
         let Some(will) = &hello.will else { return Ok((guest, None)) };
@@ -265,8 +266,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let due = self.underway.due();
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
-                () = admitted.seat.leave.cancelled() => return Ok(End::TakenOver),
-                () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
+                () = admitted.seat.leave().cancelled() => {
+                    return Ok(admitted.seat.reason().map_or(End::TakenOver, End::Dismissed));
+                },
+                () = door.desk.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
                 puback = self.underway.first() => self.acknowledge(puback?).await?,
                 () = sleep_until_some(due) => self.underway.submit_due().await,
@@ -325,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A connection that has to leave keeps nothing: the session is another's by now.
     fn keep(&self, admitted: &Admitted) -> Result<(), End> {
-        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, &admitted.seat.leave)
+        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, admitted.seat.leave())
     }
 
     async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
@@ -341,9 +344,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.underway.take(taken, Duration::ZERO).await;
             return Ok(());
         };
-        let now = door.clock.now();
-        let Some(luck) = luck(&door.faults.message(&guest.device_id), |length| {
-            door.tier.lock().throttle(now, length);
+        let now = door.desk.clock.now();
+        let Some(luck) = luck(&door.desk.faults.message(&guest.device_id), |length| {
+            door.desk.limits.lock().throttle(now, length);
         })?
         else {
             door.metrics.dropped("fault");
@@ -408,6 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
+                Act::Heard(_) => {}
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
                 Act::Quiet(length) => {

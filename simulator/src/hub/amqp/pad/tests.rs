@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::frame::DISPOSITION;
 use super::super::nest::tests::nested;
 use super::super::tests::fuzz;
 use super::*;
@@ -164,7 +165,12 @@ fn what_cannot_be_decoded_does_not_reach_the_acceptor() {
     };
     // handle, delivery-id, delivery-tag, message-format, settled, more
     let transfer = |more: &[u8]| frame(1, TRANSFER, &[&[0x43, 0x43, 0xa0, 1, 0, 0x43, 0x41], more].concat(), 6);
+    // role, first, last
+    let disposition = |last: &[u8]| frame(1, DISPOSITION, &[&[0x41, 0x43], last].concat(), 3);
     for (name, bytes, is) in [
+        ("a disposition", disposition(&[0x70, 0, 0, 0x27, 0x0f]), Ok(())),
+        ("a disposition about more", disposition(&[0x70, 0, 0, 0x27, 0x10]), Err(Unfit::Deliveries)),
+        ("a disposition about everything", disposition(&[0x70, 255, 255, 255, 255]), Err(Unfit::Deliveries)),
         ("a shallow value", with(&nested("map", 5)), Ok(())),
         ("a deep value", with(&nested("described", 5000)), Err(Unfit::Values)),
         ("a deep value over SASL", sasl(&nested("list", 1000)), Err(Unfit::Values)),

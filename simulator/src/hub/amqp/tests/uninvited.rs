@@ -101,7 +101,6 @@ async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
     let hub = TestHub::start(directory.path()).await;
     let greeting = [SASL_HEADER, ANONYMOUS, HEADER].concat();
     let null: &[u8] = &[0x40];
-    let begin = frame(0x11, &[null, &[0x43], &[0x52, 100], &[0x52, 100], &[0x52, 10]]);
     let attach = |value: &[u8]| {
         let source: &[u8] = &[0x00, 0x53, 0x28, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
         let target: &[u8] = &[0x00, 0x53, 0x29, 0x45];
@@ -122,7 +121,7 @@ async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
             null,
             &properties,
         ];
-        [open_frame(null, &[]), begin.clone(), frame(0x12, &fields)].concat()
+        [open_frame(null, &[]), begin_frame(), frame(0x12, &fields)].concat()
     };
     let huge: &[u8] = &[0xf0, 0, 0, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x40];
     for (kind, depth) in [("described", 20_000), ("list", 6_000), ("map", 4_000), ("array", 6_000)] {
@@ -136,6 +135,32 @@ async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
     }
     let consumer = hub.consumer().await;
     within(consumer.get_eventhub_properties()).await.expect("the hub lives");
+    hub.stop().await;
+}
+
+/// A session on channel 0, as a peer begins it.
+fn begin_frame() -> Vec<u8> {
+    frame(0x11, &[&[0x40], &[0x43], &[0x52, 100], &[0x52, 100], &[0x52, 10]])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_short_frame_about_all_deliveries_there_can_be_costs_the_hub_nothing() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let everything = frame(0x15, &[&[0x41], &[0x43], &[0x70, 255, 255, 255, 255], &[0x41]]);
+    let bytes = [SASL_HEADER, ANONYMOUS, HEADER, &open_frame(&[0x40], &[]), &begin_frame(), &everything].concat();
+    let mut streams = vec![];
+    for _ in 0..8 {
+        let mut stream = connect(&hub).await;
+        stream.write_all(&bytes).await.expect("written");
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        closed(stream).await;
+    }
+    within(hub.until(|status| status.connections == 0)).await;
+    let consumer = hub.consumer().await;
+    within(consumer.get_eventhub_properties()).await.expect("no thread is busy with them");
     hub.stop().await;
 }
 

@@ -10,7 +10,7 @@ const LASTS: Duration = Duration::from_millis(400);
 async fn scripted(fault: Fault) -> Stand {
     let stand = Stand::open(limits()).await;
     let lasts = matches!(fault, Fault::Delay | Fault::BlackHole | Fault::Throttle).then(|| Span::new(LASTS));
-    stand.door.faults.add(Rule { device: Some("d-*".to_owned()), times: Some(1), lasts, ..Rule::new(fault) });
+    stand.door.desk.faults.add(Rule { device: Some("d-*".to_owned()), times: Some(1), lasts, ..Rule::new(fault) });
     stand
 }
 
@@ -100,7 +100,7 @@ async fn a_throttle_stops_pubacks_and_then_the_connection() {
     let tier = limits::Config { patience: Span::new(Duration::from_millis(200)), ..tiers::none() };
     let stand = Stand::open_with(limits(), tier).await;
     let lasts = Some(Span::new(Duration::from_secs(3600)));
-    stand.door.faults.add(Rule { times: Some(1), lasts, ..Rule::new(Fault::Throttle) });
+    stand.door.desk.faults.add(Rule { times: Some(1), lasts, ..Rule::new(Fault::Throttle) });
     let (client, mut device) = stand.good("d-1");
     connected(&mut device).await.expect("admitted");
     assert_eq!(publish_two(&client, &mut device).await, (vec![], true));

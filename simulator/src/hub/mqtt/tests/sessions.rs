@@ -60,7 +60,7 @@ async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     timeout(PATIENCE, quiet.read_to_end(&mut answer)).await.expect("in time").expect("an orderly end");
     assert!(Duration::from_millis(1_500) <= before.elapsed());
     assert_eq!(stand.count("closed", "keep-alive"), 1);
-    assert_eq!(stand.door.seats.devices(), ["d-2"], "no keep-alive: the service's own maximum");
+    assert_eq!(stand.door.desk.seats.devices(), ["d-2"], "no keep-alive: the service's own maximum");
     stand.close().await;
 }
 
@@ -68,7 +68,7 @@ async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
 async fn a_device_that_was_not_heard_because_its_pubacks_were_late_was_not_silent() {
     let stand = Stand::open(MqttLimits { unacknowledged_max: 1, ..limits() }).await;
     let lasts = Some(Span::new(Duration::from_millis(1_800)));
-    stand.door.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
+    stand.door.desk.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
     // Which of two things the hub sees first is chance.
     let mut sockets = vec![];
     for device in 1..=6 {
