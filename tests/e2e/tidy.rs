@@ -53,7 +53,15 @@ const OWNERS: [(&str, &[&str]); 10] = [
         ],
     ),
     // The door needs uuid's type for a signature of deltalake's, and leases need ids; azure_core re-exports it.
-    ("azure_core", &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake", "simulator/src/hub/amqp/tests"]),
+    (
+        "azure_core",
+        &[
+            "cloud-ingester/src/source/eventhubs",
+            "cloud-ingester/src/lake",
+            "simulator/src/hub/amqp/tests",
+            "tests/src/trials/processor.rs",
+        ],
+    ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),

@@ -10,7 +10,7 @@ use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
 use futures::TryStreamExt as _;
 
-use super::inputs::{File, Inputs};
+use super::inputs::{File, Inputs, Refused};
 use super::keys::{KeyReader, Keys};
 use super::model::Windows;
 use super::window::{DAY, Grid, Span, date_text, sessions};
@@ -161,6 +161,16 @@ impl Affected {
         };
         let ends = spans.iter().scan(i64::MIN, latest).collect();
         Self { spans, ends, keys, which }
+    }
+
+    /// The keys whose windows are computed again; none where those of all are.
+    pub(super) fn keys(&self) -> Option<HashSet<&[u8]>> {
+        let concerned: HashSet<u32> = match &self.which {
+            Which::Starts(_) => return None,
+            Which::Pairs(_, pairs) => pairs.iter().map(|(key, _)| *key).collect(),
+            Which::Sessions { new, .. } => new.keys().copied().collect(),
+        };
+        Some(self.keys.iter().filter(|(_, number)| concerned.contains(number)).map(|(key, _)| key).collect())
     }
 
     /// The windows, ascending by start.
@@ -329,7 +339,7 @@ impl Found {
         }
         let mut held: Vec<Span> = vec![];
         let mut last: Option<Span> = None;
-        let mut rows = inputs.stream(file.source, &file.add, &asked).await?;
+        let mut rows = inputs.stream_of(file.source, &file.add, &asked, Refused::Ever).await?;
         while let Some(batch) = rows.try_next().await? {
             let times = times(&batch, "event_time");
             let mut reader = (!keys.is_empty()).then(|| KeyReader::new(&batch, keys));

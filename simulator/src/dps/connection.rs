@@ -124,7 +124,7 @@ enum Came {
     Hello(Box<Hello>),
     Publish(Publish),
     Subscribe(u16, Vec<(String, Qos)>),
-    Unsubscribe(Vec<String>),
+    Unsubscribe(u16, Vec<String>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -232,10 +232,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(&admitted.guest, publish).await?,
                 Came::Subscribe(packet_id, filters) => self.subscribe(packet_id, &filters).await?,
-                Came::Unsubscribe(filters) => {
+                Came::Unsubscribe(packet_id, filters) => {
                     if filters.iter().any(|filter| topic::is_answers(filter)) {
                         self.qos = None;
                     }
+                    let mut acts = vec![];
+                    self.session.unsubscribed(packet_id, &mut acts);
+                    self.perform(acts).await?;
                 }
             }
         }
@@ -312,7 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Publish(publish) => came = Came::Publish(publish),
                 Act::Heard(packet_id) => self.unacknowledged.retain(|waiting| *waiting != packet_id),
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
-                Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
+                Act::Unsubscribe { packet_id, filters } => came = Came::Unsubscribe(packet_id, filters),
                 Act::Quiet(length) => {
                     self.quiet = length.map_or(QUIET_MAX, |length| length.min(QUIET_MAX));
                     self.quiet_at = Instant::now() + self.quiet;

@@ -190,6 +190,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         sessions,
         log: log.clone(),
         limits: config.mqtt.clone(),
+        ended: mqtt::Ended::default(),
         metrics,
         stop: stop.clone(),
     });

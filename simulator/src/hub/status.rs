@@ -14,6 +14,9 @@ use super::limits::Standing;
 use super::log::{Log, PartitionInfo};
 use super::mqtt::Sessions;
 
+/// `GET /`, for people.
+const PAGE: &str = include_str!("status.html");
+
 /// Where the books are kept.
 #[derive(Clone)]
 pub(super) struct Books {
@@ -118,12 +121,28 @@ impl Books {
             let books = books.clone();
             async move { books.status() }
         });
-        let page = status.route("/", get(async || Html(include_str!("status.html"))));
+        let page = status.route("/", get(async || Html(PAGE)));
         match self.loopback {
             true => page
                 .merge(events::router(self.log.clone()))
                 .merge(faults::router(self.desk.faults.clone(), self.log.partition_count())),
             false => page,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times are microseconds in `/status`, and milliseconds to a browser.
+    #[test]
+    fn the_page_shows_times_as_times() {
+        let times: Vec<_> =
+            PAGE.match_indices("enqueued-time\"]").map(|(at, found)| &PAGE[at + found.len()..]).collect();
+        assert!(
+            !times.is_empty() && times.iter().all(|after| after.starts_with(" / 1000).toISOString()")),
+            "{times:?}"
+        );
     }
 }

@@ -12,7 +12,9 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 pub(super) const OPEN: u8 = 0x10;
+pub(super) const BEGIN: u8 = 0x11;
 pub(super) const ATTACH: u8 = 0x12;
+pub(super) const FLOW: u8 = 0x13;
 pub(super) const TRANSFER: u8 = 0x14;
 pub(super) const DISPOSITION: u8 = 0x15;
 pub(super) const DETACH: u8 = 0x16;
@@ -23,6 +25,7 @@ pub(super) const CLOSE: u8 = 0x18;
 const HEADER: usize = 8;
 const NULL: u8 = 0x40;
 const LIST_0: u8 = 0x45;
+const USHORT: u8 = 0x60;
 const UINT_0: u8 = 0x43;
 const UINT_SMALL: u8 = 0x52;
 const UINT: u8 = 0x70;
@@ -180,8 +183,41 @@ pub(super) fn deliveries(frame: &[u8], performative: &Performative) -> Option<u6
     Some(u64::from(last.checked_sub(first)?) + 1)
 }
 
-/// A field that is a `uint`: `Some(None)` if it is left out, `None` if it is something else.
-fn uint(frame: &[u8], performative: &Performative, number: usize) -> Option<Option<u32>> {
+/// A field that is text.
+pub(super) fn text<'a>(frame: &'a [u8], performative: &Performative, number: usize) -> Option<&'a [u8]> {
+    let bytes = frame.get(field(frame, performative, number)?..performative.fields.end)?;
+    match bytes {
+        [0xa1 | 0xa3, ..] => bytes.get(2..value_length(bytes)?),
+        [0xb1 | 0xb3, ..] => bytes.get(5..value_length(bytes)?),
+        _ => None,
+    }
+}
+
+/// A field that is true or false.
+pub(super) fn truth(frame: &[u8], performative: &Performative, number: usize) -> Option<bool> {
+    match frame.get(field(frame, performative, number)?..performative.fields.end)? {
+        [0x41, ..] | [0x56, 1, ..] => Some(true),
+        [0x42, ..] | [0x56, 0, ..] => Some(false),
+        _ => None,
+    }
+}
+
+/// Lowers a field that is a `uint` to at most `max`, which fits a byte, where it stands.
+pub(super) fn lower(frame: &mut [u8], performative: &Performative, number: usize, max: u32) {
+    let Some(at) = field(frame, performative, number) else { return };
+    match frame.get_mut(at..performative.fields.end) {
+        Some([UINT_SMALL, value, ..]) => *value = u8::try_from(max.min(u32::from(*value))).unwrap_or(*value),
+        Some([UINT, value @ ..]) => {
+            if let Some(value) = value.first_chunk_mut::<4>() {
+                *value = u32::from_be_bytes(*value).min(max).to_be_bytes();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A field that is a `uint` or a `ushort`: `Some(None)` if it is left out, `None` if it is something else.
+pub(super) fn uint(frame: &[u8], performative: &Performative, number: usize) -> Option<Option<u32>> {
     let Some(at) = field(frame, performative, number) else {
         return (performative.count as usize <= number).then_some(None);
     };
@@ -190,6 +226,7 @@ fn uint(frame: &[u8], performative: &Performative, number: usize) -> Option<Opti
         [UINT_0, ..] => Some(Some(0)),
         [UINT_SMALL, value, ..] => Some(Some(u32::from(*value))),
         [UINT, value @ ..] => Some(Some(u32::from_be_bytes(*value.first_chunk()?))),
+        [USHORT, high, low, ..] => Some(Some(u32::from(u16::from_be_bytes([*high, *low])))),
         _ => None,
     }
 }

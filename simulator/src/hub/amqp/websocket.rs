@@ -51,7 +51,25 @@ where
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(super::super::tests::fuzz())]
+
+        #[test]
+        fn whatever_is_asked_for_only_amqp_is_spoken(
+            path in prop_oneof![Just(PATH.to_owned()), "[ -~é]{0,30}"],
+            offered in proptest::collection::vec("(amqp|AMQPWSB10|[ -~é]{0,9})([, ]|)([ -~é]{0,5})", 0..4),
+        ) {
+            let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
+            if let Ok(spoken) = judge(&path, &offered) {
+                prop_assert!(["amqp", "AMQPWSB10"].contains(&spoken));
+                prop_assert!(offered.concat().to_lowercase().contains(&spoken.to_lowercase()));
+            }
+        }
+    }
 
     #[test]
     fn a_request_is_for_amqp_on_the_one_path() {

@@ -37,7 +37,10 @@ pub(super) fn snippets(facts: &Facts<'_>) -> Vec<Snippet> {
     let Facts { plain, rest, ca_file, .. } = facts;
     let emulator = format!("Endpoint=sb://{plain};{rest};UseDevelopmentEmulator=true");
     // The host is not dialled: the custom endpoint is.
-    let text = |endpoint: &str| format!("Endpoint=sb://{};{rest}", endpoint.split(':').next().unwrap_or(endpoint));
+    let text = |endpoint: &str| {
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        format!("Endpoint=sb://{host};{rest}")
+    };
     let snippet = |sdk, way, environment: Option<String>, code: String| Snippet { sdk, way, environment, code };
     let trust = |variable: &str| Some(format!("{variable}={ca_file}"));
 
@@ -134,6 +137,11 @@ mod tests {
         );
         assert_eq!(all[9].environment.as_deref(), Some("SSL_CERT_FILE=/ca.pem"));
         assert!(all[9].code.contains("amqps://127.0.0.1:5671"), "{}", all[9].code);
+
+        let (plain, rest) = ("[::1]:5672".to_owned(), facts.rest.clone());
+        let six =
+            snippets(&Facts { plain, tls: Some("[::1]:5671".to_owned()), websocket: None, api: None, rest, ..facts });
+        assert!(six[5].code.contains("amqps://[::1]:5671") && six[5].code.contains("sb://[::1];"), "{}", six[5].code);
 
         let alone = snippets(&Facts { tls: None, websocket: None, api: None, ..facts });
         assert!(alone.iter().all(|one| one.way == "plain") && alone.len() == 3);

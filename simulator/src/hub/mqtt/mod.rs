@@ -10,6 +10,8 @@ mod connection; // one socket
 
 mod end; // why it ended
 
+mod ended; // tokens that a fault ended
+
 mod underway; // publishes that are not acknowledged yet
 
 mod session; // bytes <-> packets
@@ -38,6 +40,7 @@ pub(crate) use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, Suback
 
 pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate};
 pub(crate) use self::certificates::{Authorities, CertificateFault, Chain, check_name, check_thumbprint};
+pub(super) use self::ended::Ended;
 pub(super) use self::listener::{attend, serve};
 pub(crate) use self::mailbox::Letter;
 pub(crate) use self::seats::Hears;
@@ -59,6 +62,7 @@ pub(super) struct Door {
     pub(super) sessions: Sessions,
     pub(super) log: Log,
     pub(super) limits: MqttLimits,
+    pub(super) ended: Ended,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }

@@ -36,8 +36,8 @@ pub(crate) enum Act {
     Heard(u16),
     /// Filters a device asks for: answer with [`Session::subscribed`], or close.
     Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
-    /// Filters it does not want any more; answered already.
-    Unsubscribe(Vec<String>),
+    /// Filters it does not want any more: answer with [`Session::unsubscribed`], or close.
+    Unsubscribe { packet_id: u16, filters: Vec<String> },
     /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
     Quiet(Option<Duration>),
     /// The device said goodbye.
@@ -231,6 +231,14 @@ impl Session {
         }
     }
 
+    /// The answer to [`Act::Unsubscribe`].
+    pub(crate) fn unsubscribed(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+        match v3_1_1::Unsuback::builder().packet_id(packet_id).build() {
+            Ok(unsuback) => self.send(unsuback.into(), acts),
+            Err(error) => self.close(error.into(), acts),
+        }
+    }
+
     fn connack(&mut self, code: ConnectReturnCode, present: bool, acts: &mut Vec<Act>) {
         let connack = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
         self.send(connack.expect("a CONNACK has all its fields").into(), acts);
@@ -280,11 +288,7 @@ impl Session {
             }
             (Stage::Open, Packet::V3_1_1Unsubscribe(unsubscribe)) => {
                 let filters = unsubscribe.entries().iter().map(|filter| filter.as_str().to_owned()).collect();
-                acts.push(Act::Unsubscribe(filters));
-                match v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build() {
-                    Ok(unsuback) => self.send(unsuback.into(), acts),
-                    Err(error) => self.close(error.into(), acts),
-                }
+                acts.push(Act::Unsubscribe { packet_id: unsubscribe.packet_id(), filters });
             }
             (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
             (Stage::Open, Packet::V3_1_1Disconnect(_)) => {
@@ -393,6 +397,26 @@ mod tests {
             let acts = run(&mut Session::new(1024), bytes);
             let last = format!("{:?}", acts.last());
             assert!(last.contains("Close") && last.contains(fault), "{bytes:?}: {last}");
+        }
+    }
+
+    #[test]
+    fn subscribing_and_unsubscribing_are_answered_once_they_are_kept() {
+        for (sent, answer) in [
+            (&[0x82, 6, 0, 7, 0, 1, b'a', 1][..], &[0x90, 3, 0, 7, 1][..]),
+            (&[0xa2, 5, 0, 7, 0, 1, b'a'], &[0xb0, 2, 0, 7]),
+        ] {
+            let mut session = Session::new(1024);
+            run(&mut session, CONNECT);
+            let mut acts = run(&mut session, sent);
+            let answers = |acts: &[Act]| acts.iter().filter(|act| matches!(act, Act::Send(_))).count();
+            assert_eq!(answers(&acts), 0, "{acts:?}");
+            if acts.iter().any(|act| matches!(act, Act::Subscribe { packet_id: 7, .. })) {
+                session.subscribed(7, vec![SubackReturnCode::SuccessMaximumQos1], &mut acts);
+            } else if acts.iter().any(|act| matches!(act, Act::Unsubscribe { packet_id: 7, .. })) {
+                session.unsubscribed(7, &mut acts);
+            }
+            assert!(matches!(acts.last(), Some(Act::Send(bytes)) if bytes == answer), "{acts:?}");
         }
     }
 

@@ -86,6 +86,7 @@ impl Stand {
             sessions: Sessions::open(dir.path().join("sessions.jsonl")).expect("sessions"),
             log,
             limits,
+            ended: Ended::default(),
             metrics,
             stop: CancellationToken::new(),
         });
