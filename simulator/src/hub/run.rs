@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::amqp::{self, AmqpHub, Wrapping};
 use super::api::Api;
+use super::api::jobs::{self, Jobs};
 use super::ca::{self, CaError};
 use super::changes::Changes;
 use super::commands::Commands;
@@ -89,8 +90,8 @@ pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<
     let mut tasks = Shutdown::new(stop, GRACE);
     let started = start(&config, &mut tasks).await;
     // The lock is held until all have ended.
-    let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
-    link.set();
+    let (_lock, desk) = started.map_err(|error| Failure::Task { name: "start", error })?;
+    link.set(desk);
     notify::ready();
     let done = tasks.wait().await;
     notify::stopping();
@@ -98,7 +99,7 @@ pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<
     done
 }
 
-async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, HubError> {
+async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File, Desk), HubError> {
     let skew = Skew::default();
     let clock = Clock::Skewed(skew.clone());
     let faults = Faults::new(config.faults.clone());
@@ -183,7 +184,6 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
     let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
     tasks.spawn("http", async move { Ok(http.await?) });
 
-    let api = Api { desk: desk.clone() };
     let door = Arc::new(Door {
         desk: desk.clone(),
         authorities,
@@ -207,14 +207,24 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         async move { Ok(meter.keep(limits, stop).await?) }
     });
     tasks.spawn("desk", {
-        let (stop, path) = (stop.clone(), config.data_dir.clone());
+        let (desk, stop, path) = (desk.clone(), stop.clone(), config.data_dir.clone());
         async move {
             desk.run(stop).await.map_err(|source| HubError::Disk { act: "keep twins and commands in", path, source })
         }
     });
     let tls = Arc::clone(&server.device_tls);
     if let Some(listener) = https_listener {
-        let (api, door, limits) = (Arc::new(api), Arc::clone(&door), config.https.clone());
+        let path = config.jobs_file();
+        let jobs = Jobs::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
+        let api = Arc::new(Api { desk: door.desk.clone(), jobs });
+        tasks.spawn("jobs", {
+            let (api, stop) = (Arc::clone(&api), stop.clone());
+            async move {
+                jobs::run(api, stop).await;
+                Ok(())
+            }
+        });
+        let (door, limits) = (Arc::clone(&door), config.https.clone());
         let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), limits, stop: stop.clone() });
         let tls = Arc::clone(&tls);
         tasks.spawn("https", async move {
@@ -252,7 +262,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         ca = %server.ca_file.display(),
         "the hub serves"
     );
-    Ok(lock)
+    Ok((lock, desk))
 }
 
 /// The identities of a hub that may or may not be running; makes what is missing if it is not.
