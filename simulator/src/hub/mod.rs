@@ -3,13 +3,14 @@
 //! ```text
 //! devices ── MQTT 3.1.1, TLS ──> mqtt ──append──> log ──fsync──> PUBACK
 //!                                                  └──read──> amqp ── AMQP 1.0 ──> services
+//!            twins, commands, methods, registry <──> desk <──> api ── HTTPS ──> back ends
 //! ```
 //!
 //! Invariants: no PUBACK before the fsync that stored the event; no two hubs on one data directory; a log that was
 //! deleted comes back as another incarnation, never as the same one with numbers given twice.
 //!
 //! What it does not imitate (yet): twins, methods, cloud-to-device messages (their topics are accepted and stay
-//! silent), throttles and quotas, routing, the HTTPS and AMQP device protocols.
+//! silent), routing, the HTTPS and AMQP device protocols.
 
 mod config; // the table [hub]
 
