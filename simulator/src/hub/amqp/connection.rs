@@ -87,16 +87,22 @@ where
         .channel_max(CHANNEL_MAX)
         // The peer is told half of it ([`super::frame`]).
         .idle_time_out(silence_ms)
-        .buffer_size(CONNECTION_FRAMES)
-        .sasl_acceptor(Mechanisms::new(hub.clone(), Arc::clone(&tokens)))
-        .build();
+        .buffer_size(CONNECTION_FRAMES);
     let patience = hub.limits().handshake;
-    let stream = PadIo::new(stream);
+    let mut stream = PadIo::new(stream);
     let begun = stream.sessions();
+    let mechanisms = Mechanisms::new(hub.clone(), Arc::clone(&tokens));
+    let accepting = async {
+        let failed = |error: &dyn std::fmt::Display| HandshakeError::Failed(error.to_string());
+        // Microsoft's Node SDK for back ends leaves SASL out; it has no rights either until `$cbs` takes a token.
+        match stream.begins_with_sasl().await.map_err(|error| failed(&error))? {
+            true => acceptor.sasl_acceptor(mechanisms).build().accept(stream).await,
+            false => acceptor.build().accept(stream).await,
+        }
+        .map_err(|error| failed(&error))
+    };
     let mut connection = tokio::select! {
-        accepted = timeout(patience, acceptor.accept(stream)) => accepted
-            .map_err(|_| HandshakeError::Slow(patience))?
-            .map_err(|error| HandshakeError::Failed(error.to_string()))?,
+        accepted = timeout(patience, accepting) => accepted.map_err(|_| HandshakeError::Slow(patience))??,
         () = stop.cancelled() => return Ok(()),
     };
     let end = Arc::new(watch::Sender::new(None));

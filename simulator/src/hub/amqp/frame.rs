@@ -21,6 +21,9 @@ pub(super) const DETACH: u8 = 0x16;
 pub(super) const END: u8 = 0x17;
 pub(super) const CLOSE: u8 = 0x18;
 
+/// What a connection without SASL begins with.
+pub(super) const PLAIN_HEADER: &[u8] = b"AMQP\0\x01\0\0";
+
 /// Size, data offset, type and channel.
 const HEADER: usize = 8;
 const NULL: u8 = 0x40;

@@ -13,6 +13,7 @@ mod gather; // [p] deliveries that span frames
 mod tests;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -189,6 +190,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PadIo<S> {
         self.quota.sessions()
     }
 
+    /// Whether the peer begins with SASL, as most do. What it sent is still to be read.
+    pub(super) async fn begins_with_sasl(&mut self) -> io::Result<bool> {
+        while self.incoming.ready.is_empty() {
+            // Who says nothing will be told so by the acceptor.
+            if !poll_fn(|cx| self.poll_more(cx)).await? {
+                break;
+            }
+        }
+        Ok(!self.incoming.ready.starts_with(frame::PLAIN_HEADER))
+    }
+
+    /// Reads some more; false at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut bytes = [0; 4096];
+        let mut read = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        if read.filled().is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        if let Err(unfit) = self.incoming.push(read.filled(), &mut self.quota) {
+            tracing::debug!(%unfit, "a peer is not listened to any further");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, unfit)));
+        }
+        Poll::Ready(Ok(true))
+    }
+
     /// Lets go what has been held long enough, and has the task woken when the next is due.
     fn poll_held(&mut self, cx: &mut Context<'_>) {
         while let Some(deadline) = self.outgoing.deadline() {
@@ -239,15 +266,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PadIo<S> {
             }
         }
         while this.incoming.ready.is_empty() {
-            let mut bytes = [0; 4096];
-            let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut this.io).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
+            if !ready!(this.poll_more(cx))? {
                 return Poll::Ready(Ok(()));
-            }
-            if let Err(unfit) = this.incoming.push(read.filled(), &mut this.quota) {
-                tracing::debug!(%unfit, "a peer is not listened to any further");
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, unfit)));
             }
         }
         let length = this.incoming.ready.len().min(buf.remaining());

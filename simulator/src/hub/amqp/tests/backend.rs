@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use fe2o3_amqp_types::definitions::{ErrorCondition, SenderSettleMode};
 use fe2o3_amqp_types::messaging::{
     AmqpValue, ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
@@ -12,6 +12,7 @@ use fe2o3_amqp_types::primitives::{Binary, Value};
 use shared::clock::{Clock, VirtualClock};
 use shared::sas::{self, Key};
 use tempfile::tempdir;
+use tokio::net::TcpStream;
 
 use super::super::Limits;
 use super::kit::{DEVICE, KEY, POLICY, TestHub, within};
@@ -158,6 +159,25 @@ async fn only_a_token_for_the_hub_opens_its_services_and_each_in_its_direction()
     hub.stop().await;
 }
 
+/// Puts a token to `$cbs`; what is answered.
+async fn put(peer: &mut Peer, audience: &str, token: String) -> String {
+    let mut answers = within(Receiver::attach(&mut peer.1, "answers", "$cbs")).await.expect("attached");
+    let mut questions = within(Sender::attach(&mut peer.1, "questions", "$cbs")).await.expect("attached");
+    let application = ApplicationProperties::builder()
+        .insert("operation", "put-token")
+        .insert("type", "servicebus.windows.net:sastoken")
+        .insert("name", audience)
+        .build();
+    let body = AmqpValue(Value::String(token));
+    let question = Message::builder().application_properties(application).body(body).build();
+    within(questions.send(question)).await.expect("taken");
+    let answer = within(answers.recv::<Body<Value>>()).await.expect("answered").into_message();
+    let told = answer.application_properties.and_then(|told| told.get("status-code").cloned());
+    within(questions.close()).await.expect("closed");
+    within(answers.close()).await.expect("closed");
+    told.map(|code| format!("{code:?}")).unwrap_or_default()
+}
+
 /// Attaches a sender; the error it ends with.
 async fn unwelcome(peer: &mut Peer, address: &str) -> String {
     match within(Sender::attach(&mut peer.1, address, address)).await {
@@ -171,25 +191,30 @@ async fn a_token_put_to_cbs_opens_them_too() {
     let directory = tempdir().expect("a directory");
     let hub = TestHub::start(directory.path()).await;
     let mut peer = connect(&hub, SaslProfile::Anonymous).await.expect("anybody may connect");
-    let mut answers = within(Receiver::attach(&mut peer.1, "answers", "$cbs")).await.expect("attached");
-    let mut questions = within(Sender::attach(&mut peer.1, "questions", "$cbs")).await.expect("attached");
-    for (audience, put, status) in [
-        ("https://localhost", token("localhost", 1), 401),
-        ("https://elsewhere", token("localhost", LATER_S), 401),
-        ("https://localhost", token("localhost", LATER_S), 200),
+    for (audience, token, status) in [
+        ("https://localhost", token("localhost", 1), "Int(401)"),
+        ("https://elsewhere", token("localhost", LATER_S), "Int(401)"),
+        ("https://localhost", token("localhost", LATER_S), "Int(200)"),
     ] {
-        let application = ApplicationProperties::builder()
-            .insert("operation", "put-token")
-            .insert("type", "servicebus.windows.net:sastoken")
-            .insert("name", audience)
-            .build();
-        let question =
-            Message::builder().application_properties(application).body(AmqpValue(Value::String(put))).build();
-        within(questions.send(question)).await.expect("taken");
-        let answer = within(answers.recv::<Body<Value>>()).await.expect("answered").into_message();
-        let told = answer.application_properties.and_then(|told| told.get("status-code").cloned());
-        assert_eq!(told.map(|code| format!("{code:?}")), Some(format!("Int({status})")), "{audience}");
+        assert_eq!(put(&mut peer, audience, token).await, status, "{audience}");
     }
+    let mut sender = commands(&mut peer).await;
+    let outcome = within(sender.send(message(to(DEVICE), "x"))).await.expect("sent");
+    assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_sasl_out_may_connect_and_has_no_rights_until_cbs_takes_a_token() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("connected");
+    let opening = Connection::builder().container_id("peer").open_with_stream(stream);
+    let mut connection = within(opening).await.expect("opened");
+    let session = within(Session::begin(&mut connection)).await.expect("begun");
+    let mut peer = (connection, session);
+    assert!(unwelcome(&mut peer, COMMANDS).await.contains("UnauthorizedAccess"));
+    assert_eq!(put(&mut peer, "https://localhost", token("localhost", LATER_S)).await, "Int(200)");
     let mut sender = commands(&mut peer).await;
     let outcome = within(sender.send(message(to(DEVICE), "x"))).await.expect("sent");
     assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
