@@ -48,10 +48,13 @@ enum Side {
     Device,
     /// A device that asks the provisioning service for its hub.
     Provisioning,
+    /// Reads events.
     Service,
+    /// Asks, commands and changes devices.
+    Backend,
 }
 
-const SDKS: [Sdk; 8] = [
+const SDKS: [Sdk; 10] = [
     Sdk { name: "Python azure-iot-device", run: Run::Python("device.py"), side: Side::Device, pin: "azure-iot-device" },
     Sdk {
         name: "Node azure-iot-device-mqtt",
@@ -90,6 +93,8 @@ const SDKS: [Sdk; 8] = [
         side: Side::Service,
         pin: "azure_messaging_eventhubs",
     },
+    Sdk { name: "Python azure-iot-hub", run: Run::Python("backend.py"), side: Side::Backend, pin: "azure-iot-hub" },
+    Sdk { name: "Node azure-iothub", run: Run::Node("backend.mjs"), side: Side::Backend, pin: "azure-iothub" },
 ];
 
 /// A hub of its own, killed when dropped.
@@ -107,23 +112,23 @@ impl Drop for Hub {
 }
 
 impl Hub {
-    /// A hub for one SDK, so that the misfortunes of one are not those of another; on an address whose port 8883 is
-    /// free, since the device SDKs dial no other port.
+    /// A hub for one SDK, so that the misfortunes of one are not those of another; on an address whose ports 8883, 5671
+    /// and 443 are free, since the SDKs dial no others.
     fn start(sdk: &Sdk) -> Self {
         let dir = tempfile::Builder::new().prefix("iot-sdks-").tempdir().expect("a folder");
         let launcher = Launcher::new(env!("CARGO_BIN_EXE_tests"));
         let ip = free_loopback(None);
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|held| held.local_addr()).expect("a port");
         let (amqp, http) = (free(), free());
-        let amqps = SocketAddr::from((ip, 5671));
+        let (amqps, https) = (SocketAddr::from((ip, 5671)), SocketAddr::from((ip, 443)));
         let websocket = free();
         let host_name = match sdk.side {
             Side::Provisioning => ip.to_string(),
-            Side::Device | Side::Service => "local-hub.azure-devices.net".to_owned(),
+            Side::Device | Side::Service | Side::Backend => "local-hub.azure-devices.net".to_owned(),
         };
         let text = format!(
             "[hub]\nhost-name = \"{host_name}\"\ndata-dir = {:?}\nmqtt-listen = \"{ip}:8883\"\namqp-listen = \"{amqp}\"\namqps-listen = \"{amqps}\"\n\
-             amqp-websocket-listen = \"{websocket}\"\n\
+             amqp-websocket-listen = \"{websocket}\"\nhttps-listen = \"{https}\"\n\
              consumer-groups = [\"python\", \"python-2\", \"node\", \"node-2\", \"rust\", \"rust-2\"]\n\
              devices = [{:?}]\nserver-names = [\"localhost\", \"{ip}\"]\n[hub.http]\nlisten = \"{http}\"\n",
             dir.path().join("hub"),
@@ -181,8 +186,8 @@ impl Hub {
 
 fn free_loopback(but: Option<Ipv4Addr>) -> Ipv4Addr {
     let mut addresses = (2..250).map(|last| Ipv4Addr::new(127, 0, 3, last)).filter(|ip| Some(*ip) != but);
-    let free = |ip: &Ipv4Addr| [8883, 5671].iter().all(|port| TcpListener::bind((*ip, *port)).is_ok());
-    addresses.find(free).expect("a loopback address whose ports 8883 and 5671 are free")
+    let free = |ip: &Ipv4Addr| [8883, 5671, 443].iter().all(|port| TcpListener::bind((*ip, *port)).is_ok());
+    addresses.find(free).expect("a loopback address whose ports 8883, 5671 and 443 are free, and may be listened on")
 }
 
 impl Sdk {
@@ -341,12 +346,13 @@ fn microsofts_sdks_accept_the_hub_and_the_readme_says_which() {
         threads.into_iter().flat_map(|attempt| attempt.join().expect("no panic")).collect()
     });
 
-    let made = format!(
-        "Devices:\n\n{}\nDevices that are provisioned:\n\n{}\nServices:\n\n{}",
-        table(Side::Device, &outcomes),
-        table(Side::Provisioning, &outcomes),
-        table(Side::Service, &outcomes)
-    );
+    let made = [
+        ("Devices", Side::Device),
+        ("Devices that are provisioned", Side::Provisioning),
+        ("Services that read events", Side::Service),
+        ("Services that ask, command and change devices", Side::Backend),
+    ];
+    let made = made.map(|(title, side)| format!("{title}:\n\n{}", table(side, &outcomes))).join("\n");
     let failed: Vec<String> = outcomes
         .iter()
         .filter_map(|((sdk, _), (feature, why))| {

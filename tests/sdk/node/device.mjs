@@ -1,86 +1,18 @@
 // Microsoft's Node device SDK, azure-iot-device over azure-iot-device-mqtt, unmodified, against the hub: one feature
-// per run.
-//
-//     device.mjs --list       the features, one per line
-//     device.mjs FEATURE      exit 0 if it works; else one paragraph on stderr says what does not
-//
-// Environment: SDK_HUB, the file that `simulator hub connection-strings --json` printed; SDK_HUB_HTTP, the hub's HTTP
-// address; SDK_DEVICE, the id D of a device of this script alone, beside which there are D/m, D-ca, D-thumbprint and
-// D-expired (see ../python/hub.py); SDK_NODE, the folder whose `node_modules` holds the packages of package.json, if
-// not this one.
+// per run. See kit.mjs for how it is called.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
-import { isDeepStrictEqual } from "node:util";
 
-const require = createRequire(process.env.SDK_NODE ? pathToFileURL(`${process.env.SDK_NODE}/x.js`) : import.meta.url);
+import { downward } from "./downward.mjs";
+import { Failed, body, ca, connectionString, end, equal, events, host, id, main, post, require, sleep, strings, until } from "./kit.mjs";
+
 const { Client, Message, ModuleClient } = require("azure-iot-device");
 const { Mqtt } = require("azure-iot-device-mqtt");
 // The SDK's own dependency, under its own rules.
 const { NoRetry: NoRetryPolicy, SharedAccessSignature } = createRequire(require.resolve("azure-iot-device"))(
   "azure-iot-common",
 );
-
-const PATIENCE_MS = 30_000;
-
-/** The feature does not work; the text says how. */
-class Failed extends Error {}
-
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-function equal(found, wanted, what) {
-  if (!isDeepStrictEqual(found, wanted)) {
-    throw new Failed(`${what}: ${JSON.stringify(found)} instead of ${JSON.stringify(wanted)}`);
-  }
-}
-
-async function until(condition, what) {
-  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; await sleep(50)) {
-    if (await condition()) return;
-  }
-  throw new Failed(`not within ${PATIENCE_MS} ms: ${what}`);
-}
-
-// ---- the hub --------------------------------------------------------------------------------------------------------
-
-// A list of features needs no hub.
-const strings = process.env.SDK_HUB ? JSON.parse(readFileSync(process.env.SDK_HUB, "utf8")) : undefined;
-const http = process.env.SDK_HUB_HTTP?.replace(/\/$/, "");
-const id = process.env.SDK_DEVICE;
-const host = strings?.mqtt.host;
-const ca = strings && readFileSync(strings["ca-file"], "utf8");
-
-const get = async (path) => (await fetch(http + path)).json();
-
-async function post(path, body) {
-  const headers = { "content-type": "application/json" };
-  const answer = await fetch(http + path, { method: "POST", headers, body: JSON.stringify(body) });
-  if (!answer.ok) throw new Failed(`${path}: ${await answer.text()}`);
-}
-
-/** The connection string of a device, or of a module `device/module`; a direct one says to dial the hub's address. */
-function connectionString(name = id, direct = true) {
-  const text = strings[name.includes("/") ? "modules" : "devices"][name];
-  return direct ? text.replace(`HostName=${strings["host-name"]};`, `HostName=${host};`) : text;
-}
-
-/** Where the device's partition ends now. */
-async function end(device = id) {
-  const { partition } = await get(`/events?device=${device}&max=1`);
-  return (await get("/status")).partitions[partition]["last-enqueued-sequence-number"] + 1;
-}
-
-async function events(since, device = id) {
-  for (const found = []; ; ) {
-    const page = await get(`/events?device=${device}&from=${since}&max=1000`);
-    found.push(...page.events);
-    if (page.next === since) return found;
-    since = page.next;
-  }
-}
-
-const body = (event) => Buffer.from(event["body-base64"], "base64").toString();
 
 // ---- clients --------------------------------------------------------------------------------------------------------
 
@@ -274,20 +206,7 @@ const features = {
   "unknown-device": unknownDevice,
   "message-too-large": messageTooLarge,
   "second-connection": secondConnection,
+  ...downward,
 };
 
-const [asked] = process.argv.slice(2);
-if (asked === "--list") {
-  console.log(Object.keys(features).join("\n"));
-} else if (process.argv.length !== 3 || !(asked in features)) {
-  console.error("usage: device.mjs --list | FEATURE");
-  process.exit(64);
-} else {
-  try {
-    await features[asked]();
-    process.exit(0);
-  } catch (error) {
-    console.error(error instanceof Failed ? error.message : error.stack);
-    process.exit(1);
-  }
-}
+await main(features, { trust: ["websocket"] });

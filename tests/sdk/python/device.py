@@ -6,6 +6,7 @@ import time
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, X509
 from azure.iot.device.exceptions import CredentialError, NoConnectionError
 
+import downward
 from hub import Failed, body, equal, main, properties, until
 
 # The SDK renews a token two minutes before it ends; this one is renewed after five seconds.
@@ -225,5 +226,6 @@ main(
         "unknown-device": unknown_device,
         "message-too-large": message_too_large,
         "second-connection": second_connection,
+        **downward.FEATURES,
     }
 )

@@ -6,25 +6,15 @@ id = the device, user = host/device/?api-version=2021-04-12, password = a token,
 """
 
 import base64
-import hashlib
-import hmac
 import subprocess
 import threading
 import time
-import urllib.parse
 
 import paho.mqtt.client as mqtt
 
-from hub import PATIENCE_S, Failed, body, equal, main, properties, until
+from hub import PATIENCE_S, Failed, body, equal, main, properties, sign, until
 
 API = "?api-version=2021-04-12"
-
-
-def sign(resource, key, ends, policy=None):
-    resource = urllib.parse.quote(resource, safe="")
-    digest = hmac.new(base64.b64decode(key), f"{resource}\n{ends}".encode(), hashlib.sha256).digest()
-    token = f"SharedAccessSignature sr={resource}&sig={urllib.parse.quote(base64.b64encode(digest), safe='')}&se={ends}"
-    return token + (f"&skn={policy}" if policy else "")
 
 
 def key_of(text):
