@@ -35,3 +35,7 @@ mod hubs; // several hubs in one process; faults over HTTP
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
+
+mod gateway; // what `edge-agent check | status | outbox` print
+
+mod demo; // the demo with a recording, gone on with, interrupted
