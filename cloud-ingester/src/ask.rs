@@ -2,19 +2,21 @@
 
 use std::io::{Error, ErrorKind};
 
+use shared::config::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// An answer is a few lines of text, or a status.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
-/// Posts JSON; gives the status code and the body.
+/// Posts JSON, with a token where there is one; gives the status code and the body.
 ///
 /// # Errors
 /// Nobody listens at `addr`, or what answers is not HTTP.
-pub(crate) async fn post(addr: &str, path: &str, json: &str) -> std::io::Result<(u16, String)> {
+pub(crate) async fn post(addr: &str, path: &str, json: &str, token: Option<&Secret>) -> std::io::Result<(u16, String)> {
     let length = json.len();
-    let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+    let shown = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal())).unwrap_or_default();
+    let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n{shown}");
     exchange(addr, &format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\n{head}Connection: close\r\n\r\n{json}")).await
 }
 

@@ -264,7 +264,7 @@ async fn hand_over(config: &Config, request: &HopRequest, held: LakeError) -> Re
         return Err(held.into());
     };
     let body = serde_json::to_string(request).expect("a request is plain data");
-    match ask::post(&http, "/hop", &body).await {
+    match ask::post(&http, "/hop", &body, config.token()?.as_ref()).await {
         Ok((200, told)) => {
             say(&told);
             Ok(Exit::Ok)

@@ -177,6 +177,9 @@ pub struct Upkeep {
 pub struct Http {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Whoever shows it may ask for changes from another machine.
+    #[serde(default)]
+    pub token: Option<SecretSource>,
     /// How long nothing may move, though something is to be done, before `/readyz` says no.
     pub stalled_after: Span,
 }
@@ -341,6 +344,14 @@ pub fn load(needs: Needs, file: Option<&Path>) -> Result<Config, ConfigErrors> {
 }
 
 impl Config {
+    /// What another machine has to show before it changes something here.
+    ///
+    /// # Errors
+    /// The secret can't be read.
+    pub fn token(&self) -> Result<Option<Secret>, SecretError> {
+        self.http.token.as_ref().map(SecretSource::read).transpose()
+    }
+
     /// The lake's location, secrets read.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use shared::shutdown::{Failure, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::face::face;
+use self::face::{Requests, face};
 use self::hops::{HopMetrics, Looks};
 pub use self::hops::{HopRequest, Maintain, obey, tell, tell_upkeep};
 use self::progress::{Progressing, Streams};
@@ -198,6 +198,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 
     let mut all = Shutdown::<RunError>::new(stop.clone(), config.stop.grace.duration());
     let http_stop = CancellationToken::new();
+    let requests = Requests { to: requests, token: config.token()? };
     let face = face(Arc::clone(&lake), progressing.streams.clone(), health.clone(), requests);
     let (health_of_face, registry_of_face, stop_of_face) = (health, Arc::clone(&registry), http_stop.clone());
     all.spawn("http", async move {

@@ -127,7 +127,8 @@ pub async fn serve_on(
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
     let addr = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    let router = router(health, registry).merge(extra);
+    // Who asks is known to handlers that want it (`ConnectInfo`).
+    let router = router(health, registry).merge(extra).into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     // Idle keep-alive connections must not hold a program that is to stop.
     let patience = async {

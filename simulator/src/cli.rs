@@ -62,7 +62,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Devices(args) => fleet::cli::main(PROGRAM, args, config.broker, config.devices),
         Command::Replay(args) => replay::cli::main(PROGRAM, args, config.broker, config.replay),
         Command::Verify(args) => verify::cli::main(PROGRAM, args, config.verify),
-        Command::Hub(args) => hub::cli::main(PROGRAM, args, configs.into_iter().map(|config| config.hub).collect()),
+        Command::Hub(args) => {
+            hub::cli::main(PROGRAM, args, configs.into_iter().map(|config| (config.hub, config.dps)).collect())
+        }
     }
 }
 

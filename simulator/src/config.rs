@@ -6,7 +6,7 @@ use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes};
 use shared::telemetry;
 
-use crate::{fleet, hub, replay, verify};
+use crate::{dps, fleet, hub, replay, verify};
 
 const LAYERS: Layers = Layers { default: include_str!("default.toml"), env_prefix: "SIM" };
 
@@ -24,6 +24,8 @@ pub struct Config {
     pub replay: replay::Config,
     /// The command `hub`.
     pub hub: hub::Config,
+    /// The provisioning service of the command `hub`.
+    pub dps: dps::Config,
     /// The command `verify`.
     pub verify: verify::cli::Config,
 }
@@ -44,6 +46,7 @@ impl Check for Config {
         mistakes.within("devices", |mistakes| self.devices.check(mistakes));
         mistakes.within("replay", |mistakes| self.replay.check(mistakes));
         mistakes.within("hub", |mistakes| self.hub.check(mistakes));
+        mistakes.within("dps", |mistakes| self.dps.check(mistakes));
     }
 }
 

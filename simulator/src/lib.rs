@@ -4,6 +4,7 @@
 //! fleet | replay ── MQTT ──> (gateway)
 //!       └─ ledger ─────────────────────────────────> verify <── (lake)
 //! hub:     devices ── MQTT ──> log on disk ── AMQP ──> services
+//! dps:     devices ── MQTT ──> which hub is theirs
 //! ```
 
 pub mod fleet; // seeded devices, their faults and their ledger
@@ -11,6 +12,8 @@ pub mod fleet; // seeded devices, their faults and their ledger
 pub mod replay; // recordings, sent as a device would have sent them
 
 pub mod hub; // what stands in for Azure IoT Hub
+
+pub mod dps; // what stands in for its Device Provisioning Service
 
 pub mod verify; // the lake against itself, and against the ledgers
 

@@ -21,11 +21,18 @@ import engines
 
 AVERAGES, PERCENTILES = 1e-9, 1e-4
 
+# Sums in another order, and what is computed from them. The last line: columns of `functions`.
+AVERAGED = (
+    r"_(avg|stddev)$|^(expected|availability)$"
+    r"|^(total|mean|spread\w*|variance\w*|exponential|logarithm|squared|root)$"
+)
+PERCENTILE = r"_p\d+(_s)?$|^(p\d+|middle)$"
+
 
 def tolerance(column):
-    if re.search(r"_(avg|stddev)$", column):
+    if re.search(AVERAGED, column):
         return AVERAGES
-    return PERCENTILES if re.search(r"_p\d+$", column) else 0.0
+    return PERCENTILES if re.search(PERCENTILE, column) else 0.0
 
 
 def same(column, ours, theirs):
@@ -123,7 +130,7 @@ def bundle(lake, folder):
         # Behind `create or refresh materialized view NAME as` stands a query of Spark's.
         select = re.split(r"^as (?=with )", whole, maxsplit=1, flags=re.MULTILINE)[1]
         head = header(select[select.index("\n--") :].lstrip())
-        select = re.sub(r"\bfrom (silver|gold)\.(\w+)", rf"from delta.`{lake}/\1/\2`", select)
+        select = re.sub(r"\b(from|join) (silver|gold)\.(\w+)", rf"\1 delta.`{lake}/\2/\3`", select)
         expected = engines.by_deltalake(f"{lake}/gold/{text.stem}")
         cases[text.stem] = ([], select.rstrip().rstrip(";"), expected, keys_of(head))
     return run(cases)

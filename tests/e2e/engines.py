@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 # Delta's own jars, which PyPI does not bring.
 JARS = "DELTA_JARS"
@@ -33,6 +34,8 @@ def spark():
         # Small tables on two cores: fifty tasks to replay a log of ten commits would be most of the time.
         "spark.sql.shuffle.partitions": "2",
         "spark.databricks.delta.snapshotPartitions": "1",
+        # Never written to, but made where Spark starts: in the clone.
+        "spark.sql.warehouse.dir": f"{tempfile.gettempdir()}/spark-warehouse",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.bindAddress": "127.0.0.1",

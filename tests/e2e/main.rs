@@ -24,6 +24,8 @@ mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
 
+mod backfill; // where a hub is begun, what files add, the lake as it was
+
 mod restore; // the database copied back, deleted, unreadable; rows dropped; the hub's data gone
 
 mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB computes them
@@ -31,6 +33,10 @@ mod recordings; // recorded data: sentinels to quarantine, daily means as DuckDB
 mod readers; // other Delta readers read the tables
 
 mod hubs; // several hubs in one process; faults over HTTP
+
+mod tiers; // what a tier meters and refuses; memory of the hub
+
+mod provisioning; // devices that are told which of several hubs is theirs
 
 mod sdks; // Microsoft's own SDKs against the local hub
 

@@ -46,10 +46,12 @@ struct Sdk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Device,
+    /// A device that asks the provisioning service for its hub.
+    Provisioning,
     Service,
 }
 
-const SDKS: [Sdk; 6] = [
+const SDKS: [Sdk; 8] = [
     Sdk { name: "Python azure-iot-device", run: Run::Python("device.py"), side: Side::Device, pin: "azure-iot-device" },
     Sdk {
         name: "Node azure-iot-device-mqtt",
@@ -62,6 +64,18 @@ const SDKS: [Sdk; 6] = [
         run: Run::Python("paho_device.py"),
         side: Side::Device,
         pin: "paho-mqtt",
+    },
+    Sdk {
+        name: "Python azure-iot-device",
+        run: Run::Python("provision.py"),
+        side: Side::Provisioning,
+        pin: "azure-iot-device",
+    },
+    Sdk {
+        name: "Node azure-iot-provisioning-device-mqtt",
+        run: Run::Node("provision.mjs"),
+        side: Side::Provisioning,
+        pin: "azure-iot-provisioning-device-mqtt",
     },
     Sdk { name: "Python azure-eventhub", run: Run::Python("service.py"), side: Side::Service, pin: "azure-eventhub" },
     Sdk {
@@ -98,13 +112,17 @@ impl Hub {
     fn start(sdk: &Sdk) -> Self {
         let dir = tempfile::Builder::new().prefix("iot-sdks-").tempdir().expect("a folder");
         let launcher = Launcher::new(env!("CARGO_BIN_EXE_tests"));
-        let ip = free_loopback();
+        let ip = free_loopback(None);
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|held| held.local_addr()).expect("a port");
         let (amqp, http) = (free(), free());
         let amqps = SocketAddr::from((ip, 5671));
         let websocket = free();
+        let host_name = match sdk.side {
+            Side::Provisioning => ip.to_string(),
+            Side::Device | Side::Service => "local-hub.azure-devices.net".to_owned(),
+        };
         let text = format!(
-            "[hub]\ndata-dir = {:?}\nmqtt-listen = \"{ip}:8883\"\namqp-listen = \"{amqp}\"\namqps-listen = \"{amqps}\"\n\
+            "[hub]\nhost-name = \"{host_name}\"\ndata-dir = {:?}\nmqtt-listen = \"{ip}:8883\"\namqp-listen = \"{amqp}\"\namqps-listen = \"{amqps}\"\n\
              amqp-websocket-listen = \"{websocket}\"\n\
              consumer-groups = [\"python\", \"python-2\", \"node\", \"node-2\", \"rust\", \"rust-2\"]\n\
              devices = [{:?}]\nserver-names = [\"localhost\", \"{ip}\"]\n[hub.http]\nlisten = \"{http}\"\n",
@@ -112,8 +130,14 @@ impl Hub {
             sdk.device(),
         );
         let config = dir.path().join("sim.toml");
-        fs::write(&config, text).expect("written");
+        let provisioning = sdk.provisioning(dir.path(), ip, free());
+        fs::write(&config, text + &provisioning).expect("written");
         let config = config.display().to_string();
+        let hub = |command: &str, name: &str, more: &[&str]| {
+            let args = [&["--config", &config, "hub", command, name], more].concat();
+            let said = launcher.run(Name::Simulator, &args).expect("the hub is prepared");
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        };
         if sdk.side == Side::Device {
             for more in [
                 ["", "--module", "m", "--days", "1"],
@@ -121,10 +145,20 @@ impl Hub {
                 ["-thumbprint", "--auth", "x509-thumbprint", "--days", "1"],
                 ["-expired", "--auth", "x509-ca", "--days", "0"],
             ] {
-                let device = sdk.device() + more[0];
-                let args = [&["--config", &config, "hub", "register", &device], &more[1..]].concat();
-                let said = launcher.run(Name::Simulator, &args).expect("the hub registers");
-                assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+                hub("register", &(sdk.device() + more[0]), &more[1..]);
+            }
+        }
+        if sdk.side == Side::Provisioning {
+            let member = sdk.device() + "-x509-member";
+            for (name, more) in [
+                ("", &[][..]),
+                ("-again", &[]),
+                ("-disabled", &["--disabled"]),
+                ("-x509", &["--auth", "x509"]),
+                ("-group", &["--group"]),
+                ("-x509-group", &["--group", "--auth", "x509", "--member", &member]),
+            ] {
+                hub("enroll", &(sdk.device() + name), more);
             }
         }
         let said = launcher.run(Name::Simulator, &["--config", &config, "hub", "connection-strings", "--json"]);
@@ -145,13 +179,28 @@ impl Hub {
     }
 }
 
-fn free_loopback() -> Ipv4Addr {
-    let mut addresses = (2..250).map(|last| Ipv4Addr::new(127, 0, 3, last));
+fn free_loopback(but: Option<Ipv4Addr>) -> Ipv4Addr {
+    let mut addresses = (2..250).map(|last| Ipv4Addr::new(127, 0, 3, last)).filter(|ip| Some(*ip) != but);
     let free = |ip: &Ipv4Addr| [8883, 5671].iter().all(|port| TcpListener::bind((*ip, *port)).is_ok());
     addresses.find(free).expect("a loopback address whose ports 8883 and 5671 are free")
 }
 
 impl Sdk {
+    /// The table of the provisioning service beside a hub at `hub`, if this SDK is to find it there: what it is told to
+    /// dial then is the hub's address.
+    fn provisioning(&self, dir: &Path, hub: Ipv4Addr, http: SocketAddr) -> String {
+        if self.side != Side::Provisioning {
+            return String::new();
+        }
+        let (ip, data) = (free_loopback(Some(hub)), dir.join("dps"));
+        fs::create_dir(&data).expect("a folder");
+        let payload = format!("[[individual]]\nid = \"{}-payload\"\npayload = {{ line = 3 }}\n", self.device());
+        fs::write(data.join("enrolments.toml"), payload).expect("written");
+        format!(
+            "[dps]\nlisten = \"{ip}:8883\"\ndata-dir = {data:?}\nretry-after = \"1s\"\n[dps.http]\nlisten = \"{http}\"\n"
+        )
+    }
+
     /// A device of its own, so that scripts do not see each other's messages.
     fn device(&self) -> String {
         let language = match self.run {
@@ -172,6 +221,9 @@ impl Sdk {
             Run::Node(script) => {
                 let mut command = Command::new("node");
                 command.arg(sources("node").join(script)).env(NODE, needed(NODE));
+                if self.side == Side::Provisioning {
+                    command.env("NODE_EXTRA_CA_CERTS", hub.dir.path().join("hub/identity/ca.pem"));
+                }
                 command
             }
             Run::Rust(trial) => {
@@ -289,8 +341,12 @@ fn microsofts_sdks_accept_the_hub_and_the_readme_says_which() {
         threads.into_iter().flat_map(|attempt| attempt.join().expect("no panic")).collect()
     });
 
-    let made =
-        format!("Devices:\n\n{}\nServices:\n\n{}", table(Side::Device, &outcomes), table(Side::Service, &outcomes));
+    let made = format!(
+        "Devices:\n\n{}\nDevices that are provisioned:\n\n{}\nServices:\n\n{}",
+        table(Side::Device, &outcomes),
+        table(Side::Provisioning, &outcomes),
+        table(Side::Service, &outcomes)
+    );
     let failed: Vec<String> = outcomes
         .iter()
         .filter_map(|((sdk, _), (feature, why))| {

@@ -53,14 +53,22 @@ const OWNERS: [(&str, &[&str]); 10] = [
         ],
     ),
     // The door needs uuid's type for a signature of deltalake's, and leases need ids; azure_core re-exports it.
-    ("azure_core", &["cloud-ingester/src/source/eventhubs", "cloud-ingester/src/lake", "simulator/src/hub/amqp/tests"]),
+    (
+        "azure_core",
+        &[
+            "cloud-ingester/src/source/eventhubs",
+            "cloud-ingester/src/lake",
+            "simulator/src/hub/amqp/tests",
+            "tests/src/trials/processor.rs",
+        ],
+    ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 47] = [
+const PURE: [&str; 53] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -94,6 +102,12 @@ const PURE: [&str; 47] = [
     "cloud-ingester/src/gold/model.rs",
     "cloud-ingester/src/gold/window.rs",
     "cloud-ingester/src/lake/tables.rs",
+    "simulator/src/dps/allocation.rs",
+    "simulator/src/dps/answer.rs",
+    "simulator/src/dps/attest.rs",
+    "simulator/src/dps/keys.rs",
+    "simulator/src/dps/throttle.rs",
+    "simulator/src/dps/topic.rs",
     "simulator/src/fleet/direct/identities.rs",
     "simulator/src/fleet/fault.rs",
     "simulator/src/fleet/load.rs",

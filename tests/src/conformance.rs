@@ -7,11 +7,13 @@
 //! DIR/<model>/model.json        {"relation": the name it knows its rows by, "keys": [...] of a row of the answer}
 //! ```
 //!
+//! (The end-to-end tests have Spark and Sail do so, by `e2e/conformance.py models`.)
+//!
 //! Another engine reads `relation.parquet`, gives it the name `relation` says, runs the text, and compares row for row by
 //! `keys`: counts, minimum, maximum, first and last equal, averages and deviations within 1e-9 relative, percentiles within
 //! 1e-4 relative. `functions` is no model of the product: it uses every function that docs/sql.md allows.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -130,19 +132,24 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
             shared::cli::Exit::Usage,
         );
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build() {
-        Ok(runtime) => runtime,
-        Err(error) => return shared::cli::fail("tests conformance", &error, shared::cli::Exit::Retry),
-    };
-    let directory = PathBuf::from(directory);
-    match runtime.block_on(async { tokio::spawn(async move { write(&directory).await }).await }) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => shared::cli::fail("tests conformance", error.as_ref(), shared::cli::Exit::No),
-        Err(error) => shared::cli::fail("tests conformance", &error, shared::cli::Exit::Bug),
+    match made(Path::new(directory)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => shared::cli::fail("tests conformance", error.as_ref(), shared::cli::Exit::No),
     }
 }
 
 type Anything = Box<dyn std::error::Error + Send + Sync>;
+
+/// As [`write`], to its end.
+///
+/// # Errors
+/// As that.
+pub fn made(directory: &Path) -> Result<(), Anything> {
+    // Planning goes deep.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build()?;
+    let directory = directory.to_owned();
+    runtime.block_on(async { tokio::spawn(async move { write(&directory).await }).await })?
+}
 
 /// Writes a folder for every model.
 ///

@@ -22,6 +22,9 @@ use crate::source::{Arrival, Event, Stream};
 /// How often a cut that another writer overtook is cut again before this process gives way.
 const OVERTAKEN_MAX: u32 = 10;
 
+/// Files whose commit fails are tried again for so long.
+const WRITTEN_MAX: Duration = Duration::from_secs(3_600);
+
 /// The stage shows that it is alive at least this often, however little comes.
 const IDLE_ROUND: Duration = Duration::from_secs(1);
 
@@ -164,13 +167,28 @@ impl Stage {
     async fn commit(&self, mut cut: Cut) -> Result<(), LakeError> {
         let begun = self.clock.now();
         let mut overtaken = 0;
+        let mut written: Option<(TableCommit, Timestamp)> = None;
         let version = loop {
             if cut.spans.is_empty() {
                 break None;
             }
-            match self.lake.commit(table_commit(&cut, self.clock.now()), None).await {
+            let now = self.clock.now();
+            // What waits long is written anew: files that nobody names go some day.
+            let ready = match written.take().filter(|(_, at)| now.since(*at) < WRITTEN_MAX) {
+                Some(ready) => Ok(ready),
+                None => self.lake.written(table_commit(&cut, now)).await.map(|commit| (commit, now)),
+            };
+            let done = match ready {
+                Ok(ready) => {
+                    let commit = written.insert(ready).0.clone();
+                    self.lake.commit(commit, None).await
+                }
+                Err(error) => Err(error),
+            };
+            match done {
                 Ok(landed) => break Some(landed.version()),
                 Err(error @ LakeError::Fenced { .. }) => {
+                    written = None;
                     overtaken += 1;
                     if overtaken == OVERTAKEN_MAX {
                         return Err(error);

@@ -146,3 +146,45 @@ async fn rows_of_a_partition_that_another_reads_are_given_up_and_come_again_wher
     assert_eq!((metrics.received.get(), metrics.sent.get(), metrics.let_go.get()), (12, 7, 2));
     assert_eq!(metrics.duplicates.get(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_commit_fails_for_long_are_written_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let lake = lake(&directory).await;
+    let (committed, mut seen) = watch::channel(Committed::default());
+    let stage = Stage {
+        lake: Arc::clone(&lake),
+        limits: Limits { rows_max: 4, bytes_max: 1 << 20, age_max: Duration::from_secs(60) },
+        clock: Clock::Real,
+        committed,
+        metrics: Metrics::register(&mut Registry::default()),
+        pulse: shared::notify::Pulses::default().add("bronze"),
+    };
+    let metrics = stage.metrics.clone();
+    let (arrivals, taken) = flow::channel(1 << 20);
+    let folder = directory.path().join("bronze/messages");
+    let (log, kept) = (folder.join("_delta_log"), folder.join("_kept"));
+    let rest = async move {
+        let send = async |numbers: std::ops::Range<i64>| {
+            for number in numbers {
+                arrivals.send(Arrival::Event(event(0, number))).await.expect("open");
+            }
+        };
+        send(0..4).await;
+        seen.changed().await.expect("committed");
+        // No log can be written where a file lies.
+        std::fs::rename(&log, &kept).expect("moved");
+        std::fs::write(&log, "").expect("in the way");
+        send(4..8).await;
+        while metrics.failed.get() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&log).expect("out of the way");
+        std::fs::rename(&kept, &log).expect("back");
+    };
+    let (ended, ()) = tokio::join!(stage.run(taken), rest);
+    ended.expect("committed");
+    assert_eq!(numbers(&lake).await, "0,8,8,0,7\n");
+    let files = lake.listing(Table::BronzeMessages).await.expect("a listing").0.len();
+    assert_eq!(files, 2, "one for each commit");
+}

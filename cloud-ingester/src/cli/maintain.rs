@@ -39,7 +39,7 @@ pub(super) async fn maintain(config: Config, args: Args) -> Result<Exit, RunErro
             let done = hops.maintain(&tables).await?;
             say(&format!("{}\n", run::tell_upkeep(&done)));
             hops.into_lease().release().await;
-            Ok(Exit::Ok)
+            Ok(if upkeep::is_whole(&done) { Exit::Ok } else { Exit::No })
         }
         Err(RunError::Lake(held @ LakeError::LeaseHeld { .. })) => {
             let request = HopRequest { maintain: Some(asked), ..HopRequest::default() };

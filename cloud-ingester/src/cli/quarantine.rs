@@ -249,7 +249,7 @@ async fn replay(config: Config, request: ReplayRequest, as_json: bool) -> Result
     };
     let request = HopRequest { replay: Some(Box::new(request)), ..HopRequest::default() };
     let body = serde_json::to_string(&request).expect("a request is plain data");
-    match ask::post(&http, "/hop", &body).await {
+    match ask::post(&http, "/hop", &body, config.token()?.as_ref()).await {
         Ok((200, told)) => match serde_json::from_str::<ReplayReport>(&told) {
             Ok(report) => Ok(tell(&report, as_json)),
             Err(error) => {

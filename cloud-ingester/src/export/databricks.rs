@@ -3,8 +3,11 @@
 use arrow::datatypes::DataType;
 
 use super::{ExportError, File, Wishes, comment};
+use crate::gold::inputs;
 use crate::gold::model::{Model, Source};
+use crate::gold::planned::{self, CATALOGUE};
 use crate::lake::tables::Layer;
+use crate::silver::devices;
 
 const CATALOG: &str = "\
 The lake in Unity Catalog: external tables over its folders; nothing is copied. The location must lie in an external
@@ -21,6 +24,11 @@ be compared; to let Databricks alone make gold, point readers at it.
 Checked: the statement is parsed by sqlfluff (dialect databricks); the query in it is run by Spark and by Sail over a lake
 of the ingester's, with the same rows as its gold.
 Not checked: a run in Databricks.";
+
+/// What a bundle leaves out, and why.
+const LEFT_OUT: &str = "\
+Not among the models of this pipeline, since no SELECT makes them: gold.gateway_health (the proof, out of the ranges of
+sequence numbers that were seen) and gold.watermarks. Read the ingester's.";
 
 const BUNDLE: &str = "\
 The lake as a Databricks asset bundle: `databricks bundle deploy -t dev`, then `databricks bundle run catalog`, then
@@ -44,7 +52,14 @@ pub(super) fn files(wishes: &Wishes) -> Result<Vec<File>, ExportError> {
 
 fn bundle(wishes: &Wishes) -> String {
     let name = &wishes.name;
-    comment("#", BUNDLE)
+    let mut told = format!("{BUNDLE}\n\n{LEFT_OUT}");
+    let own = wishes.models.iter().filter(|model| pipeline(model).is_none()).map(|model| model.target.full_name());
+    let own: Vec<&str> = own.collect();
+    if !own.is_empty() {
+        let what = "Nor these, whose windows Spark cannot be given in SQL, or which only add rows";
+        told += &format!("\n{what}: {}.", own.join(", "));
+    }
+    comment("#", &told)
         + &format!(
             "bundle:
   name: {name}
@@ -156,11 +171,7 @@ fn spark_type(data_type: &DataType) -> String {
 
 /// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
 fn pipeline(model: &Model) -> Option<String> {
-    // Refused rows and what is known of devices are the engine's to join in.
-    if model.catalogue || model.draft.sources != [Source::Readings] {
-        return None;
-    }
-    let relation = relation(&header(&model.draft.sql))?;
+    let relation = relation(&header(&model.draft.sql), &rows(model))?;
     // A partition column is the engine's, not the SELECT's.
     Some(format!(
         "{}\ncreate or refresh materialized view {}\nas with {relation}\n{}",
@@ -178,8 +189,45 @@ fn header(sql: &str) -> toml::Table {
     text.parse().unwrap_or_default()
 }
 
-/// What the SELECT reads, as a common table expression.
-fn relation(header: &toml::Table) -> Option<String> {
+/// The rows a model is made of, as something to select from: readings, refused ones where it asks for them, and what is
+/// known of their devices.
+fn rows(model: &Model) -> String {
+    let plain = !model.catalogue && model.draft.sources == [Source::Readings];
+    if plain && !model.columns.iter().any(|column| column == "rejected") {
+        return "silver.readings".to_owned();
+    }
+    let known = planned::readings();
+    let of = |source: Source| {
+        let table = source.table();
+        let columns = model.columns.iter().filter(|name| !CATALOGUE.iter().any(|(joined, _)| name == joined));
+        let columns = columns.map(|name| {
+            let stored = inputs::stored_as(source, name);
+            match name.as_str() {
+                "rejected" => format!("{} as rejected", source == Source::Rejected),
+                name if table.schema().field_with_name(stored).is_err() => {
+                    let field = known.iter().find(|field| field.name() == name);
+                    format!("cast(null as {}) as {name}", spark_type(field.map_or(&DataType::Utf8, |f| f.data_type())))
+                }
+                name if name == stored => name.to_owned(),
+                name => format!("{stored} as {name}"),
+            }
+        });
+        let standing = if source == Source::Rejected { " where replayed_at is null" } else { "" };
+        format!("select {} from {}{standing}", columns.collect::<Vec<_>>().join(", "), table.full_name())
+    };
+    let parts: Vec<String> = model.draft.sources.iter().map(|source| of(*source)).collect();
+    let all = parts.join("\n    union all ");
+    if !model.catalogue {
+        return format!("(\n    {all}\n  ) r");
+    }
+    let asked = CATALOGUE.iter().filter(|(name, _)| model.columns.iter().any(|column| column == name));
+    let asked: Vec<String> = asked.map(|(name, column)| format!("{} as {name}", devices::joined(column))).collect();
+    let joins = devices::joins("silver.devices").replace(" left join", "\n    left join");
+    format!("(\n    select r.*, {} from (\n    {all}\n    ) r\n    {joins}\n  ) r", asked.join(", "))
+}
+
+/// What the SELECT reads, as a common table expression over `rows`.
+fn relation(header: &toml::Table, rows: &str) -> Option<String> {
     let window = header.get("window");
     match header.get("mode")?.as_str()? {
         "window" => {
@@ -192,10 +240,10 @@ fn relation(header: &toml::Table) -> Option<String> {
             let start = format!("unix_micros(event_time) - pmod(unix_micros(event_time), {micros})");
             Some(format!(
                 "windowed as (\n  select\n    *,\n    timestamp_micros({start}) as window_start,\n    \
-                 timestamp_micros({start} + {micros}) as window_end\n  from silver.readings\n)"
+                 timestamp_micros({start} + {micros}) as window_end\n  from {rows}\n)"
             ))
         }
-        "latest" => Some("readings as (select * from silver.readings)".to_owned()),
+        "latest" | "full" => Some(format!("readings as (select * from {rows})")),
         _ => None,
     }
 }

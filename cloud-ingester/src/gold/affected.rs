@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
 
-use super::inputs::{File, Inputs};
+use super::inputs::{File, Inputs, Refused};
 use super::keys::{KeyReader, Keys};
 use super::model::Windows;
 use super::window::{DAY, Grid, Span, date_text, sessions};
@@ -159,6 +159,16 @@ impl Affected {
         };
         let ends = spans.iter().scan(i64::MIN, latest).collect();
         Self { spans, ends, keys, which }
+    }
+
+    /// The keys whose windows are computed again; none where those of all are.
+    pub(super) fn keys(&self) -> Option<HashSet<&[u8]>> {
+        let concerned: HashSet<u32> = match &self.which {
+            Which::Starts(_) => return None,
+            Which::Pairs(_, pairs) => pairs.iter().map(|(key, _)| *key).collect(),
+            Which::Sessions { new, .. } => new.keys().copied().collect(),
+        };
+        Some(self.keys.iter().filter(|(_, number)| concerned.contains(number)).map(|(key, _)| key).collect())
     }
 
     /// The windows, ascending by start.
@@ -333,7 +343,7 @@ impl Found {
         }
         let mut held: Vec<Span> = vec![];
         let mut last: Option<Span> = None;
-        for batch in inputs.read(file.source, &file.add, &asked).await? {
+        for batch in inputs.read_of(file.source, &file.add, &asked, Refused::Ever).await? {
             let times = times(&batch, "event_time");
             let mut reader = (!keys.is_empty()).then(|| KeyReader::new(&batch, keys));
             for at in 0..batch.num_rows() {

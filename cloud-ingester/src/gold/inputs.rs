@@ -1,67 +1,26 @@
 //! The rows a model reads: readings, where asked for refused ones too, and what is known of their devices.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
-};
-use arrow::compute::{concat_batches, filter_record_batch, is_null, take};
-use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{filter_record_batch, is_null, take};
+use arrow::datatypes::{Schema, SchemaRef};
 
-use super::keys::KeyReader;
 use super::model::{Model, Source};
 use super::planned::{CATALOGUE, readings};
 use crate::lake::{Add, Extent, Lake, LakeError, Table, View};
+use crate::silver::devices::Catalogue;
 
 const DEVICE: [&str; 2] = ["gateway_id", "device_id"];
 
-/// What is known of devices, by time.
-#[derive(Debug)]
-pub struct Catalogue {
-    rows: RecordBatch,
-    /// Since when, until when, which row.
-    spans: HashMap<Vec<u8>, Vec<(i64, i64, u32)>>,
-}
-
-impl Catalogue {
-    /// Reads silver.devices.
-    ///
-    /// # Errors
-    /// When a file can't be read.
-    pub async fn read(view: &View) -> Result<Self, LakeError> {
-        let schema = Table::SilverDevices.schema();
-        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let mut batches = vec![];
-        for add in view.all_files() {
-            batches.extend(view.read(&add, &columns).await?);
-        }
-        let wanted: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let wanted = Arc::new(Schema::new(wanted));
-        let rows = concat_batches(&wanted, &batches).expect("files are read in the shape of their table");
-        let time = |name: &str| rows.column_by_name(name).expect("read").as_primitive::<TimestampMicrosecondType>();
-        let (from, to) = (time("valid_from"), time("valid_to"));
-        let mut spans: HashMap<Vec<u8>, Vec<(i64, i64, u32)>> = HashMap::new();
-        let mut reader = KeyReader::new(&rows, &DEVICE);
-        for (at, row) in (0..rows.num_rows()).zip(0_u32..) {
-            let until = if to.is_null(at) { i64::MAX } else { to.value(at) };
-            let since = if from.is_null(at) { i64::MIN } else { from.value(at) };
-            spans.entry(reader.at(at).to_vec()).or_default().push((since, until, row));
-        }
-        Ok(Self { rows, spans })
-    }
-
-    /// The place in the catalogue of each row of a batch.
-    fn places(&self, batch: &RecordBatch) -> UInt32Array {
-        let times = batch.column_by_name("event_time").expect("read").as_primitive::<TimestampMicrosecondType>();
-        let mut reader = KeyReader::new(batch, &DEVICE);
-        let place = |at: usize| {
-            let time = (!times.is_null(at)).then(|| times.value(at))?;
-            let spans = self.spans.get(reader.at(at))?;
-            spans.iter().find(|(from, to, _)| *from <= time && time < *to).map(|(.., row)| *row)
-        };
-        (0..batch.num_rows()).map(place).collect()
-    }
+/// Which refused rows are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Those that stand: what was replayed counts where it arrived then.
+    Standing,
+    /// Also those that were replayed: what they were part of changed when they went.
+    Ever,
 }
 
 /// The sources of a model, each at one version.
@@ -137,6 +96,20 @@ impl Inputs {
         add: &Add,
         columns: &[N],
     ) -> Result<Vec<RecordBatch>, LakeError> {
+        self.read_of(source, add, columns, Refused::Standing).await
+    }
+
+    /// The same, of these rows.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub async fn read_of<N: AsRef<str>>(
+        &self,
+        source: Source,
+        add: &Add,
+        columns: &[N],
+        refused: Refused,
+    ) -> Result<Vec<RecordBatch>, LakeError> {
         let known = relation();
         let wanted: Vec<_> = columns
             .iter()
@@ -162,10 +135,9 @@ impl Inputs {
         }
         let mut shaped = vec![];
         for batch in view.read(add, &physical).await? {
-            let batch = match source {
-                Source::Readings => batch,
-                // What was replayed counts where it arrived then.
-                Source::Rejected => {
+            let batch = match (source, refused) {
+                (Source::Readings, _) | (Source::Rejected, Refused::Ever) => batch,
+                (Source::Rejected, Refused::Standing) => {
                     let left = is_null(batch.column_by_name("replayed_at").expect("asked for")).expect("any column");
                     filter_record_batch(&batch, &left).expect("a mask is as long as its batch")
                 }
@@ -178,9 +150,10 @@ impl Inputs {
     fn shape(&self, source: Source, batch: &RecordBatch, wanted: &SchemaRef, joined: bool) -> RecordBatch {
         let rows = batch.num_rows();
         let catalogue = self.catalogue.as_ref().filter(|_| joined);
+        let stored = |name: &str| batch.column_by_name(stored_as(source, name)).expect("asked for");
         let places = catalogue.map(|catalogue| {
-            let named = renamed(source, batch);
-            (catalogue, catalogue.places(&named))
+            let [gateways, devices] = DEVICE.map(|name| stored(name).as_string::<i32>());
+            (catalogue, catalogue.places(gateways, devices, stored("event_time").as_primitive()))
         });
         let columns: Vec<ArrayRef> = wanted
             .fields()
@@ -190,8 +163,7 @@ impl Inputs {
                 if let Some((_, column)) = CATALOGUE.iter().find(|(known, _)| *known == name) {
                     return match &places {
                         Some((catalogue, places)) => {
-                            let column = catalogue.rows.column_by_name(column).expect("a column of silver.devices");
-                            take(column, places, None).expect("places within the catalogue")
+                            take(catalogue.column(column), places, None).expect("places within the catalogue")
                         }
                         None => new_null_array(field.data_type(), rows),
                     };
@@ -224,18 +196,11 @@ fn relation() -> SchemaRef {
 }
 
 /// What a column of the relation is called in its table.
-fn stored_as(source: Source, name: &str) -> &str {
+#[must_use]
+pub fn stored_as(source: Source, name: &str) -> &str {
     match (source, name) {
         (Source::Rejected, "event_time") => "enqueued_time",
         (Source::Rejected, "reading_id") => "id",
         (_, name) => name,
     }
-}
-
-/// A batch with its time under the relation's name.
-fn renamed(source: Source, batch: &RecordBatch) -> RecordBatch {
-    let time = batch.column_by_name(stored_as(source, "event_time")).expect("asked for");
-    let parts = DEVICE.iter().map(|name| (*name, Arc::clone(batch.column_by_name(name).expect("asked for")), true));
-    let parts = parts.chain([("event_time", Arc::clone(time), true)]);
-    RecordBatch::try_from_iter_with_nullable(parts).expect("columns of one batch")
 }

@@ -45,6 +45,22 @@ impl KeyReader {
         &self.key
     }
 }
+
+/// The parts of a key, as a [`KeyReader`] made it.
+pub fn parts(mut key: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    std::iter::from_fn(move || {
+        let (length, rest) = key.split_first_chunk()?;
+        let length = u32::from_le_bytes(*length);
+        if length == u32::MAX {
+            key = rest;
+            return Some(None);
+        }
+        let (part, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        key = rest;
+        Some(std::str::from_utf8(part).ok())
+    })
+}
+
 /// Keys, numbered as they are met.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
@@ -117,6 +133,9 @@ mod tests {
             keys.number(reader.at(at));
         }
         assert_eq!(keys.len(), rows.len());
+        for (at, (x, y)) in rows.into_iter().enumerate() {
+            assert_eq!(parts(reader.at(at)).collect::<Vec<_>>(), [x, y]);
+        }
         assert_eq!(keys.find(reader.at(2)), Some(2));
     }
 }

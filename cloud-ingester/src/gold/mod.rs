@@ -20,6 +20,8 @@ pub mod inputs; // the rows a model reads
 
 pub mod affected; // which windows new rows touch
 
+pub mod pruned; // and which files can hold them
+
 pub mod rewrite; // replacing rows in one commit
 
 pub mod windowed; // mode `window`

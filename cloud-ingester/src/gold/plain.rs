@@ -10,6 +10,7 @@ use super::planned::CATALOGUE;
 use super::rewrite::{Rewrite, as_table, select};
 use super::windowed::Scope;
 use crate::lake::{Lake, LakeError, Removes, Table};
+use crate::silver::devices::{joined, joins};
 
 /// Rows that one SELECT of an `append` reads.
 const ROWS_MAX: u64 = 1_000_000;
@@ -69,17 +70,12 @@ pub async fn full(lake: &Lake, session: &SessionContext, model: &Model, inputs: 
         .columns
         .iter()
         .map(|name| match CATALOGUE.iter().find(|(known, _)| known == name) {
-            Some((known, column)) => format!("d.{column} as {known}"),
+            Some((known, column)) => format!("{} as {known}", joined(column)),
             None if name == "rejected" => "false as rejected".to_owned(),
             None => format!("r.{name}"),
         })
         .collect();
-    let join = if model.catalogue {
-        "left join model_devices d on r.gateway_id = d.gateway_id and r.device_id = d.device_id \
-         and d.valid_from <= r.event_time and (d.valid_to is null or r.event_time < d.valid_to)"
-    } else {
-        ""
-    };
+    let join = if model.catalogue { joins(names[1]) } else { String::new() };
     let relation = format!("select {} from model_readings r {join}", columns.join(", "));
     let view = session.sql(&relation).await.map_err(failed)?.into_view();
     session.register_table(names[2], view).map_err(failed)?;

@@ -15,6 +15,7 @@ use super::model::{Mode, Model, Source};
 use super::planned::CATALOGUE;
 use crate::lake::session::{Limits, query, session};
 use crate::lake::{Lake, LakeError, Table};
+use crate::silver::devices;
 
 /// How many rows of gold are shown where more than one fits.
 const SHOWN: usize = 10;
@@ -244,15 +245,11 @@ async fn relation(
     let joined: Vec<String> = CATALOGUE
         .iter()
         .filter(|(name, _)| more.contains(name))
-        .map(|(name, column)| format!("d.{column} as {name}"))
+        .map(|(name, column)| format!("{} as {name}", devices::joined(column)))
         .collect();
     if !joined.is_empty() {
         register(session, "devices", lake.view(Table::SilverDevices).await?.provider().await?)?;
-        sql = format!(
-            "select r.*, {} from ({sql}) r left join devices d on r.gateway_id = d.gateway_id and r.device_id = d.device_id \
-             and d.valid_from <= r.event_time and (d.valid_to is null or r.event_time < d.valid_to)",
-            joined.join(", ")
-        );
+        sql = format!("select r.*, {} from ({sql}) r {}", joined.join(", "), devices::joins("devices"));
     }
     let view = session.sql(&sql).await.map_err(failed)?.into_view();
     register(session, "traced", view)?;

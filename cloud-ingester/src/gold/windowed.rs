@@ -6,6 +6,7 @@ use datafusion::prelude::SessionContext;
 use super::affected::{Affected, Final};
 use super::inputs::{File, Inputs};
 use super::model::{Model, Windows};
+use super::pruned::Wanted;
 use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
 use super::window::cut;
 use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes};
@@ -63,7 +64,8 @@ pub async fn recompute(
     };
 
     let mut files = inputs.files_on(&affected.days());
-    files.retain(|file| affected.touches(&file.extent));
+    let wanted = Wanted::of(keys, affected.keys());
+    files.retain(|file| affected.touches(&file.extent) && wanted.may_be_in(&file.add));
     let extents: Vec<Extent> = files.iter().map(|file| file.extent).collect();
     let mut rows = 0;
     let overlap = match windows {

@@ -14,8 +14,9 @@ use shared::time::Timestamp;
 
 use super::error::HopError;
 use super::runner::Hops;
-use crate::lake::{Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, foreign};
-use crate::silver::catalogue::{self, Catalogue, Entry, Mistake};
+use crate::lake::{Kind, Lake, Removes, Table, TableCommit, Txn, foreign};
+use crate::silver::catalogue::{self, Entry, Mistake};
+use crate::silver::devices::Catalogue;
 
 /// How often a catalogue that is a table is looked at; a file costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -103,7 +104,7 @@ impl Hops {
 
     /// Learns from silver.devices what was read last.
     pub(super) async fn remember_devices(&mut self) -> Result<(), HopError> {
-        self.devices.now = Arc::new(of_lake(&self.lake).await?);
+        self.devices.now = Arc::new(Catalogue::read(&self.lake.view(Table::SilverDevices).await?).await?);
         Ok(())
     }
 
@@ -173,19 +174,4 @@ impl Hops {
         self.devices.now = Arc::new(Catalogue::new(landed.version(), rows));
         Ok(())
     }
-}
-
-/// The catalogue of a lake, for those that only read: as of the newest version of silver.devices.
-///
-/// # Errors
-/// When the table can't be read.
-pub async fn of_lake(lake: &Lake) -> Result<Catalogue, LakeError> {
-    let view = lake.view(Table::SilverDevices).await?;
-    let names: Vec<String> = Table::SilverDevices.schema().fields().iter().map(|f| f.name().clone()).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut rows = vec![];
-    for add in view.all_files() {
-        rows.extend(view.read(&add, &names).await?.iter().flat_map(catalogue::rows));
-    }
-    Ok(Catalogue::new(view.version(), rows))
 }

@@ -1,9 +1,18 @@
 //! What a range of source versions added.
 
-use crate::lake::{Change, LakeError, View};
+use crate::lake::{Change, LakeError, Table, View};
 
 use super::error::HopError;
 use super::plan::{Plan, Range, Stand, Step, Take, Why, stand};
+
+/// How a commit of silver.quarantine counts that marks refusals as replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// As new files: who reads them asks which of their rows were replayed, and computes anew what those were part of.
+    News,
+    /// As any other that replaces rows.
+    Replaced,
+}
 
 /// What is new in a source.
 #[derive(Debug)]
@@ -24,7 +33,13 @@ pub(super) enum News {
 }
 
 /// Looks for what is new in `source`, of which `target` has read up to `done`.
-pub(super) async fn news(source: &View, target: &View, done: Option<i64>, bytes_max: u64) -> Result<News, HopError> {
+pub(super) async fn news(
+    source: &View,
+    target: &View,
+    done: Option<i64>,
+    bytes_max: u64,
+    marks: Marks,
+) -> Result<News, HopError> {
     let from = match stand(done, 0 < target.rows(), source.version()) {
         Stand::Level => return Ok(News::Nothing),
         Stand::Refresh(why) => return Ok(News::Refresh(why)),
@@ -46,9 +61,12 @@ pub(super) async fn news(source: &View, target: &View, done: Option<i64>, bytes_
             Err(LakeError::Gone { .. }) => return Ok(News::Refresh(Why::LogGone)),
             Err(error) => return Err(error.into()),
         };
-        let full = Plan::of(&change.info).is_some_and(|plan| plan.full);
+        let plan = Plan::of(&change.info);
+        let full = plan.as_ref().is_some_and(|plan| plan.full);
+        // Rows go from quarantine by our refreshes only; what else a hop of ours removes is there again, marked.
+        let marked = marks == Marks::News && source.table() == Table::SilverQuarantine && plan.is_some();
         let bytes = change.adds.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
-        match range.take(&Step { version, bytes, replaces: full || change.removes }) {
+        match range.take(&Step { version, bytes, replaces: full || (change.removes && !marked) }) {
             Take::Yes => changes.push(change),
             Take::Full => break,
             Take::Refresh => return Ok(News::Refresh(Why::SourceReplaced)),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::changes::{News, news};
+use super::changes::{Marks, News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::Hops;
@@ -77,11 +77,16 @@ impl Hops {
         let mut files = vec![];
         let mut refresh = asked;
         let mut moved = false;
+        let marks = match model.draft.mode {
+            Mode::Window(Windows::Grid(_)) => Marks::News,
+            // A session ends elsewhere without the row; what was appended has to go.
+            Mode::Window(Windows::Session { .. }) | Mode::Append | Mode::Latest | Mode::Full => Marks::Replaced,
+        };
         for &from in &model.draft.sources {
             let view = self.lake.view(from.table()).await?;
             let expected = target.txn(&model.target.app_id(&view.id())).await?;
             let mut done = Source::new(model.target, &view, expected, 0, view.version(), &model.digest());
-            match news(&view, &target, expected, self.bytes_max(model)).await? {
+            match news(&view, &target, expected, self.bytes_max(model), marks).await? {
                 News::Nothing => done.plan.from = done.plan.to + 1,
                 News::Some { from: first, to, changes } => {
                     moved = true;
@@ -98,7 +103,7 @@ impl Hops {
             let view = self.lake.view(Table::SilverDevices).await?;
             let expected = target.txn(&model.target.app_id(&view.id())).await?;
             let mut done = Source::new(model.target, &view, expected, 0, view.version(), &model.digest());
-            match news(&view, &target, expected, u64::MAX).await? {
+            match news(&view, &target, expected, u64::MAX, Marks::Replaced).await? {
                 News::Nothing => done.plan.from = done.plan.to + 1,
                 News::Some { from, to, changes } => {
                     moved = true;
@@ -219,7 +224,7 @@ impl Hops {
         let mut marks = known.clone();
         let found = match asked {
             Some(why) => News::Refresh(why),
-            None => news(&source, &target, expected, u64::MAX).await?,
+            None => news(&source, &target, expected, u64::MAX, Marks::Replaced).await?,
         };
         let mut moved = false;
         let scope = match found {
@@ -285,7 +290,7 @@ impl Hops {
             let expected = target.txn(&table.app_id(&source.id())).await?;
             let mut done = Source::new(table, &source, expected, 0, source.version(), HEALTH_RULES);
             // One commit reads up to the newest version: what was seen is known for the newest only.
-            match news(&source, &target, expected, u64::MAX).await? {
+            match news(&source, &target, expected, u64::MAX, Marks::News).await? {
                 News::Nothing => done.plan.from = done.plan.to + 1,
                 News::Some { from, to, changes } => {
                     moved = true;

@@ -199,6 +199,7 @@ impl Hops {
             hops.lake.fence(target, &target.app_id(&source), &hops.lease).await?;
         }
         hops.lake.fence(Table::SilverDevices, &Table::SilverDevices.app_id("catalogue"), &hops.lease).await?;
+        hops.retain().await?;
         hops.remember_devices().await?;
         hops.finish_half_done().await?;
         if hops.memory.is_none() {
@@ -209,6 +210,22 @@ impl Hops {
             };
         }
         Ok(hops)
+    }
+
+    /// Has every table say how long it keeps what was removed.
+    async fn retain(&self) -> Result<(), HopError> {
+        for &table in self.lake.tables() {
+            match self.lake.retain(table, upkeep::retention(&self.settings.upkeep), &self.lease).await {
+                Err(lost @ LakeError::LeaseLost { .. }) => return Err(lost.into()),
+                // Others commit to bronze all the time. Nothing waits for it: the next holder tries again.
+                Err(error) => tracing::warn!(%error, "a table does not say yet how long it keeps what was removed"),
+                Ok(true) => {
+                    tracing::info!(table = table.full_name(), "the table says how long it keeps what was removed")
+                }
+                Ok(false) => {}
+            }
+        }
+        Ok(())
     }
 
     /// One round: reads what is new in bronze, up to the limit of one commit, and brings gold up to it. A model whose turn

@@ -7,11 +7,11 @@ use arrow::compute::cast;
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use super::changes::{News, news};
+use super::changes::{Marks, News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
-use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
+use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View, sorted};
 use crate::silver::events::{BRONZE_COLUMNS, REPLAY_HUB};
 use crate::silver::replays::Replays;
 use crate::silver::{Highs, Made, Rules, Seen, Totals, held, work};
@@ -123,7 +123,7 @@ impl Hops {
         let targets = self.targets().await?;
         let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
         let [quarantine, _, readings] = &targets;
-        match news(&bronze, readings, stood[2], self.settings.chunk_bytes).await? {
+        match news(&bronze, readings, stood[2], self.settings.chunk_bytes, Marks::Replaced).await? {
             News::Nothing => Ok(None),
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
@@ -286,17 +286,12 @@ impl Hops {
 
     /// All of bronze in the hub's order; sorts on disk where memory does not suffice.
     async fn in_order(&self, bronze: &View) -> Result<datafusion::physical_plan::SendableRecordBatchStream, HopError> {
-        self.session.deregister_table("bronze_in_order").map_err(failed)?;
-        self.session.register_table("bronze_in_order", bronze.provider().await?).map_err(failed)?;
-        let columns = BRONZE_COLUMNS.join(", ");
+        let shape = self.lake.writer(bronze.table()).await?.shape().only(&BRONZE_COLUMNS);
         // Our own replays last: what they take up comes before.
         let own = bronze.created_ms().unwrap_or_default();
-        let sql = format!(
-            "select {columns} from bronze_in_order order by hub = '{REPLAY_HUB}' and incarnation = {own}, incarnation, \
-             hub, partition_id, sequence_number"
-        );
-        let frame = self.session.sql(&sql).await.map_err(failed)?;
-        Ok(frame.execute_stream().await.map_err(failed)?)
+        let order =
+            format!("hub = '{REPLAY_HUB}' and incarnation = {own}, incarnation, hub, partition_id, sequence_number");
+        Ok(sorted(bronze, shape, bronze.all_files(), &order, self.settings.limits).await?)
     }
 }
 

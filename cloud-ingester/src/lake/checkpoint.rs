@@ -72,6 +72,27 @@ fn of_size(hint: &[u8], version: u64, size: usize) -> Option<Vec<u8>> {
     serde_json::to_vec(&hint).ok()
 }
 
+/// A checkpoint that has lost the progress of `app`, as none of ours ever should.
+#[cfg(test)]
+pub(crate) fn forgetting(file: Vec<u8>, app: &str) -> Vec<u8> {
+    use arrow::array::{Array as _, AsArray as _, BooleanArray};
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file)).expect("a file").build().expect("rows");
+    let mut writer = ArrowWriter::try_new(vec![], arrow::record_batch::RecordBatchReader::schema(&reader), None);
+    for batch in reader {
+        let batch = batch.expect("rows");
+        let apps = batch.column_by_name("txn").expect("a column").as_struct();
+        let apps =
+            arrow::compute::cast(apps.column_by_name("appId").expect("a field"), &arrow::datatypes::DataType::Utf8);
+        let apps = apps.expect("texts");
+        let apps = apps.as_string::<i32>();
+        let stays: BooleanArray =
+            (0..batch.num_rows()).map(|at| Some(apps.is_null(at) || apps.value(at) != app)).collect();
+        let rest = arrow::compute::filter_record_batch(&batch, &stays).expect("as long as the batch");
+        writer.as_mut().expect("a writer").write(&rest).expect("written");
+    }
+    writer.expect("a writer").into_inner().expect("a file")
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

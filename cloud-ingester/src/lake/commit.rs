@@ -59,6 +59,8 @@ pub enum Kind {
         /// The files at these paths are removed; all must be part of the table.
         removes: HashSet<String>,
     },
+    /// The table gets these properties; its rows stay as they are.
+    Properties(Vec<(String, String)>),
 }
 
 /// Which files of the table a commit removes.
@@ -212,6 +214,7 @@ pub(super) async fn build(
         predicate: None,
     };
     let (operation, actions) = match &commit.kind {
+        Kind::Properties(properties) => super::retention::actions(snapshot, properties)?,
         Kind::Append => (write(SaveMode::Append), files.to_vec()),
         Kind::Files { adds, removes } => {
             let gone = |path: &str| match removes {

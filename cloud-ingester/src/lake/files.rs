@@ -83,6 +83,35 @@ impl View {
             .collect()
     }
 
+    /// How large a row is, unpacked: the largest average of any part of these files, by what their footers tell.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub async fn row_bytes(&self, files: &[Add]) -> Result<u64, LakeError> {
+        let mut largest = 0;
+        for add in files {
+            let read = self.remote(add).get_metadata(None).await;
+            let footer = read.map_err(|error| delta("read a file of", self.table())(DeltaTableError::from(error)))?;
+            for group in footer.row_groups() {
+                // What a dictionary holds once is in memory once for each row.
+                let bytes = group.columns().iter().map(|column| {
+                    column.unencoded_byte_array_data_bytes().unwrap_or(0).max(column.uncompressed_size())
+                });
+                let (bytes, rows) = (bytes.sum::<i64>(), group.num_rows().max(1));
+                largest = largest.max(u64::try_from(bytes / rows).unwrap_or(0));
+            }
+        }
+        Ok(largest)
+    }
+
+    fn remote(&self, add: &Add) -> Remote {
+        Remote {
+            store: self.delta().log_store().object_store(None),
+            path: Path::parse(&add.path).unwrap_or_else(|_| Path::from(add.path.as_str())),
+            size: u64::try_from(add.size).unwrap_or(0),
+        }
+    }
+
     /// The rows of one file, of this or an earlier version. Columns the file does not have are null; partition columns
     /// are not in files and so are null as well.
     ///
@@ -105,12 +134,7 @@ impl View {
             .expect("callers name columns of the table");
         let wanted =
             Arc::new(Schema::new(wanted.into_iter().map(|field| field.with_nullable(true)).collect::<Vec<_>>()));
-        let file = Remote {
-            store: self.delta().log_store().object_store(None),
-            path: Path::parse(&add.path).unwrap_or_else(|_| Path::from(add.path.as_str())),
-            size: u64::try_from(add.size).unwrap_or(0),
-        };
-        let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
+        let builder = ParquetRecordBatchStreamBuilder::new(self.remote(add)).await.map_err(failed)?;
         let roots = builder.parquet_schema().root_schema().get_fields();
         let found = roots.iter().enumerate().filter(|(_, root)| columns.contains(&root.name())).map(|(at, _)| at);
         let mask = ProjectionMask::roots(builder.parquet_schema(), found.collect::<Vec<_>>());
@@ -181,6 +205,40 @@ impl AsyncFileReader for Remote {
     }
 }
 
+/// How the rows of a table look.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    table: Table,
+    columns: SchemaRef,
+}
+
+impl Shape {
+    /// The columns, in the table's order.
+    #[must_use]
+    pub fn columns(&self) -> SchemaRef {
+        Arc::clone(&self.columns)
+    }
+
+    /// Some of the columns.
+    ///
+    /// # Panics
+    /// When the table does not have one of them.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Self {
+        let field =
+            |name: &&str| self.columns.field_with_name(name).expect("callers name columns of the table").clone();
+        Self { columns: Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>())), ..self.clone() }
+    }
+
+    /// Brings rows into it, as [`FileWriter::write`] does.
+    ///
+    /// # Errors
+    /// When the columns differ.
+    pub fn of(&self, batch: RecordBatch) -> Result<RecordBatch, LakeError> {
+        conform(batch, &self.columns).map_err(|error| delta("write rows of", self.table)(error.into()))
+    }
+}
+
 /// Writes rows into files that are not part of the table until a commit adds them.
 pub struct FileWriter {
     table: Table,
@@ -197,6 +255,12 @@ impl FileWriter {
             .with_writer_properties(writer_properties())
             .with_target_file_size(file_bytes);
         Ok(Self { table, inner, columns: columns(table, loaded)?, done: vec![], open: false })
+    }
+
+    /// How rows have to look.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape { table: self.table, columns: Arc::clone(&self.columns) }
     }
 
     /// Adds rows; columns as [`Table::schema`] says, others of the table's are null. Files are cut by partition and size.

@@ -26,6 +26,8 @@ mod store; // every table's handle; tries until it is known to have landed
 
 mod evolve; // columns of later versions, and of others
 
+mod retention; // how long a table keeps what is not part of it any more
+
 mod files; // rows straight out of files, and into them
 
 pub mod foreign; // a table of somebody else
@@ -47,19 +49,25 @@ mod records; // small records that several processes write
 
 pub mod session; // SQL over the lake, with limits
 
+mod sorted; // rows of files in order, within little memory
+
 mod travel; // the lake as it was
 
 mod numbers; // which sequence numbers bronze holds
 
+#[cfg(test)]
+pub(crate) use checkpoint::forgetting;
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
-pub use files::{Extent, FileWriter};
+pub use files::{Extent, FileWriter, Shape};
 pub use keep::{Listed, Logged};
 pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
 pub use numbers::numbers;
 pub use records::{Entry, Records, Running};
+pub use retention::Retention;
+pub use sorted::sorted;
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
 pub use travel::{Travel, lake_session_at};

@@ -32,17 +32,46 @@ fn failed(act: &'static str) -> impl Fn(DataFusionError) -> LakeError {
     move |source| LakeError::Query { act, source: Box::new(source) }
 }
 
+/// What each sort sets aside of the pool before it begins, so that it can merge what it spills.
+const SORT_RESERVE: usize = 1 << 20;
+
+/// What a thread of a query gets of the pool at least: on a machine with many cores the parts would be too small to sort
+/// anything in.
+const THREAD_BYTES: u64 = 32 << 20;
+
+/// How many threads a query runs on.
+fn threads(cores: usize, limits: Limits) -> usize {
+    let enough = usize::try_from(limits.memory_bytes / THREAD_BYTES).unwrap_or(usize::MAX);
+    cores.min(enough).max(1)
+}
+
 /// A session without tables: UTC, Databricks' dialect, Delta's planner, Spark's function names.
 ///
 /// # Errors
 /// When the spill directory can't be made.
 pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
+    session_on(SessionConfig::new().target_partitions(), limits)
+}
+
+fn session_on(cores: usize, limits: Limits) -> Result<SessionContext, LakeError> {
+    with(limits, SessionConfig::new().with_target_partitions(threads(cores, limits)))
+}
+
+/// The same on one thread, which is handed so many rows at a time.
+///
+/// # Errors
+/// As [`session`].
+pub fn one_thread(limits: Limits, rows: usize) -> Result<SessionContext, LakeError> {
+    with(limits, SessionConfig::new().with_target_partitions(1).with_batch_size(rows))
+}
+
+fn with(limits: Limits, config: SessionConfig) -> Result<SessionContext, LakeError> {
     let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
         .build_arc()
         .map_err(failed("prepare a query session"))?;
-    let mut config = SessionConfig::new().with_information_schema(true);
+    let mut config = config.with_information_schema(true).with_sort_spill_reservation_bytes(SORT_RESERVE);
     // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
     config.options_mut().execution.time_zone = Some("UTC".to_owned());
     config.options_mut().sql_parser.dialect = Dialect::Databricks;
@@ -164,6 +193,22 @@ mod tests {
             "1970-01-01T00:01:00Z",
         )
         .await;
+    }
+
+    #[test]
+    fn on_a_machine_with_many_cores_what_sorts_set_aside_is_a_small_part_of_the_memory_there_is() {
+        for memory_bytes in [64 << 20, 192 << 20, 1 << 30] {
+            let limits = Limits { memory_bytes };
+            for cores in [1, 2, 8, 20, 128] {
+                let session = session_on(cores, limits).expect("a session");
+                let state = session.state();
+                let options = state.config_options();
+                let (threads, each) =
+                    (options.execution.target_partitions, options.execution.sort_spill_reservation_bytes);
+                assert!((1..=cores).contains(&threads), "{threads} of {cores}");
+                assert!(16 * (threads * each) as u64 <= memory_bytes, "{threads} threads, {each} bytes each");
+            }
+        }
     }
 
     #[tokio::test]

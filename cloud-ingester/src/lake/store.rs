@@ -18,17 +18,22 @@ use shared::clock::Clock;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::attempt::{Attempt, Do, End, Fit, Heard};
+use super::attempt::{Attempt, Do, End, Heard};
 use super::commit::{
-    FILE_BYTES, Kind, Landed, Overtaken, TableCommit, Txn, build, delta, look, still_there, version, write_files,
+    FILE_BYTES, Kind, Landed, Overtaken, Removes, TableCommit, Txn, build, delta, look, still_there, version,
+    write_files,
 };
 use super::door::Door;
 use super::error::{LakeError, trouble};
 use super::files::FileWriter;
 use super::lease::Lease;
 use super::location::Location;
+use super::retention::Retention;
 use super::tables::{Layer, Table};
 use super::view::View;
+
+/// How often an older holder may be faster than the fence against it. Its lease is lost, so it is once at most.
+const FENCES_MAX: u32 = 6;
 
 /// Versions between two checkpoints of a table.
 pub const CHECKPOINT_EVERY: i64 = 20;
@@ -234,6 +239,20 @@ impl Lake {
         self.view(table).await?.txn(app).await
     }
 
+    /// The same commit with its rows in files: what is tried again later need not be written again.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    pub async fn written(&self, commit: TableCommit) -> Result<TableCommit, LakeError> {
+        let Kind::Append = commit.kind else { return Ok(commit) };
+        // Encoding takes the longest: not under the lock, or readers of the table wait for it.
+        let loaded = self.loaded(commit.table).await?;
+        let files = write_files(&loaded, &commit).await?;
+        let adds = files.into_iter().filter_map(|file| if let Action::Add(add) = file { Some(add) } else { None });
+        let kind = Kind::Files { adds: adds.collect(), removes: Removes::Nothing };
+        Ok(TableCommit { kind, batches: vec![], ..commit })
+    }
+
     /// Writes the rows and commits them with their progress.
     ///
     /// With a lease the commit is a hop's: the snapshot is loaded, the lease is checked, then the commit is built on that
@@ -248,23 +267,36 @@ impl Lake {
         // Encoding takes the longest: not under the lock, or readers of the table wait for it.
         let loaded = self.loaded(commit.table).await?;
         let files = write_files(&loaded, &commit).await?;
-        self.attempt("commit to", &commit, &files, lease, Resume::WhereItFits).await
+        self.attempt("commit to", &commit, &files, lease).await
     }
 
     /// Commits the current progress of `app` again (or −1 where there is none), so that a writer which loaded the table
-    /// before now is refused. Called by each new holder of the lease on every target.
+    /// before now is refused. Called by each new holder of the lease on every target. The newest books go with it: they
+    /// would be lost where the log is cut behind a row of fences.
     ///
     /// # Errors
     /// As [`Lake::commit`].
     pub async fn fence(&self, table: Table, app: &str, lease: &Lease) -> Result<(), LakeError> {
-        let fence = TableCommit {
-            table,
-            kind: Kind::Append,
-            batches: vec![],
-            txns: vec![Txn { app: app.to_owned(), expected: None, version: -1 }],
-            metadata: vec![("fence".to_owned(), Value::Bool(true))],
-        };
-        self.attempt("fence", &fence, &[], Some(lease), Resume::WhereItStands).await.map(|_| ())
+        let mut tried = 0;
+        loop {
+            let view = self.view(table).await?;
+            let expected = view.txn(app).await?;
+            let mut metadata = vec![("fence".to_owned(), Value::Bool(true))];
+            metadata.extend(view.books().await?);
+            let fence = TableCommit {
+                table,
+                kind: Kind::Append,
+                batches: vec![],
+                txns: vec![Txn { app: app.to_owned(), expected, version: expected.unwrap_or(-1) }],
+                metadata,
+            };
+            tried += 1;
+            match self.attempt("fence", &fence, &[], Some(lease)).await {
+                // An older holder was faster, once more: its books are newer than those that were read.
+                Err(LakeError::Fenced { .. }) if tried < FENCES_MAX => {}
+                done => return done.map(|_| ()),
+            }
+        }
     }
 
     /// Does what [`Attempt`] decides.
@@ -274,11 +306,9 @@ impl Lake {
         commit: &TableCommit,
         files: &[Action],
         lease: Option<&Lease>,
-        resume: Resume,
     ) -> Result<Landed, LakeError> {
         let table = commit.table;
         let overtaken = if lease.is_some() { Overtaken::Fails } else { Overtaken::MovesOn };
-        let mut commit = commit.clone();
         let mut handle = self.handle(table).lock().await;
         let (mut attempt, mut next) = Attempt::begin(lease.is_some());
         let mut found = vec![];
@@ -290,21 +320,12 @@ impl Lake {
                     let fresh = attempt.failed() != 0 || lease.is_some() || handle.delta.state.is_none();
                     let loaded = if fresh { handle.refresh(table).await } else { Ok(()) };
                     let looked = match loaded {
-                        Ok(()) => look(&handle.delta, &commit).await,
+                        Ok(()) => look(&handle.delta, commit).await,
                         Err(error) => Err(error),
                     };
                     looked.map(|(fit, progress)| {
                         found = progress;
-                        Heard::Loaded(match resume {
-                            Resume::WhereItFits => fit,
-                            // A fence that landed twice does no harm, so whether it did is not asked.
-                            Resume::WhereItStands => {
-                                for (txn, found) in commit.txns.iter_mut().zip(&found) {
-                                    txn.version = found.unwrap_or(-1);
-                                }
-                                Fit::Next
-                            }
-                        })
+                        Heard::Loaded(fit)
                     })
                 }
                 Do::AskLease => match lease.expect("asked for only under a lease").check().await {
@@ -316,8 +337,8 @@ impl Lake {
                     Err(unknown) => Err(unknown),
                 },
                 Do::Build => {
-                    still_there(&handle.delta, &commit)?;
-                    let built = build(&handle.delta, &commit, files, overtaken).await;
+                    still_there(&handle.delta, commit)?;
+                    let built = build(&handle.delta, commit, files, overtaken).await;
                     built.map_err(delta(act, table)).map(|state| {
                         handle.delta.state = Some(state);
                         Heard::Landed
@@ -464,15 +485,6 @@ fn log_store(
     }
 }
 
-/// How an attempt takes the progress it finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resume {
-    /// The commit goes in only where the progress is as its caller saw it.
-    WhereItFits,
-    /// The commit repeats whatever progress there is.
-    WhereItStands,
-}
-
 /// Where a test may end the process: a commit was just made.
 fn passed(table: Table) {
     match table.layer() {
@@ -494,6 +506,7 @@ async fn create(handle: &DeltaTable, table: Table) -> Result<(), LakeError> {
         .with_configuration_property(TableProperty::CheckpointInterval, Some(CHECKPOINT_EVERY.to_string()))
         // Other writers must not clean up logs that a hop has yet to read.
         .with_configuration_property(TableProperty::EnableExpiredLogCleanup, Some("false"))
+        .with_configuration(Retention::default().properties().map(|(name, value)| (name, Some(value))))
         .with_save_mode(SaveMode::Ignore)
         .await
         .map_err(delta("create", table))?;

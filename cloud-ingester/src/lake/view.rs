@@ -178,6 +178,35 @@ impl View {
         Ok(changes)
     }
 
+    /// What the newest commit that keeps books says, as metadata for another one.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn books(&self) -> Result<Vec<(String, Value)>, LakeError> {
+        const BOOKS: [&str; 2] = ["totals", "highs"];
+        if self.table != Table::SilverReadings {
+            return Ok(vec![]);
+        }
+        for version in (0..=self.version()).rev() {
+            match self.change(version).await {
+                Ok(change) if change.info.contains_key(BOOKS[0]) => {
+                    let kept = BOOKS.iter().filter_map(|name| Some((*name, change.info.get(*name)?)));
+                    return Ok(kept.map(|(name, value)| (name.to_owned(), value.clone())).collect());
+                }
+                Ok(_) => {}
+                Err(LakeError::Gone { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(vec![])
+    }
+
+    /// A property of the table.
+    #[must_use]
+    pub fn property(&self, name: &str) -> Option<String> {
+        self.state().metadata().configuration().get(name).cloned()
+    }
+
     /// What the commit that made `version` did.
     ///
     /// # Errors

@@ -302,7 +302,11 @@ async fn answer(hops: &mut Hops, asked: Asked, metrics: &HopMetrics) -> Result<C
             Ok(tables) => hops.maintain(&tables).await,
             Err(error) => Err(error),
         };
-        let told = done.as_ref().map(|done| tell_upkeep(done)).map_err(ToString::to_string);
+        let told = match &done {
+            Ok(done) if upkeep::is_whole(done) => Ok(tell_upkeep(done)),
+            Ok(done) => Err(tell_upkeep(done)),
+            Err(error) => Err(error.to_string()),
+        };
         let _ = asked.answer.send(told);
         return match done {
             Ok(_) | Err(HopError::NoTable(_)) => Ok(ControlFlow::Continue(())),

@@ -1,5 +1,5 @@
-//! The devices there are: read from a catalogue, kept as silver.devices with the times from which and until which each
-//! row holds (SCD-2), and asked for as of an event time.
+//! The devices there are: read from a catalogue, and kept as silver.devices with the times from which and until which
+//! each row holds (SCD-2). What held of a device at a time, `devices` tells.
 //!
 //! | a device of the catalogue            | what becomes of its rows                                        |
 //! |--------------------------------------|------------------------------------------------------------------|
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array as _, ArrayRef, AsArray as _, Float64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type, TimestampMicrosecondType};
 use serde::Deserialize;
 use shared::config::Span;
 use shared::reading::DeviceId;
@@ -383,84 +383,6 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
         to: time("valid_to", at),
     };
     (0..batch.num_rows()).map(row).collect()
-}
-
-/// The columns that a join with the catalogue adds.
-pub const JOINED: [&str; 5] = ["name", "site", "area", "timezone", "expected_interval_s"];
-
-/// silver.devices at one version.
-#[derive(Debug, Clone, Default)]
-pub struct Catalogue {
-    version: i64,
-    /// Device -> its rows, those of a named gateway first.
-    of: HashMap<String, Vec<Row>>,
-}
-
-impl Catalogue {
-    /// The catalogue of these rows.
-    #[must_use]
-    pub fn new(version: i64, rows: Vec<Row>) -> Self {
-        let mut of: HashMap<String, Vec<Row>> = HashMap::new();
-        for row in rows {
-            of.entry(row.device.device.clone()).or_default().push(row);
-        }
-        for rows in of.values_mut() {
-            rows.sort_by_key(|row| (row.device.gateway == ANY, row.from));
-        }
-        Self { version, of }
-    }
-
-    /// The version of silver.devices.
-    #[must_use]
-    pub const fn version(&self) -> i64 {
-        self.version
-    }
-
-    /// All rows.
-    pub fn all(&self) -> impl Iterator<Item = &Row> {
-        self.of.values().flatten()
-    }
-
-    /// What held of a device at a time: a row of its gateway, else one of any.
-    #[must_use]
-    pub fn as_of(&self, gateway: &str, device: &str, time: Timestamp) -> Option<&Device> {
-        let rows = self.of.get(device)?.iter();
-        let fits = |row: &&Row| row.device.gateway == ANY || row.device.gateway == gateway;
-        let holds = |row: &&Row| row.from <= time && row.to.is_none_or(|to| time < to);
-        rows.filter(fits).find(holds).map(|row| &row.device)
-    }
-
-    /// The same rows with what the catalogue says of each one's device at its `event_time`: the columns [`JOINED`], null
-    /// where it says nothing. The rows must have `gateway_id`, `device_id` and `event_time`.
-    #[must_use]
-    pub fn join(&self, readings: &RecordBatch) -> RecordBatch {
-        let column = |name: &str| readings.column_by_name(name).expect("rows with device and time");
-        let (gateway, device) = (column("gateway_id").as_string::<i32>(), column("device_id").as_string::<i32>());
-        let time = column("event_time").as_primitive::<TimestampMicrosecondType>();
-        let mut texts: [StringBuilder; 4] = std::array::from_fn(|_| StringBuilder::new());
-        let mut interval = Float64Builder::with_capacity(readings.num_rows());
-        for at in 0..readings.num_rows() {
-            let found = match self.of.is_empty() {
-                true => None,
-                false => self.as_of(gateway.value(at), device.value(at), Timestamp::from_micros(time.value(at))),
-            };
-            let told = |of: fn(&Device) -> &Option<String>| found.and_then(|device| of(device).as_ref());
-            let cells = [told(|it| &it.name), told(|it| &it.site), told(|it| &it.area), told(|it| &it.timezone)];
-            for (builder, cell) in texts.iter_mut().zip(cells) {
-                builder.append_option(cell);
-            }
-            interval.append_option(found.and_then(|device| device.expected_interval_s));
-        }
-        let mut fields: Vec<Field> = readings.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        let mut columns = readings.columns().to_vec();
-        for (name, mut builder) in JOINED.iter().zip(texts) {
-            fields.push(Field::new(*name, DataType::Utf8, true));
-            columns.push(Arc::new(builder.finish()));
-        }
-        fields.push(Field::new(JOINED[4], DataType::Float64, true));
-        columns.push(Arc::new(interval.finish()));
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("five more columns, as long as the others")
-    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub mod repair; // what a replay of one holds
 
 pub mod catalogue; // which devices there are
 
+pub mod devices; // and what held of one at a time
+
 pub mod ranges; // sets of seqs
 
 pub mod seen; // what came before, per gateway and epoch

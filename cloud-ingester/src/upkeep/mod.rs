@@ -18,11 +18,11 @@ pub mod policy; // what a table needs [p]
 
 mod runner; // table after table, beside the hops
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use datafusion::error::DataFusionError;
-use futures::StreamExt as _;
-use serde_json::{Value, json};
+use futures::{FutureExt as _, StreamExt as _};
+use serde_json::json;
 use shared::time::Timestamp;
 
 pub use self::policy::Settings;
@@ -30,9 +30,9 @@ use self::policy::{Merge, Order, log_cut, merge, unneeded};
 pub(crate) use self::runner::Upkeep;
 #[cfg(test)]
 pub(crate) use self::runner::commit;
-pub use self::runner::{Done, Report, would};
-use crate::lake::session::{Limits, session};
-use crate::lake::{Add, Kind, Lake, LakeError, Table, TableCommit, Txn, View};
+pub use self::runner::{Done, Report, is_whole, would};
+use crate::lake::session::Limits;
+use crate::lake::{Add, Kind, Lake, LakeError, Logged, Retention, Table, TableCommit, Txn, View, sorted};
 
 /// The app id under which merges are counted.
 pub const APP: &str = "upkeep";
@@ -41,10 +41,10 @@ pub const APP: &str = "upkeep";
 const QUIET_MICROS: i64 = 10 * 60 * 1_000_000;
 
 /// What a merge may use of memory; beyond it sorting spills to disk.
-const SORT_MEMORY: u64 = 96 << 20;
+const SORTING: Limits = Limits { memory_bytes: 96 << 20 };
 
-/// What the newest commit of a table says of its books, which a merge carries on.
-const BOOKS: [&str; 2] = ["totals", "highs"];
+/// Entries of a log that are read at once.
+const READ_AT_ONCE: usize = 8;
 
 /// A merge whose files are written.
 #[derive(Debug)]
@@ -85,19 +85,23 @@ fn open_from(settings: &Settings, now: Timestamp) -> String {
     day.get(..10).unwrap_or_default().to_owned()
 }
 
-/// What is to be merged next in `table`, if anything.
+/// What is to be merged next in `table` but for these partitions, if anything.
 ///
 /// # Errors
 /// When the table can't be read.
-pub async fn next_merge(lake: &Lake, table: Table, settings: &Settings) -> Result<Option<(View, Merge)>, LakeError> {
-    // Tables without days are small, and hops write them anew.
-    let &[column] = table.partition_columns() else {
-        return Ok(None);
-    };
+pub async fn next_merge(
+    lake: &Lake,
+    table: Table,
+    settings: &Settings,
+    but: &BTreeSet<String>,
+) -> Result<Option<(View, Merge)>, LakeError> {
+    let column = table.partition_columns().first().copied();
     let view = lake.view(table).await?;
     let now = lake.clock().now();
     let quiet = Timestamp::from_micros(now.micros().saturating_sub(QUIET_MICROS)).micros() / 1_000;
-    Ok(merge(settings, view.all_files(), column, &open_from(settings, now), quiet).map(|merge| (view, merge)))
+    let mut files = view.all_files();
+    files.retain(|add| !policy::partition(add, column).is_some_and(|partition| but.contains(partition)));
+    Ok(merge(settings, files, column, &open_from(settings, now), quiet).map(|merge| (view, merge)))
 }
 
 /// Writes the files of a merge; nothing of the table changes yet. `None` where the log does not tell how many rows there
@@ -117,16 +121,12 @@ pub async fn prepare(
         tracing::warn!(table = table.full_name(), merge.partition, "files without statistics are left as they are");
         return Ok(None);
     };
-    let by = match merge.order {
+    let by: Vec<&str> = match merge.order {
         Order::Time => time(table).into_iter().collect(),
         Order::Keys => keys(table),
     };
-    let session = session(Limits { memory_bytes: SORT_MEMORY })?;
-    session.register_table("files", view.provider_of(merge.files.clone()).await?).map_err(failed)?;
-    let order = if by.is_empty() { String::new() } else { format!(" order by {}", by.join(", ")) };
-    let frame = session.sql(&format!("select * from files{order}")).await.map_err(failed)?;
-    let mut sorted = frame.execute_stream().await.map_err(failed)?;
     let mut writer = lake.writer_of(table, settings.file_bytes).await?;
+    let mut sorted = sorted(view, writer.shape(), merge.files.clone(), &by.join(", "), SORTING).await?;
     while let Some(batch) = sorted.next().await {
         // All the table's columns, also those that are not ours.
         writer.write(batch.map_err(failed)?).await?;
@@ -167,28 +167,10 @@ pub async fn prepare(
 /// # Errors
 /// When the log can't be read.
 pub(crate) async fn with_newest_books(commit: &mut TableCommit, view: &View) -> Result<(), LakeError> {
-    commit.metadata.retain(|(name, _)| !BOOKS.contains(&name.as_str()));
-    commit.metadata.extend(books(view).await?);
+    let books = view.books().await?;
+    commit.metadata.retain(|(name, _)| books.iter().all(|(book, _)| name != book));
+    commit.metadata.extend(books);
     Ok(())
-}
-
-/// What the newest commit that keeps books says.
-async fn books(view: &View) -> Result<Vec<(String, Value)>, LakeError> {
-    if view.table() != Table::SilverReadings {
-        return Ok(vec![]);
-    }
-    for version in (0..=view.version()).rev() {
-        match view.change(version).await {
-            Ok(change) if change.info.contains_key(BOOKS[0]) => {
-                let kept = BOOKS.iter().filter_map(|name| Some(((*name).to_owned(), change.info.get(*name)?.clone())));
-                return Ok(kept.collect());
-            }
-            Ok(_) => {}
-            Err(LakeError::Gone { .. }) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(vec![])
 }
 
 /// The version of `source` up to which its slowest hop has read, if that is not the newest.
@@ -196,8 +178,14 @@ async fn books(view: &View) -> Result<Vec<(String, Value)>, LakeError> {
 /// # Errors
 /// When a table can't be read.
 pub async fn slowest(lake: &Lake, source: &View) -> Result<Option<i64>, LakeError> {
+    // A side table of silver commits its progress only where it has rows: silver.readings, which comes last and always,
+    // tells how far all three are. What is half done is done again from there.
+    let told: &[Table] = match source.table() {
+        Table::BronzeMessages => &[Table::SilverReadings],
+        _ => lake.tables(),
+    };
     let mut slowest = None;
-    for &table in lake.tables() {
+    for &table in told {
         if table == source.table() || !lake.exists(table).await? {
             continue;
         }
@@ -244,7 +232,7 @@ pub async fn rubbish(lake: &Lake, table: Table, settings: &Settings) -> Result<R
     let files = unneeded(settings, listed, &live, &gone, now, floor);
     let cut = log_cut(settings, &log, now, slowest.unwrap_or(i64::MAX));
     let log = match cut {
-        Some((begin, paths)) if same_without(lake, &view, &paths).await? => {
+        Some((begin, paths)) if same_without(lake, &view, &log, &paths).await? => {
             tracing::debug!(table = table.full_name(), begin, entries = paths.len(), "the log can be cut");
             paths
         }
@@ -257,8 +245,15 @@ pub async fn rubbish(lake: &Lake, table: Table, settings: &Settings) -> Result<R
     })
 }
 
-/// Whether a reader who finds only the rest of the log sees the same table: files, progress, identity.
-async fn same_without(lake: &Lake, view: &View, paths: &[String]) -> Result<bool, LakeError> {
+/// For how long what is removed from a table stays known and lies there, as these settings have it.
+#[must_use]
+pub const fn retention(settings: &Settings) -> Retention {
+    Retention { log: settings.log_retention, files: settings.file_retention }
+}
+
+/// Whether a reader who finds only the rest of the log sees the same table: files, identity, and all progress that any
+/// entry which goes ever told of.
+async fn same_without(lake: &Lake, view: &View, log: &[Logged], paths: &[String]) -> Result<bool, LakeError> {
     let table = view.table();
     let rest = match lake.view_without(table, paths).await {
         Ok(rest) => rest,
@@ -270,14 +265,21 @@ async fn same_without(lake: &Lake, view: &View, paths: &[String]) -> Result<bool
     let rest = rest.at(view.version()).await?;
     let files = |view: &View| view.all_files().into_iter().map(|add| add.path).collect::<HashSet<_>>();
     let mut same = rest.id() == view.id() && files(&rest) == files(view);
-    let mut apps = vec![APP.to_owned(), table.app_id("refresh")];
-    for &source in lake.tables() {
-        if lake.exists(source).await? {
-            apps.push(table.app_id(&lake.view(source).await?.id()));
-        }
+    let goes: HashSet<&str> = paths.iter().map(String::as_str).collect();
+    let entries = log.iter().filter(|entry| !entry.checkpoint && goes.contains(entry.path.as_str()));
+    let versions: Vec<i64> = entries.map(|entry| entry.version).collect();
+    let change = |version| {
+        let view = view.clone();
+        async move { view.change(version).await }.boxed()
+    };
+    let mut told: BTreeMap<String, i64> = BTreeMap::new();
+    let mut changes = futures::stream::iter(versions.into_iter().map(change)).buffered(READ_AT_ONCE);
+    while let Some(change) = changes.next().await {
+        told.extend(change?.txns);
     }
-    for app in apps {
-        same = same && rest.txn(&app).await? == view.txn(&app).await?;
+    for (app, least) in told {
+        let kept = rest.txn(&app).await?;
+        same = same && kept == view.txn(&app).await? && kept.is_some_and(|kept| least <= kept);
     }
     if !same {
         tracing::warn!(table = table.full_name(), "the log is not cut: its newest checkpoint shows another table");

@@ -43,6 +43,9 @@ impl Default for Settings {
     }
 }
 
+/// A file is written at most so long (ms) before the commit that adds it.
+const WRITING: i64 = 86_400_000;
+
 /// How the rows of a new file lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -71,26 +74,35 @@ impl Merge {
     }
 }
 
+/// The partition of a file, as the log writes it; empty for a table without, none where a day is not known.
+pub(super) fn partition<'a>(add: &'a Add, column: Option<&str>) -> Option<&'a str> {
+    match column {
+        Some(column) => add.partition_values.get(column)?.as_deref(),
+        None => Some(""),
+    }
+}
+
 fn bytes(add: &Add) -> u64 {
     u64::try_from(add.size).unwrap_or(0)
 }
 
 /// The next merge of a table whose partition column holds days (`2026-11-23`), closed ones first; `None` when there is
-/// nothing worth a commit. `open_from`: the first day that is not closed; of open days only files written before `quiet`
+/// nothing worth a commit. A table without such a column is one partition, which stays open. `open_from`: the first day that is not closed; of open days only files written before `quiet`
 /// (ms) are merged: hops replace the newest, and a merge of them would come too late again and again.
 #[must_use]
-pub fn merge(settings: &Settings, files: Vec<Add>, column: &str, open_from: &str, quiet: i64) -> Option<Merge> {
+pub fn merge(settings: &Settings, files: Vec<Add>, column: Option<&str>, open_from: &str, quiet: i64) -> Option<Merge> {
+    let is_closed = |partition: &str| column.is_some() && partition < open_from;
     let mut small: BTreeMap<String, Vec<Add>> = BTreeMap::new();
     for add in files {
-        if let Some(Some(day)) = add.partition_values.get(column)
+        if let Some(day) = partition(&add, column)
             && bytes(&add) < settings.file_bytes / 2
-            && (day.as_str() < open_from || add.modification_time < quiet)
+            && (is_closed(day) || add.modification_time < quiet)
         {
-            small.entry(day.clone()).or_default().push(add);
+            small.entry(day.to_owned()).or_default().push(add);
         }
     }
     for (partition, mut files) in small {
-        let closed = partition.as_str() < open_from;
+        let closed = is_closed(&partition);
         let worth = if closed { settings.closed_files } else { settings.open_files };
         if files.len() < worth.max(2) {
             continue;
@@ -114,7 +126,8 @@ pub fn merge(settings: &Settings, files: Vec<Add>, column: &str, open_from: &str
 /// older than the retention, whether they were part of it once or never.
 ///
 /// `gone` tells when a file was removed from the table (ms); `floor`: what was removed later than this (ms) may still be
-/// read by the slowest reader.
+/// read by the slowest reader. A checkpoint forgets what was removed long ago: while a reader is behind, what is unknown
+/// and was written since may have been part of what it has yet to read.
 #[must_use]
 pub fn unneeded(
     settings: &Settings,
@@ -129,7 +142,10 @@ pub fn unneeded(
     let mut listed = listed;
     listed.retain(|file| {
         let old = file.modified < before;
-        let needed = gone.get(&file.path).is_some_and(|at| before <= *at || floor < *at);
+        let needed = match gone.get(&file.path) {
+            Some(at) => before <= *at || floor < *at,
+            None => floor != i64::MAX && floor.saturating_sub(WRITING) < file.modified,
+        };
         old && !needed && !live.contains(&file.path)
     });
     listed
@@ -170,9 +186,12 @@ mod tests {
     fn merged(files: Vec<Add>) -> Option<String> {
         let settings =
             Settings { file_bytes: 100, commit_bytes: 60, closed_files: 3, open_files: 4, ..Settings::default() };
-        let merge = merge(&settings, files, "d", "2026-11-23", 5)?;
-        let numbers: Vec<i64> = merge.files.iter().map(|add| add.modification_time).collect();
-        Some(format!("{} {:?} {numbers:?}", merge.partition, merge.order))
+        let told = |column| {
+            let merge = merge(&settings, files.clone(), column, "2026-11-23", 5)?;
+            let numbers: Vec<i64> = merge.files.iter().map(|add| add.modification_time).collect();
+            Some(format!("{} {:?} {numbers:?}", merge.partition, merge.order))
+        };
+        if files.iter().all(|add| add.partition_values.contains_key("d")) { told(Some("d")) } else { told(None) }
     }
 
     fn many(day: &str, count: i64, size: i64) -> Vec<Add> {
@@ -196,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn a_table_without_days_is_one_partition_that_stays_open() {
+        let whole = |count| {
+            let mut files = many("", count, 10);
+            files.iter_mut().for_each(|add| add.partition_values.clear());
+            merged(files)
+        };
+        assert_eq!(whole(3), None);
+        assert_eq!(whole(4).as_deref(), Some(" Time [0, 1, 2, 3]"));
+        assert_eq!(whole(9).as_deref(), Some(" Time [0, 1, 2, 3, 4]"), "the newest have to rest");
+    }
+
+    #[test]
     fn a_file_goes_when_nobody_can_need_it() {
         let settings = Settings { file_retention: Duration::from_secs(7 * 86_400), ..Settings::default() };
         let now = 100 * DAY;
@@ -206,6 +237,7 @@ mod tests {
             file("removed lately", 50),
             file("unread", 50),
             file("never part of it", 8),
+            file("never part of it, before", 12),
             file("being written", 1),
         ];
         let gone = [("removed long ago", 20), ("removed lately", 3), ("unread", 9)];
@@ -215,8 +247,10 @@ mod tests {
             let goes = unneeded(&settings, listed.clone(), &live, &gone, now, floor);
             goes.into_iter().map(|file| file.path).collect()
         };
-        assert_eq!(names(now), ["removed long ago", "unread", "never part of it"]);
-        assert_eq!(names(now - 10 * DAY), ["removed long ago", "never part of it"]);
+        let old = ["removed long ago", "unread", "never part of it", "never part of it, before"];
+        assert_eq!(names(i64::MAX), old, "nobody is behind");
+        assert_eq!(names(now), ["removed long ago", "unread", "never part of it", "never part of it, before"]);
+        assert_eq!(names(now - 10 * DAY), ["removed long ago", "never part of it, before"], "a checkpoint forgets");
     }
 
     #[test]

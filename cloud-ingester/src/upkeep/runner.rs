@@ -1,6 +1,6 @@
 //! Table after table: one thing at a time, written beside the hops and committed between two rounds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -28,6 +28,15 @@ pub enum Done {
         /// Their bytes before.
         bytes: u64,
     },
+    /// A partition could not be merged; all else went on.
+    Left {
+        /// The table.
+        table: Table,
+        /// The partition; empty where the table has none.
+        partition: String,
+        /// Why.
+        why: String,
+    },
     /// Files and log entries went for good.
     Removed {
         /// The table.
@@ -46,6 +55,9 @@ impl std::fmt::Display for Done {
         match self {
             Self::Merged { table, files, into, rows, bytes } => {
                 write!(f, "{}: {files} files ({rows} rows, {bytes} bytes) become {into}", table.full_name())
+            }
+            Self::Left { table, partition, why } => {
+                write!(f, "{}: the small files of {partition:?} are left as they are: {why}", table.full_name())
             }
             Self::Removed { table, files, bytes, log } => {
                 write!(f, "{}: {files} files ({bytes} bytes) and {log} log entries go", table.full_name())
@@ -71,6 +83,7 @@ impl Report {
     fn count(&mut self, done: &Done) {
         match done {
             Done::Merged { files, .. } => self.merged += *files as u64,
+            Done::Left { .. } => self.failed += 1,
             Done::Removed { files, log, .. } => {
                 self.removed += *files as u64;
                 self.log += *log as u64;
@@ -86,6 +99,15 @@ enum Made {
     Nothing,
 }
 
+/// One look at one table.
+struct Looked {
+    made: Made,
+    /// What could not be merged.
+    left: Vec<Done>,
+    /// Partitions that the next look passes over.
+    but: BTreeSet<String>,
+}
+
 /// The upkeep of a lake, by the holder of its lease.
 pub(crate) struct Upkeep {
     settings: Settings,
@@ -93,7 +115,9 @@ pub(crate) struct Upkeep {
     due: Instant,
     /// The table looked at now, if it is the time for it.
     at: Option<usize>,
-    task: Option<JoinHandle<Result<Made, LakeError>>>,
+    /// Partitions of that table that are passed over until its next turn, since they could not be merged.
+    but: BTreeSet<String>,
+    task: Option<JoinHandle<Result<Looked, LakeError>>>,
     report: Report,
 }
 
@@ -107,7 +131,8 @@ impl Drop for Upkeep {
 
 impl Upkeep {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, due: Instant::now() + settings.every, at: None, task: None, report: Report::default() }
+        let due = Instant::now() + settings.every;
+        Self { settings, due, at: None, but: BTreeSet::new(), task: None, report: Report::default() }
     }
 
     pub(crate) fn report(&self) -> Report {
@@ -127,8 +152,17 @@ impl Upkeep {
             return Ok(());
         }
         if let Some(task) = self.task.take() {
+            let table = self.at.and_then(|at| lake.tables().get(at).copied());
             let made = match task.await {
-                Ok(Ok(made)) => self.land(lake, lease, made).await,
+                Ok(Ok(Looked { made, left, but })) => {
+                    for left in left {
+                        tracing::warn!(%left, "upkeep");
+                        self.report.count(&left);
+                        tell(lake, table, Some(left.to_string()));
+                    }
+                    self.but = but;
+                    self.land(lake, lease, made).await
+                }
                 Ok(Err(error)) => Err(error),
                 Err(error) => {
                     tracing::error!(%error, "upkeep broke off");
@@ -137,13 +171,21 @@ impl Upkeep {
             };
             match made {
                 Ok(true) => {}
-                Ok(false) => self.at = self.at.map(|at| at + 1),
+                Ok(false) => {
+                    if self.but.is_empty() {
+                        tell(lake, table, None);
+                    }
+                    self.at = self.at.map(|at| at + 1);
+                    self.but.clear();
+                }
                 Err(error @ LakeError::LeaseLost { .. }) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "upkeep is left for later");
                     self.report.failed += 1;
+                    tell(lake, table, Some(shared::cli::chain(&error)));
                     // The other tables have their turn.
                     self.at = self.at.map(|at| at + 1);
+                    self.but.clear();
                 }
             }
         }
@@ -155,8 +197,8 @@ impl Upkeep {
             (self.at, self.due) = (None, Instant::now() + self.settings.every);
             return Ok(());
         };
-        let (lake, settings) = (Arc::clone(lake), self.settings);
-        self.task = Some(tokio::spawn(async move { look(&lake, table, &settings).await }));
+        let (lake, settings, but) = (Arc::clone(lake), self.settings, self.but.clone());
+        self.task = Some(tokio::spawn(async move { look(&lake, table, &settings, but).await }));
         Ok(())
     }
 
@@ -191,9 +233,13 @@ impl Upkeep {
     pub(crate) async fn all(&mut self, lake: &Lake, lease: &Lease, tables: &[Table]) -> Result<Vec<Done>, LakeError> {
         let mut all = vec![];
         for &table in tables {
-            let mut overtaken = 0;
+            let (mut overtaken, mut passed) = (0, BTreeSet::new());
             loop {
-                let done = match look(lake, table, &self.settings).await? {
+                let Looked { made, left, but } = look(lake, table, &self.settings, passed).await?;
+                passed = but;
+                left.iter().for_each(|left| self.report.count(left));
+                all.extend(left);
+                let done = match made {
                     Made::Merge(prepared) => match commit(lake, lease, prepared).await {
                         Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) if overtaken < OVERTAKEN_MAX => {
                             overtaken += 1;
@@ -216,13 +262,19 @@ impl Upkeep {
     }
 }
 
+/// Whether nothing was left undone.
+#[must_use]
+pub fn is_whole(done: &[Done]) -> bool {
+    !done.iter().any(|done| matches!(done, Done::Left { .. }))
+}
+
 /// What would be done in `table` first, and what would go; nothing changes.
 ///
 /// # Errors
 /// What the lake says.
 pub async fn would(lake: &Lake, table: Table, settings: &Settings) -> Result<Vec<Done>, LakeError> {
     let mut all = vec![];
-    if let Some((_, merge)) = next_merge(lake, table, settings).await? {
+    if let Some((_, merge)) = next_merge(lake, table, settings, &BTreeSet::new()).await? {
         let (files, bytes) = (merge.files.len(), merge.bytes());
         all.push(Done::Merged { table, files, into: 0, rows: super::rows(&merge.files).unwrap_or(0), bytes });
     }
@@ -233,21 +285,36 @@ pub async fn would(lake: &Lake, table: Table, settings: &Settings) -> Result<Vec
     Ok(all)
 }
 
-/// One look at one table: a merge to be committed, or what was removed.
-async fn look(lake: &Lake, table: Table, settings: &Settings) -> Result<Made, LakeError> {
-    if let Some((view, merge)) = next_merge(lake, table, settings).await?
-        && let Some(prepared) = prepare(lake, &view, merge, settings).await?
-    {
-        return Ok(Made::Merge(prepared));
+/// Notes what upkeep of a table fails at, or that it does not any more; `status` tells it.
+fn tell(lake: &Lake, table: Option<Table>, what: Option<String>) {
+    if let Some(table) = table {
+        lake.trouble(&format!("upkeep of {}", table.full_name()), what);
+    }
+}
+
+/// One look at one table, passing over these partitions: a merge to be committed, or what was removed. What can't be
+/// merged keeps nothing else waiting.
+async fn look(lake: &Lake, table: Table, settings: &Settings, mut but: BTreeSet<String>) -> Result<Looked, LakeError> {
+    let mut left = vec![];
+    while let Some((view, merge)) = next_merge(lake, table, settings, &but).await? {
+        let partition = merge.partition.clone();
+        match prepare(lake, &view, merge, settings).await {
+            Ok(Some(prepared)) => return Ok(Looked { made: Made::Merge(prepared), left, but }),
+            Ok(None) => {}
+            Err(error) => {
+                left.push(Done::Left { table, partition: partition.clone(), why: shared::cli::chain(&error) });
+            }
+        }
+        but.insert(partition);
     }
     let Rubbish { files, bytes, log } = rubbish(lake, table, settings).await?;
     if files.is_empty() && log.is_empty() {
-        return Ok(Made::Nothing);
+        return Ok(Looked { made: Made::Nothing, left, but });
     }
     let done = Done::Removed { table, files: files.len(), bytes, log: log.len() };
     lake.remove(table, files).await?;
     lake.remove(table, log).await?;
-    Ok(Made::Removed(done))
+    Ok(Looked { made: Made::Removed(done), left, but })
 }
 
 /// Commits a merge and looks whether the table is as it should be.

@@ -26,6 +26,8 @@ const CA_DAYS: i64 = 3650;
 /// Some clients refuse more.
 const SERVER_DAYS: i64 = 397;
 const RENEW_DAYS: i64 = 30;
+/// Of whom there may be a certificate: the hub, and a provisioning service beside it.
+const SERVERS: [&str; 2] = ["server", "dps-server"];
 
 /// The authority or the certificate cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +49,21 @@ pub enum CaError {
 
 /// What the server shows, and what clients must trust.
 #[derive(Debug, Clone)]
-pub(super) struct ServerIdentity {
+pub(crate) struct ServerIdentity {
     /// PEM of the authority, for clients.
-    pub(super) ca_file: PathBuf,
+    pub(crate) ca_file: PathBuf,
     /// For services.
-    pub(super) tls: Arc<rustls::ServerConfig>,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
     /// For devices, which may show a certificate.
-    pub(super) device_tls: Arc<rustls::ServerConfig>,
+    pub(crate) device_tls: Arc<rustls::ServerConfig>,
 }
 
 /// A device's certificate, as issued.
 #[derive(Debug)]
-pub(super) struct DeviceCertificate {
-    pub(super) certificate_file: PathBuf,
-    pub(super) key_file: PathBuf,
-    pub(super) thumbprint: Thumbprint,
+pub(crate) struct DeviceCertificate {
+    pub(crate) certificate_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+    pub(crate) thumbprint: Thumbprint,
 }
 
 /// Beside the server's certificate: what it was issued for.
@@ -74,7 +76,7 @@ struct Issued {
 }
 
 /// The file clients are to trust.
-pub(super) fn ca_file(directory: &Path) -> PathBuf {
+pub(crate) fn ca_file(directory: &Path) -> PathBuf {
     directory.join("ca.pem")
 }
 
@@ -84,7 +86,7 @@ pub(super) fn device_ca_file(directory: &Path) -> PathBuf {
 }
 
 /// Where the certificate of a device, or of one of its modules, and its key lie.
-pub(super) fn device_files(directory: &Path, device: &str, module: Option<&str>) -> (PathBuf, PathBuf) {
+pub(crate) fn device_files(directory: &Path, device: &str, module: Option<&str>) -> (PathBuf, PathBuf) {
     // No id holds a plus.
     let stem = module.map_or_else(|| device.to_owned(), |module| format!("{device}+{module}"));
     // Keys lie apart: beside each other, the key of one could have the name of another's certificate.
@@ -92,7 +94,7 @@ pub(super) fn device_files(directory: &Path, device: &str, module: Option<&str>)
 }
 
 /// All names the server goes by: the ones everybody dials, those of this hub, and the machine's.
-pub(super) fn server_names(host_name: &str, listens: &[IpAddr], more: &[String]) -> Vec<String> {
+pub(crate) fn server_names(host_name: &str, listens: &[IpAddr], more: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), host_name.to_owned()];
     names.extend(fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
     names.extend(listens.iter().filter(|ip| !ip.is_unspecified()).map(IpAddr::to_string));
@@ -112,7 +114,7 @@ pub(super) fn prepare(directory: &Path, now: Timestamp) -> Result<(), CaError> {
         [format!("{stem}.pem"), format!("{stem}-key.pem")].iter().all(|file| directory.join(file).exists())
     };
     if !there("ca") {
-        forget_server(directory)?;
+        SERVERS.iter().try_for_each(|stem| forget_server(directory, stem))?;
         make_authority(directory, "ca", "IoT Medallion local hub authority", now)?;
     }
     if !there("device-ca") {
@@ -151,21 +153,69 @@ pub(super) fn issue_device(
 ) -> Result<DeviceCertificate, CaError> {
     prepare(directory, now)?;
     let name = module.map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"));
-    let fault = |error: rcgen::Error| CaError::Issue { names: vec![name.clone()], what: error.to_string() };
+    let signer = by_authority.then(|| issuer(directory, "device-ca")).transpose()?;
+    issue_leaf(&name, signer.as_ref(), device_files(directory, device, module), days, now)
+}
+
+/// Makes an authority for the devices of a group in `directory`, if there is none; gives its file.
+///
+/// # Errors
+/// If the files cannot be written.
+pub(crate) fn group_authority(directory: &Path, group: &str, now: Timestamp) -> Result<PathBuf, CaError> {
+    let stem = group_stem(group);
+    if !has_group_authority(directory, group) {
+        make_authority(directory, &stem, &format!("IoT Medallion authority of the group {group}"), now)?;
+    }
+    Ok(directory.join(format!("{stem}.pem")))
+}
+
+/// True if there is an authority for the devices of a group in `directory`, with its key.
+pub(crate) fn has_group_authority(directory: &Path, group: &str) -> bool {
+    let stem = group_stem(group);
+    [format!("{stem}.pem"), format!("{stem}-key.pem")].iter().all(|file| directory.join(file).exists())
+}
+
+/// Issues a certificate to a device that is to register, signed by a group's authority or by itself.
+///
+/// # Errors
+/// If the files cannot be read, understood or written.
+pub(crate) fn issue_member(
+    directory: &Path,
+    registration_id: &str,
+    group: Option<&str>,
+    days: u32,
+    now: Timestamp,
+) -> Result<DeviceCertificate, CaError> {
+    let signer = group.map(|group| issuer(directory, &group_stem(group))).transpose()?;
+    issue_leaf(registration_id, signer.as_ref(), device_files(directory, registration_id, None), days, now)
+}
+
+fn group_stem(group: &str) -> String {
+    // A folder for each: beside each other, the key of one could have the name of another's certificate.
+    format!("groups/{group}/authority")
+}
+
+fn issue_leaf(
+    name: &str,
+    signer: Option<&Issuer<'_, KeyPair>>,
+    (certificate_file, key_file): (PathBuf, PathBuf),
+    days: u32,
+    now: Timestamp,
+) -> Result<DeviceCertificate, CaError> {
+    let fault = |error: rcgen::Error| CaError::Issue { names: vec![name.to_owned()], what: error.to_string() };
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fault)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name.as_str());
+    params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let (not_before, not_after) = validity(now, i64::from(days));
     // Of no days it has ended already: somebody wants to see it refused.
     (params.not_before, params.not_after) = (not_before, not_after - Duration::SECOND);
-    let signed = match by_authority {
-        true => params.signed_by(&pair, &issuer(directory, "device-ca")?),
-        false => params.self_signed(&pair),
+    let signed = match signer {
+        Some(signer) => params.signed_by(&pair, signer),
+        None => params.self_signed(&pair),
     };
     let signed = signed.map_err(fault)?;
-    let (certificate_file, key_file) = device_files(directory, device, module);
     write(&key_file, &pair.serialize_pem(), write_private)?;
     write(&certificate_file, &signed.pem(), write_public)?;
     Ok(DeviceCertificate { certificate_file, key_file, thumbprint: Thumbprint::sha256(signed.der()) })
@@ -178,8 +228,8 @@ fn issuer(directory: &Path, stem: &str) -> Result<Issuer<'static, KeyPair>, CaEr
 }
 
 /// What stands beside the server's certificate does not vouch for it any more.
-fn forget_server(directory: &Path) -> Result<(), CaError> {
-    let path = directory.join("server.json");
+fn forget_server(directory: &Path, stem: &str) -> Result<(), CaError> {
+    let path = directory.join(format!("{stem}.json"));
     match fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CaError::Disk { act: "delete", path, source }),
         _ => Ok(()),
@@ -191,15 +241,31 @@ fn forget_server(directory: &Path) -> Result<(), CaError> {
 /// # Errors
 /// If the files cannot be read, understood or written, or a name cannot stand in a certificate.
 pub(super) fn server(directory: &Path, names: &[String], now: Timestamp) -> Result<ServerIdentity, CaError> {
+    server_called(SERVERS[0], directory, names, now)
+}
+
+/// The same for a provisioning service beside the hub, which has names of its own.
+///
+/// # Errors
+/// As [`server`].
+pub(crate) fn provisioning_server(
+    directory: &Path,
+    names: &[String],
+    now: Timestamp,
+) -> Result<ServerIdentity, CaError> {
+    server_called(SERVERS[1], directory, names, now)
+}
+
+fn server_called(stem: &str, directory: &Path, names: &[String], now: Timestamp) -> Result<ServerIdentity, CaError> {
     prepare(directory, now)?;
-    let issued_file = directory.join("server.json");
+    let issued_file = directory.join(format!("{stem}.json"));
     let issued = fs::read(&issued_file).ok().and_then(|bytes| serde_json::from_slice::<Issued>(&bytes).ok());
     let fits = issued.is_some_and(|issued| {
         issued.names == names && now.micros() / 1_000_000 < issued.not_after - RENEW_DAYS * 86_400
     });
-    let (certificate, key) = (directory.join("server.pem"), directory.join("server-key.pem"));
+    let (certificate, key) = (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}-key.pem")));
     if !(fits && certificate.exists() && key.exists()) {
-        issue(directory, names, now)?;
+        issue(stem, directory, names, now)?;
         tracing::info!(?names, "issued the server's certificate");
     }
 
@@ -215,7 +281,7 @@ pub(super) fn server(directory: &Path, names: &[String], now: Timestamp) -> Resu
     Ok(ServerIdentity { ca_file: ca_file(directory), tls: Arc::new(tls), device_tls: Arc::new(device_tls) })
 }
 
-fn issue(directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaError> {
+fn issue(stem: &str, directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaError> {
     let ca = issuer(directory, "ca")?;
     let fault = |error: rcgen::Error| CaError::Issue { names: names.to_vec(), what: error.to_string() };
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fault)?;
@@ -228,12 +294,12 @@ fn issue(directory: &Path, names: &[String], now: Timestamp) -> Result<(), CaErr
     let issued = Issued { names: names.to_vec(), not_after: params.not_after.unix_timestamp() };
     let signed = params.signed_by(&pair, &ca).map_err(fault)?;
 
-    forget_server(directory)?;
-    write(&directory.join("server-key.pem"), &pair.serialize_pem(), write_private)?;
-    write(&directory.join("server.pem"), &signed.pem(), write_public)?;
+    forget_server(directory, stem)?;
+    write(&directory.join(format!("{stem}-key.pem")), &pair.serialize_pem(), write_private)?;
+    write(&directory.join(format!("{stem}.pem")), &signed.pem(), write_public)?;
     // Last: it vouches for the others.
     let issued = serde_json::to_string(&issued).expect("texts and a number are JSON");
-    write(&directory.join("server.json"), &issued, write_public)
+    write(&directory.join(format!("{stem}.json")), &issued, write_public)
 }
 
 /// From a day ago, for clocks that are behind.

@@ -1,18 +1,23 @@
-//! `simulator hub`, `simulator hub run`, `simulator hub connection-strings`, `simulator hub register`.
+//! `simulator hub`, and its `run`, `connection-strings`, `register` and `enroll`.
 
 use std::error::Error;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use shared::cli::Exit;
+use shared::shutdown::Failure;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::connect::Connect;
 use super::devices::{self, Means, Thumbprint};
+use super::link::Link;
 use super::run::{self, HubError};
+use crate::dps::{self, DpsError, LinkedHub, Place};
 
 /// File descriptors of a hub beside those of its devices: services, segments, HTTP.
 const SPARE_FILES: u64 = 2_000;
@@ -36,6 +41,8 @@ enum Command {
     },
     /// Register a device or module, or give it other means of proof; a hub that runs knows it at once
     Register(Register),
+    /// Let devices register with the provisioning service (`[dps]`), which gives them to a hub; one that runs knows it at once
+    Enroll(dps::cli::Args),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -56,12 +63,16 @@ struct Register {
     days: u32,
 }
 
+/// A hub, and the provisioning service that may stand beside it.
+pub type Both = (Config, dps::Config);
+
 /// Runs the command, for one hub or several.
-pub fn main(program: &str, args: Args, configs: Vec<Config>) -> ExitCode {
+pub fn main(program: &str, args: Args, configs: Vec<Both>) -> ExitCode {
     let done = apart(&configs).and_then(|()| match args.command.unwrap_or(Command::Run) {
         Command::Run => serve(configs),
         Command::ConnectionStrings { json } => connection_strings(&configs, json),
         Command::Register(asked) => register(&configs, &asked),
+        Command::Enroll(asked) => enroll(&configs, &asked),
     });
     match done {
         Ok(()) => Exit::Ok.into(),
@@ -71,10 +82,14 @@ pub fn main(program: &str, args: Args, configs: Vec<Config>) -> ExitCode {
 
 type Failed = (Box<dyn Error>, Exit);
 
-fn serve(configs: Vec<Config>) -> Result<(), Failed> {
+fn serve(configs: Vec<Both>) -> Result<(), Failed> {
     let retry = |error: io::Error| -> Failed { (error.into(), Exit::Retry) };
     // Each connection takes a file descriptor, and shells give 1,024.
-    let wanted: u64 = configs.iter().map(|config| config.mqtt.connections_max as u64 + SPARE_FILES).sum();
+    let connections = configs.iter().map(|(hub, dps)| {
+        let registering = dps.listen.map_or(0, |_| dps.mqtt.connections_max as u64);
+        hub.mqtt.connections_max as u64 + registering + SPARE_FILES
+    });
+    let wanted: u64 = connections.sum();
     match rlimit::increase_nofile_limit(wanted) {
         Ok(files) if wanted <= files => {}
         had => {
@@ -86,27 +101,72 @@ fn serve(configs: Vec<Config>) -> Result<(), Failed> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         shared::shutdown::on_signals(stop.clone()).map_err(retry)?;
-        let mut hubs = JoinSet::new();
-        for config in configs {
-            hubs.spawn(run::run(config, stop.clone()));
+        let mut running = JoinSet::new();
+        let links: Vec<Link> = configs.iter().map(|_| Link::default()).collect();
+        for (at, place) in provisioning(&configs, &links) {
+            let service = dps::run(configs[at].1.clone(), place, stop.clone());
+            running.spawn(async move { service.await.map_err(|failure| ended(failure, DpsError::exit)) });
+        }
+        for ((config, _), link) in configs.into_iter().zip(links) {
+            let hub = run::run(config, link, stop.clone());
+            running.spawn(async move { hub.await.map_err(|failure| ended(failure, HubError::exit)) });
         }
         let mut done = Ok(());
-        while let Some(ended) = hubs.join_next().await {
+        while let Some(ended) = running.join_next().await {
             // One that ends takes the others with it: whoever started them counts on all.
             stop.cancel();
-            let ended = ended.map_err(|panic| (panic.into(), Exit::Bug)).and_then(|ended| {
-                ended.map_err(|failure| -> Failed {
-                    let exit = failure.exit(HubError::exit);
-                    (failure.into(), exit)
-                })
-            });
-            done = done.and(ended);
+            let ended = ended.map_err(|panic| (panic.into(), Exit::Bug)).and_then(|ended| ended);
+            done = done.and(ended.map_err(|(error, exit): Ended| -> Failed { (error, exit) }));
         }
         done
     })
 }
 
-fn register(configs: &[Config], asked: &Register) -> Result<(), Failed> {
+/// Why a task ended; what crosses threads.
+type Ended = (Box<dyn Error + Send + Sync>, Exit);
+
+fn ended<E: Error + Send + Sync + 'static>(failure: Failure<E>, exit: impl FnOnce(&E) -> Exit) -> Ended {
+    let exit = failure.exit(exit);
+    (failure.into(), exit)
+}
+
+/// The provisioning services there are, by their number, and where each stands.
+fn provisioning(configs: &[Both], links: &[Link]) -> Vec<(usize, Place)> {
+    let here = || {
+        configs.iter().zip(links).map(|((hub, _), link)| LinkedHub {
+            host_name: hub.host_name.clone(),
+            registry: hub.registry_file(),
+            link: Some(link.clone()),
+        })
+    };
+    let elsewhere = |hub: &dps::Elsewhere| {
+        let own = here().find(|own| own.host_name.eq_ignore_ascii_case(&hub.host_name));
+        own.unwrap_or_else(|| LinkedHub {
+            host_name: hub.host_name.clone(),
+            registry: hub.registry.clone(),
+            link: None,
+        })
+    };
+    let all = configs.iter().zip(links).enumerate().filter_map(|(at, ((hub, dps), own))| {
+        let hubs = match dps.hubs.as_slice() {
+            [] => here().collect(),
+            hubs => hubs.iter().map(elsewhere).collect(),
+        };
+        Some((at, Place { listen: dps.listen?, hubs, own: own.clone(), identity: hub.identity_dir() }))
+    });
+    all.collect()
+}
+
+fn enroll(configs: &[Both], asked: &dps::cli::Args) -> Result<(), Failed> {
+    let services: Vec<_> = configs.iter().filter_map(|(hub, dps)| Some((hub, dps, dps.listen?))).collect();
+    let [(hub, dps, listen)] = services.as_slice() else {
+        let wanted = "`enroll` takes one provisioning service: write `listen = \"127.0.0.2:8883\"` under [dps]";
+        return Err((format!("{wanted}; there are {}", services.len()).into(), Exit::Usage));
+    };
+    dps::cli::enroll(asked, dps, *listen, &hub.identity_dir())
+}
+
+fn register(configs: &[Both], asked: &Register) -> Result<(), Failed> {
     let refuse = |text: String| -> Failed { (text.into(), Exit::Usage) };
     for id in [Some(&asked.device), asked.module.as_ref()].into_iter().flatten() {
         if let Some(fault) = devices::id_fault(id) {
@@ -127,7 +187,7 @@ fn register(configs: &[Config], asked: &Register) -> Result<(), Failed> {
         let exit = error.exit();
         (error.into(), exit)
     };
-    let [config] = configs else { return Err(refuse("`register` takes one --config: one hub".to_owned())) };
+    let [(config, _)] = configs else { return Err(refuse("`register` takes one --config: one hub".to_owned())) };
     let (device, module) = (asked.device.as_str(), asked.module.as_deref());
     let by_authority = asked.auth == Means::X509Ca;
     let issued = match asked.auth != Means::Sas && given.is_none() {
@@ -159,32 +219,59 @@ fn register(configs: &[Config], asked: &Register) -> Result<(), Failed> {
     }
 }
 
-/// Hubs of one process must not share what each of them needs for itself.
-fn apart(configs: &[Config]) -> Result<(), Failed> {
-    for (at, config) in configs.iter().enumerate() {
-        for other in &configs[..at] {
-            let listens = config.listens();
-            let shared = other.listens().into_iter().find(|listen| listen.port() != 0 && listens.contains(listen));
-            let shared = match shared {
-                Some(listen) => listen.to_string(),
-                None if config.data_dir == other.data_dir => config.data_dir.display().to_string(),
-                None => continue,
-            };
-            let mistake = format!("two hubs want {shared}; write another address (127.0.0.2, …) or folder for one");
+/// Hubs and provisioning services of one process must not share what each of them needs for itself.
+fn apart(configs: &[Both]) -> Result<(), Failed> {
+    for (at, (hub, dps)) in configs.iter().enumerate() {
+        let (listens, folders) = (listens(hub, dps), folders(hub, dps));
+        let twice =
+            |listen: &SocketAddr| listen.port() != 0 && listens.iter().filter(|other| *other == listen).count() > 1;
+        let mut shared = listens.iter().find(|listen| twice(listen)).map(ToString::to_string);
+        if 1 < folders.len() && folders[0] == folders[1] {
+            shared = Some(folders[0].display().to_string());
+        }
+        for (other, beside) in &configs[..at] {
+            let others = self::listens(other, beside);
+            let listen = others.into_iter().find(|listen| listen.port() != 0 && listens.contains(listen));
+            let folder = self::folders(other, beside).into_iter().find(|folder| folders.contains(folder));
+            let name = || (hub.host_name == other.host_name && dps.listen.is_some()).then(|| hub.host_name.clone());
+            shared = shared.or(listen.map(|listen| listen.to_string()));
+            shared = shared.or_else(|| folder.map(|folder| folder.display().to_string())).or_else(name);
+        }
+        if let Some(shared) = shared {
+            let mistake =
+                format!("two services want {shared}; write another address (127.0.0.2, …), folder or name for one");
             return Err((mistake.into(), Exit::Usage));
         }
     }
     Ok(())
 }
 
-fn connection_strings(configs: &[Config], json: bool) -> Result<(), Failed> {
+fn listens(hub: &Config, dps: &dps::Config) -> Vec<SocketAddr> {
+    hub.listens().into_iter().chain(dps.listens()).collect()
+}
+
+fn folders<'a>(hub: &'a Config, dps: &'a dps::Config) -> Vec<&'a Path> {
+    let of_service = dps.listen.map(|_| dps.data_dir.as_path());
+    [Some(hub.data_dir.as_path()), of_service].into_iter().flatten().collect()
+}
+
+fn connection_strings(configs: &[Both], json: bool) -> Result<(), Failed> {
+    let failed = |error: HubError| -> Failed {
+        let exit = error.exit();
+        (error.into(), exit)
+    };
     let mut all = vec![];
-    for config in configs {
-        let identities = run::identities(config).map_err(|error| -> Failed {
-            let exit = error.exit();
-            (error.into(), exit)
-        })?;
-        all.push(Connect::new(config, &identities));
+    for (config, dps) in configs {
+        let identities = run::identities(config).map_err(failed)?;
+        let mut connect = Connect::new(config, &identities);
+        if let Some(listen) = dps.listen {
+            let enrolments = dps::prepare(dps).map_err(|error| -> Failed {
+                let exit = error.exit();
+                (error.into(), exit)
+            })?;
+            connect.provisioning = Some(dps::Connect::new(dps, listen, &config.identity_dir(), &enrolments));
+        }
+        all.push(connect);
     }
     let mut out = io::stdout().lock();
     let printed = match (json, all.as_slice()) {

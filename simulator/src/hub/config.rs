@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
 
+use super::changes::Source;
+use super::commands::CommandLimits;
 use super::faults::Rule;
 use super::limits;
 
@@ -30,6 +32,9 @@ pub struct Config {
     /// Services dial this, with AMQP in WebSocket messages in TLS.
     #[serde(default)]
     pub amqp_websocket_listen: Option<SocketAddr>,
+    /// Services dial this for the REST API, devices for MQTT in WebSocket messages; both in TLS.
+    #[serde(default)]
+    pub https_listen: Option<SocketAddr>,
     /// Consumer groups beside `$Default`, which is always there.
     pub consumer_groups: Vec<String>,
     /// More names for the server's certificate.
@@ -54,10 +59,16 @@ pub struct Config {
     pub registry: Option<PathBuf>,
     /// False leaves fsyncs of events out.
     pub fsync: bool,
+    /// Of which of its own doings the hub tells on the Event-Hubs endpoint.
+    pub event_sources: Vec<Source>,
     /// Limits of the device side.
     pub mqtt: MqttLimits,
+    /// How long commands live.
+    pub commands: CommandsConfig,
     /// Limits of the service side.
     pub amqp: AmqpLimits,
+    /// Limits of the REST API's port.
+    pub https: HttpsLimits,
     /// Throttles and quota.
     pub limits: limits::Config,
     /// Scripted misfortune.
@@ -83,6 +94,55 @@ pub struct MqttLimits {
     pub clock_skew: Span,
 }
 
+/// The table `[hub.commands]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CommandsConfig {
+    /// Of a command that does not say when it expires.
+    pub time_to_live: Span,
+    /// So often a command is given to its device.
+    pub max_delivery_count: u32,
+    /// So long a device has for it each time.
+    pub lock_duration: Span,
+    /// Of feedback.
+    pub feedback_time_to_live: Span,
+    /// So often feedback is given.
+    pub feedback_max_delivery_count: u32,
+    /// So long a service has for it each time.
+    pub feedback_lock_duration: Span,
+}
+
+impl CommandsConfig {
+    /// As the store wants them.
+    pub fn limits(&self) -> CommandLimits {
+        CommandLimits {
+            time_to_live: self.time_to_live.duration(),
+            max_delivery_count: self.max_delivery_count,
+            lock_duration: self.lock_duration.duration(),
+            feedback_time_to_live: self.feedback_time_to_live.duration(),
+            feedback_lock_duration: self.feedback_lock_duration.duration(),
+            feedback_max_delivery_count: self.feedback_max_delivery_count,
+        }
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) {
+        for (key, count) in [
+            ("max-delivery-count", self.max_delivery_count),
+            ("feedback-max-delivery-count", self.feedback_max_delivery_count),
+        ] {
+            mistakes.ensure((1..=100).contains(&count), key, "must be 1 to 100, write e.g. 10");
+        }
+        for (key, span, least, most, fault) in [
+            ("time-to-live", self.time_to_live, 1, 172_800, "must be from a second to 2 days, write e.g. \"1h\""),
+            ("feedback-time-to-live", self.feedback_time_to_live, 1, 172_800, "must be from a second to 2 days"),
+            ("lock-duration", self.lock_duration, 1, 300, "must be from a second to 5 minutes, write e.g. \"60s\""),
+            ("feedback-lock-duration", self.feedback_lock_duration, 1, 300, "must be from a second to 5 minutes"),
+        ] {
+            mistakes.ensure((least..=most).contains(&span.duration().as_secs()), key, fault);
+        }
+    }
+}
+
 /// The table `[hub.amqp]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -104,6 +164,18 @@ impl AmqpLimits {
             silence: self.silence.duration(),
         }
     }
+}
+
+/// The table `[hub.https]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HttpsLimits {
+    /// Connections at once, those of devices over WebSocket too.
+    pub connections_max: usize,
+    /// For TLS.
+    pub connect_timeout: Span,
+    /// For the head of a request to come, of the next one too.
+    pub idle_timeout: Span,
 }
 
 /// The table `[hub.http]`.
@@ -135,10 +207,20 @@ impl Config {
         self.data_dir.join("sessions.jsonl")
     }
 
+    /// Twins that were ever written to.
+    pub fn twins_file(&self) -> PathBuf {
+        self.data_dir.join("twins.jsonl")
+    }
+
+    /// Commands that wait, and what became of others.
+    pub fn commands_file(&self) -> PathBuf {
+        self.data_dir.join("commands.jsonl")
+    }
+
     /// Every address the hub listens on.
     pub fn listens(&self) -> Vec<SocketAddr> {
         let always = [self.mqtt_listen, self.amqp_listen, self.http.listen];
-        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).collect()
+        always.into_iter().chain(self.amqps_listen).chain(self.amqp_websocket_listen).chain(self.https_listen).collect()
     }
 
     /// Adds what cannot be used as it stands.
@@ -168,7 +250,7 @@ impl Config {
         mistakes.ensure(
             distinct.len() == listens.len(),
             "mqtt-listen",
-            "and `amqp-listen`, `amqps-listen`, `amqp-websocket-listen`, `http.listen` must differ",
+            "and `amqp-listen`, `amqps-listen`, `amqp-websocket-listen`, `https-listen`, `http.listen` must differ",
         );
         for (at, group) in self.consumer_groups.iter().enumerate() {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -185,6 +267,7 @@ impl Config {
         let few = self.device_cas.len() < super::mqtt::AUTHORITIES_MAX;
         mistakes.ensure(few, "device-cas", "must be at most 24 files, as the service takes 25 with the hub's own");
         mistakes.within("limits", |mistakes| self.limits.check(mistakes));
+        mistakes.within("commands", |mistakes| self.commands.check(mistakes));
         for (at, rule) in self.faults.iter().enumerate() {
             mistakes.within(&format!("faults[{at}]"), |mistakes| rule.check(self.partitions, mistakes));
         }
@@ -194,6 +277,12 @@ impl Config {
             // The peer is told half of it, in milliseconds of 32 bits.
             let fits = (1..=3600).contains(&silence);
             mistakes.ensure(fits, "silence", "must be from a second to an hour, write e.g. \"2m\"");
+        });
+        mistakes.within("https", |mistakes| {
+            let limits = &self.https;
+            mistakes.ensure(0 < limits.connections_max, "connections-max", "must be at least 1, write e.g. 1000");
+            let fits = 1 <= limits.idle_timeout.duration().as_secs();
+            mistakes.ensure(fits, "idle-timeout", "must be at least a second, write e.g. \"60s\"");
         });
         mistakes.within("mqtt", |mistakes| {
             let limits = &self.mqtt;

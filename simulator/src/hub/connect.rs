@@ -13,6 +13,7 @@ use self::snippets::{Facts, Snippet};
 use super::amqp::DEFAULT_GROUP;
 use super::config::Config;
 use super::devices::{Auth, Identities, Policy, Right};
+use crate::dps;
 
 /// Everything a client must be told. Holds secrets.
 #[derive(Debug, Serialize)]
@@ -26,6 +27,8 @@ pub(super) struct Connect {
     amqp: Dial,
     amqps: Option<Dial>,
     amqp_websocket: Option<Dial>,
+    /// The REST API, and WebSocket for devices.
+    https: Option<Dial>,
     consumer_groups: Vec<String>,
     /// Status, health, metrics.
     http: String,
@@ -37,10 +40,15 @@ pub(super) struct Connect {
     certificates: BTreeMap<String, Certificate>,
     /// By policy: who may sign for any device.
     device_policies: BTreeMap<String, String>,
-    /// By policy.
+    /// By policy: of the hub as a whole, for its REST API and the SDKs of its service side.
+    policies: BTreeMap<String, String>,
+    /// By policy: of the Event-Hubs-compatible endpoint.
     services: BTreeMap<String, String>,
     /// For the policy services are meant to use.
     snippets: Vec<Snippet>,
+    /// The provisioning service beside the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) provisioning: Option<dps::Connect>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,14 +60,14 @@ struct Certificate {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Dial {
-    host: String,
-    port: u16,
-    url: String,
+pub(crate) struct Dial {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) url: String,
 }
 
 impl Dial {
-    fn new(scheme: &str, listen: SocketAddr) -> Self {
+    pub(crate) fn new(scheme: &str, listen: SocketAddr) -> Self {
         let ip = match listen.ip() {
             ip if !ip.is_unspecified() => ip,
             IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
@@ -109,10 +117,11 @@ impl Connect {
                 modules.insert(name, text);
             }
         }
-        let device_policy = |policy: &super::devices::Policy| {
+        let of_hub = |host: &str, policy: &Policy| {
             let (name, key) = (&policy.name, policy.primary_key.reveal());
-            (name.clone(), format!("HostName={host};SharedAccessKeyName={name};SharedAccessKey={key}"))
+            format!("HostName={host};SharedAccessKeyName={name};SharedAccessKey={key}")
         };
+        let policy = |policy: &Policy| (policy.name.clone(), of_hub(host, policy));
         let keys = |policy: &Policy| {
             let (name, key) = (&policy.name, policy.primary_key.reveal());
             format!("SharedAccessKeyName={name};SharedAccessKey={key};EntityPath={}", config.name)
@@ -124,6 +133,13 @@ impl Connect {
         let ca_file = absolute(ca_file);
         let amqps = config.amqps_listen.map(|listen| Dial::new("amqps", listen));
         let amqp_websocket = config.amqp_websocket_listen.map(|listen| Dial::new("wss", listen));
+        let https = config.https_listen.map(|listen| Dial::new("https", listen));
+        let owner = identities.policies.iter().find(|policy| policy.may(Right::RegistryWrite));
+        // SDKs dial the HostName: here it is where the hub listens.
+        let api = https.as_ref().zip(owner).map(|(dial, owner)| match dial.port {
+            443 => (of_hub(&dial.host, owner), true),
+            _ => (of_hub(&dial.endpoint(), owner), false),
+        });
         let having = |right: Right| identities.policies.iter().filter(move |policy| policy.may(right));
         let snippets = having(Right::ServiceConnect).next().map(|policy| {
             snippets::snippets(&Facts {
@@ -131,6 +147,7 @@ impl Connect {
                 tls: amqps.as_ref().map(Dial::endpoint),
                 websocket: amqp_websocket.as_ref().map(Dial::endpoint),
                 rest: keys(policy),
+                api,
                 ca_file: &ca_file.display().to_string(),
             })
         });
@@ -146,14 +163,17 @@ impl Connect {
             devices,
             modules,
             certificates,
-            device_policies: having(Right::DeviceConnect).map(device_policy).collect(),
+            device_policies: having(Right::DeviceConnect).map(policy).collect(),
+            policies: identities.policies.iter().map(policy).collect(),
             services: having(Right::ServiceConnect).map(service).collect(),
             snippets: snippets.unwrap_or_default(),
+            provisioning: None,
             consumer_groups,
             ca_file,
             amqp,
             amqps,
             amqp_websocket,
+            https,
         }
     }
 
@@ -169,6 +189,9 @@ impl Connect {
         if self.devices.is_empty() {
             writeln!(out, "  none is registered; write e.g. `hub.devices = [\"gw-01\"]`")?;
         }
+        if let Some(provisioning) = &self.provisioning {
+            provisioning.print(out)?;
+        }
         let ways = [Some(&self.amqp), self.amqps.as_ref(), self.amqp_websocket.as_ref()].into_iter().flatten();
         let ways: Vec<_> = ways.map(|dial| dial.url.as_str()).collect();
         writeln!(out, "Services dial {}", ways.join(", or "))?;
@@ -176,6 +199,13 @@ impl Connect {
             writeln!(out, "  {text}")?;
         }
         writeln!(out, "  consumer groups: {}", self.consumer_groups.join(", "))?;
+        match &self.https {
+            Some(https) => writeln!(out, "Back ends dial {} for the REST API", https.url)?,
+            None => writeln!(out, "Back ends have no REST API; write e.g. `hub.https-listen = \"127.0.0.1:443\"`")?,
+        }
+        for text in self.policies.values() {
+            writeln!(out, "  {text}")?;
+        }
         for snippet in &self.snippets {
             writeln!(out, "\n{}, {}", snippet.sdk, snippet.way)?;
             if let Some(environment) = &snippet.environment {
@@ -187,7 +217,7 @@ impl Connect {
     }
 }
 
-fn absolute(path: PathBuf) -> PathBuf {
+pub(crate) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -196,7 +226,7 @@ mod tests {
     use shared::config::Secret;
 
     use super::*;
-    use crate::hub::devices::{Device, Module, Policy};
+    use crate::hub::devices::{Device, Module, Policy, Record};
 
     #[test]
     fn strings_are_ready_to_paste() {
@@ -212,10 +242,11 @@ mod tests {
         let policies = vec![policy("service", Right::ServiceConnect), policy("device", Right::DeviceConnect)];
         let mut identities = Identities::default();
         identities.policies = policies;
-        let module = Module { id: "m".to_owned(), enabled: true, generation_id: "2".to_owned(), auth: keys() };
+        let (id, generation_id, record) = ("m".to_owned(), "2".to_owned(), Record::default());
+        let module = Module { id, enabled: true, generation_id, auth: keys(), record };
         for (id, auth, modules) in [("gw-01", keys(), vec![module]), ("gw-02", Auth::Ca, vec![])] {
-            let (id, generation_id) = (id.to_owned(), "1".to_owned());
-            assert!(identities.add(Device { id, enabled: true, generation_id, auth, modules }));
+            let (id, generation_id, record) = (id.to_owned(), "1".to_owned(), Record::default());
+            assert!(identities.add(Device { id, enabled: true, generation_id, auth, modules, record }));
         }
         let connect = serde_json::to_value(Connect::new(&config, &identities)).expect("JSON");
         assert_eq!(
@@ -230,6 +261,10 @@ mod tests {
         assert_eq!(
             connect["device-policies"]["device"],
             "HostName=local-hub.azure-devices.net;SharedAccessKeyName=device;SharedAccessKey=a2V5"
+        );
+        assert_eq!(
+            connect["policies"]["service"],
+            connect["device-policies"]["device"].as_str().expect("text").replace("=device;", "=service;")
         );
         assert!(connect["services"]["device"].is_null());
         assert_eq!(

@@ -1,25 +1,33 @@
 //! Who may connect: devices and modules with what they prove themselves by, and the policies of the hub. One TOML
-//! file, written when keys are made, read again when somebody else changed it.
+//! file that people may edit: written when keys are made and when services change it, read again when somebody else did.
 //!
 //! Never: a key in a log.
 
-mod file;
+mod file; // as people see it
+
+mod text; // [p] how it is written
+
+mod edit; // [p] what services change
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use shared::config::Secret;
 use shared::sas;
+use shared::time::Timestamp;
 
+pub use self::edit::{AuthDraft, Change, Draft, Edit, EditFault, Edited, IfMatch};
 use self::file::File;
 pub use self::file::Means;
 
@@ -27,6 +35,8 @@ pub use self::file::Means;
 pub const SERVICE_POLICY: &str = "service";
 /// The policy a new registry gives to those who sign for any device.
 pub const DEVICE_POLICY: &str = "device";
+/// The policy a new registry gives to those who may do everything.
+pub const OWNER_POLICY: &str = "iothubowner";
 
 /// By what a device or module proves itself.
 #[derive(Debug, Clone)]
@@ -109,9 +119,16 @@ pub struct Device {
     pub auth: Auth,
     /// In the order of the file.
     pub modules: Vec<Module>,
+    /// What services wrote down about it.
+    pub record: Record,
 }
 
 impl Device {
+    /// Changes with everything the registry holds about the device, its modules aside.
+    pub fn etag(&self) -> String {
+        etag(&self.generation_id, self.enabled, &self.auth, &self.record)
+    }
+
     /// The module of this id.
     pub fn module(&self, id: &str) -> Option<&Module> {
         self.modules.iter().find(|module| module.id == id)
@@ -129,6 +146,60 @@ pub struct Module {
     pub generation_id: String,
     /// By what it proves itself.
     pub auth: Auth,
+    /// What services wrote down about it.
+    pub record: Record,
+}
+
+/// What services write down about an identity, beside what it needs to connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Why it is enabled or not.
+    pub status_reason: Option<String>,
+    /// When it was last enabled or disabled.
+    pub status_updated: Option<Timestamp>,
+    /// Whether the device calls itself an IoT Edge device.
+    pub iot_edge: bool,
+    /// `deviceScope`, as written.
+    pub scope: Option<String>,
+    /// `managedBy` of a module, as written.
+    pub managed_by: Option<String>,
+    /// How often services changed the identity.
+    pub revision: u64,
+}
+
+/// What tells one state of an identity from another: of all that is written in the file, so an edit by hand counts.
+fn etag(generation_id: &str, enabled: bool, auth: &Auth, record: &Record) -> String {
+    let mut of = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut add = |text: &str| {
+        of.update(&(text.len() as u64).to_le_bytes());
+        of.update(text.as_bytes());
+    };
+    add(generation_id);
+    add(if enabled { "enabled" } else { "disabled" });
+    match auth {
+        Auth::Sas { primary_key, secondary_key } => {
+            add(primary_key.reveal());
+            add(secondary_key.reveal());
+        }
+        Auth::Thumbprint(known) => known.iter().for_each(|thumbprint| add(&thumbprint.to_string())),
+        Auth::Ca => add("ca"),
+    }
+    for text in [&record.status_reason, &record.scope, &record.managed_by] {
+        add(text.as_deref().unwrap_or_default());
+    }
+    add(if record.iot_edge { "edge" } else { "" });
+    add(&record.revision.to_string());
+    let digest = of.finish();
+    let number = digest.as_ref().iter().take(4).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    // The service's are numbers in base64.
+    STANDARD.encode(number.to_string())
+}
+
+impl Module {
+    /// Changes with everything the registry holds about the module.
+    pub fn etag(&self) -> String {
+        etag(&self.generation_id, self.enabled, &self.auth, &self.record)
+    }
 }
 
 /// What a policy allows, by the service's own names.
@@ -163,10 +234,14 @@ impl Policy {
         self.rights.contains(&right)
     }
 
+    /// The keys that may sign, as an IoT Hub reads them: base64.
+    pub fn keys(&self) -> Vec<sas::Key> {
+        [&self.primary_key, &self.secondary_key].into_iter().filter_map(|key| sas::Key::device(key.reveal())).collect()
+    }
+
     /// The keys that may sign for any device; none without that right.
     pub fn device_keys(&self) -> Vec<sas::Key> {
-        let keys = [&self.primary_key, &self.secondary_key].into_iter().filter(|_| self.may(Right::DeviceConnect));
-        keys.filter_map(|key| sas::Key::device(key.reveal())).collect()
+        if self.may(Right::DeviceConnect) { self.keys() } else { vec![] }
     }
 }
 
@@ -179,6 +254,9 @@ pub enum RegistryError {
     /// Somebody wrote something else into it.
     #[error("the device registry {} cannot be understood: {what}", path.display())]
     Malformed { path: PathBuf, what: String },
+    /// As before, said again.
+    #[error("{0}; correct it, until then nothing is changed")]
+    Slip(String),
 }
 
 /// All identities as of now; clones are the same registry.
@@ -186,12 +264,16 @@ pub enum RegistryError {
 pub struct Registry {
     path: Arc<PathBuf>,
     state: Arc<Mutex<State>>,
+    /// Held by who writes the file, so that the state can be read meanwhile.
+    writing: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
 struct State {
     /// Changes with the file.
     stamp: Option<Stamp>,
+    /// Why the file of that stamp cannot be understood, if it cannot.
+    slip: Option<String>,
     identities: Arc<Identities>,
 }
 
@@ -202,19 +284,19 @@ type Stamp = (Option<SystemTime>, u64);
 pub struct Identities {
     /// Policies of the hub.
     pub policies: Vec<Policy>,
-    devices: Vec<Device>,
+    devices: Vec<Arc<Device>>,
     by_id: HashMap<String, usize>,
 }
 
 impl Identities {
     /// Devices.
-    pub fn devices(&self) -> &[Device] {
+    pub fn devices(&self) -> &[Arc<Device>] {
         &self.devices
     }
 
     /// The device of this id.
     pub fn device(&self, id: &str) -> Option<&Device> {
-        self.devices.get(*self.by_id.get(id)?)
+        self.devices.get(*self.by_id.get(id)?).map(|device| &**device)
     }
 
     /// The policy of this name.
@@ -227,9 +309,22 @@ impl Identities {
         let new = !self.by_id.contains_key(&device.id);
         if new {
             self.by_id.insert(device.id.clone(), self.devices.len());
-            self.devices.push(device);
+            self.devices.push(Arc::new(device));
         }
         new
+    }
+
+    /// The device of this id, to be changed; whoever holds the identities of before keeps them.
+    fn device_mut(&mut self, id: &str) -> Option<&mut Device> {
+        self.devices.get_mut(*self.by_id.get(id)?).map(Arc::make_mut)
+    }
+
+    /// Takes all of `ids` away.
+    fn remove(&mut self, ids: &HashSet<&str>) {
+        if !ids.is_empty() {
+            self.devices.retain(|device| !ids.contains(&*device.id));
+            self.by_id = self.devices.iter().enumerate().map(|(at, device)| (device.id.clone(), at)).collect();
+        }
     }
 }
 
@@ -253,25 +348,71 @@ impl Registry {
         let file = File::read(&path)?;
         let file = file.ok_or_else(|| RegistryError::Disk { act: "read", path: path.clone(), source: absent() })?;
         let identities = Arc::new(parse(file, &path)?);
-        let state = State { stamp, identities };
-        Ok(Self { path: Arc::new(path), state: Arc::new(Mutex::new(state)) })
+        let state = State { stamp, slip: None, identities };
+        Ok(Self { path: Arc::new(path), state: Arc::new(Mutex::new(state)), writing: Arc::default() })
     }
 
     /// The identities as of now. A file that cannot be understood leaves them as they were.
     pub fn now(&self) -> Arc<Identities> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(&self.path);
-        if stamp.is_some() && stamp != state.stamp {
-            state.stamp = stamp;
-            match File::read(&self.path).and_then(|file| parse(file.unwrap_or_default(), &self.path)) {
-                Ok(identities) => {
-                    tracing::info!(devices = identities.devices.len(), "the device registry was changed");
-                    state.identities = Arc::new(identities);
-                }
-                Err(error) => tracing::warn!(%error, "the device registry was changed; going on with the old one"),
-            }
+        let mut state = self.state();
+        if let Err(error) = state.refresh(&self.path) {
+            tracing::warn!(%error, "the device registry was changed; going on with the old one");
         }
         Arc::clone(&state.identities)
+    }
+
+    /// Changes identities in their order, all in one write of the file, and says of each what became of it. One that
+    /// cannot be changed does not keep the others from it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the file cannot be read, understood or written. Then nothing was changed.
+    pub fn edit(&self, edits: Vec<Edit>, now: Timestamp) -> Result<Vec<Result<Edited, EditFault>>, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = alone(&self.path)?;
+        let before = {
+            let mut state = self.state();
+            state.refresh(&self.path)?;
+            // What somebody wrote by hand is not to be written over because it has a slip in it.
+            if let Some(what) = state.slip.clone() {
+                return Err(RegistryError::Slip(what));
+            }
+            Arc::clone(&state.identities)
+        };
+        let mut identities = (*before).clone();
+        let done = edit::apply(&mut identities, edits, now);
+        if done.iter().any(Result::is_ok) {
+            write(&identities, &self.path)?;
+            let mut state = self.state();
+            state.stamp = stamp(&self.path);
+            state.identities = Arc::new(identities);
+        }
+        Ok(done)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Reads the file if it is another one by now. One that cannot be understood is an error once.
+    fn refresh(&mut self, path: &Path) -> Result<(), RegistryError> {
+        let stamp = stamp(path);
+        if stamp.is_some() && stamp != self.stamp {
+            self.stamp = stamp;
+            self.slip = None;
+            match File::read(path).and_then(|file| parse(file.unwrap_or_default(), path)) {
+                Ok(identities) => {
+                    tracing::info!(devices = identities.devices.len(), "the device registry was changed");
+                    self.identities = Arc::new(identities);
+                }
+                Err(error) => {
+                    self.slip = Some(error.to_string());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -290,6 +431,23 @@ pub fn register(
     change(path, |file| file.register(device, module, auth, thumbprint.map(Thumbprint::to_string)))
 }
 
+/// Registers a device that a provisioning service assigned, or gives it these means of proof and lets it in; it keeps
+/// its modules. A hub that runs sees it at the next connection.
+///
+/// # Errors
+/// If the file cannot be read, understood or written, or the result would not be a registry.
+pub(crate) fn provision(path: &Path, device: &str, auth: &Auth) -> Result<(), RegistryError> {
+    change(path, |file| file.provision(device, auth))
+}
+
+/// Takes a device and its modules out of the registry; none of this id is fine, too.
+///
+/// # Errors
+/// As [`provision`].
+pub(crate) fn remove(path: &Path, device: &str) -> Result<(), RegistryError> {
+    change(path, |file| file.remove(device))
+}
+
 /// Changes the file and makes what is missing; writes nothing that cannot be read again.
 fn change(path: &Path, change: impl FnOnce(&mut File)) -> Result<(), RegistryError> {
     let _alone = alone(path)?;
@@ -297,11 +455,17 @@ fn change(path: &Path, change: impl FnOnce(&mut File)) -> Result<(), RegistryErr
     let mut file = before.clone().unwrap_or_default();
     change(&mut file);
     file.complete();
-    parse(file.clone(), path)?;
+    let identities = parse(file.clone(), path)?;
     if before.as_ref() != Some(&file) {
-        file.write(path)?;
+        write(&identities, path)?;
     }
     Ok(())
+}
+
+/// Written beside, then renamed: a reader finds the old file or the new one. Only its owner may read it.
+fn write(identities: &Identities, path: &Path) -> Result<(), RegistryError> {
+    let disk = |source| RegistryError::Disk { act: "write", path: path.to_owned(), source };
+    write_private(path, text::of(identities).as_bytes()).map_err(disk)
 }
 
 /// Held while the file is read, changed and written: of two who change it at once the second waits.
@@ -333,12 +497,12 @@ pub fn id_fault(id: &str) -> Option<&'static str> {
 }
 
 /// Writes a file only its owner may read, whole or not at all.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o600)
 }
 
 /// Writes a file everybody may read, whole or not at all.
-pub(super) fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o644)
 }
 

@@ -15,13 +15,33 @@ mod config; // the table [hub]
 
 pub mod devices; // who may connect
 
+pub mod who; // a device or a module
+
+mod journal; // records that survive a restart
+
+pub mod twins; // what services wish, what devices report
+
+pub mod commands; // cloud-to-device messages
+
+pub mod methods; // direct methods under way
+
+pub mod changes; // what the hub itself says on the Event-Hubs endpoint
+
+pub mod desk; // all of these, for whoever serves identities
+
 pub mod ca; // whom clients trust
 
-mod mqtt; // device side: MQTT -> the log
+pub(crate) mod mqtt; // device side: MQTT -> the log
 
 pub mod log; // events on disk: the hub's memory
 
 pub mod amqp; // service side: the log -> AMQP 1.0
+
+mod websocket; // bytes in WebSocket messages
+
+mod api; // what services ask for over HTTPS
+
+mod https; // the port for it, and for WebSocket
 
 pub mod limits; // what a tier lets through
 
@@ -35,7 +55,9 @@ mod status; // the books
 
 mod events; // a look into the log, for tests
 
-mod connect; // what each side needs to connect
+pub(crate) mod connect; // what each side needs to connect
+
+mod link; // a running hub, for its neighbours in the process
 
 mod run; // all of it together
 
@@ -43,4 +65,5 @@ pub mod cli; // `simulator hub`
 
 pub use self::config::{Config, Http, MqttLimits};
 pub use self::faults::Faults;
+pub use self::link::Link;
 pub use self::run::{HubError, run};

@@ -17,15 +17,22 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::amqp::{self, AmqpHub, Wrapping};
+use super::api::Api;
 use super::ca::{self, CaError};
+use super::changes::Changes;
+use super::commands::Commands;
 use super::config::Config;
+use super::desk::{Desk, Parts};
 use super::devices::{Identities, Registry, RegistryError, Right};
 use super::faults::{self, Faults};
+use super::https;
+use super::link::Link;
 use super::log::{AppendError, Log, OpenError, Options};
 use super::meter::{Meter, MeterError};
 use super::metrics::Metrics;
 use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
+use super::twins::Twins;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -73,15 +80,17 @@ impl HubError {
     }
 }
 
-/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged.
+/// Runs a hub until `stop` is cancelled; what was taken by then is stored and acknowledged. `link` tells others when it
+/// runs.
 ///
 /// # Errors
 /// If it cannot start, or its log stops.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure<HubError>> {
+pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<(), Failure<HubError>> {
     let mut tasks = Shutdown::new(stop, GRACE);
     let started = start(&config, &mut tasks).await;
     // The lock is held until all have ended.
     let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
+    link.set();
     notify::ready();
     let done = tasks.wait().await;
     notify::stopping();
@@ -97,8 +106,8 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         lock(config)?.ok_or_else(|| HubError::Taken { path: config.data_dir.clone(), holder: holder(config) })?;
     let identity = config.identity_dir();
     let registry = Registry::prepare(config.registry_file(), &config.devices)?;
-    let listens = [Some(config.mqtt_listen), config.amqps_listen, config.amqp_websocket_listen].into_iter().flatten();
-    let ips: Vec<_> = listens.map(|listen| listen.ip()).collect();
+    let listens = [Some(config.mqtt_listen), config.amqps_listen, config.amqp_websocket_listen, config.https_listen];
+    let ips: Vec<_> = listens.into_iter().flatten().map(|listen| listen.ip()).collect();
     let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::server(&identity, &names, clock.now())?;
     let mut cas = config.device_cas.clone();
@@ -116,15 +125,39 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         let key = "hub.amqp-websocket-listen";
         amqp_listeners.push((addr, key, listen(addr, key).await?, Wrapping::WebSocket(Arc::clone(&server.tls))));
     }
+    let https_listener = match config.https_listen {
+        Some(addr) => Some(listen(addr, "hub.https-listen").await?),
+        None => None,
+    };
     let log = Log::open(&config.log_dir(), &options(config, &clock, &faults))?;
     let path = config.sessions_file();
     let sessions = Sessions::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let path = config.twins_file();
+    let twins = Twins::open(path.clone(), clock.clone());
+    let twins = twins.map_err(|source| HubError::Disk { act: "open", path, source })?;
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
     let (seats, health) = (Seats::default(), Health::new());
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
+    let path = config.commands_file();
+    let commands =
+        Commands::open(path.clone(), clock.clone(), config.commands.limits(), registry.clone(), seats.clone());
+    let commands = commands.map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let changes = Changes::new(log.clone(), &config.name, &config.event_sources, clock.clone());
+    let desk = Desk::new(Parts {
+        registry: registry.clone(),
+        twins,
+        commands,
+        changes,
+        seats,
+        limits: limits.clone(),
+        faults: faults.clone(),
+        clock: clock.clone(),
+        hosts: names,
+        metrics: Arc::clone(&metrics),
+    });
     let setup = amqp::Setup {
         name: config.name.clone(),
         policies: {
@@ -141,34 +174,26 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         name: config.name.clone(),
         host_name: config.host_name.clone(),
         log: log.clone(),
-        registry: registry.clone(),
-        seats: seats.clone(),
+        desk: desk.clone(),
         sessions: sessions.clone(),
         amqp: amqp.clone(),
-        metrics: Arc::clone(&metrics),
-        faults: faults.clone(),
-        limits: limits.clone(),
-        clock: clock.clone(),
         loopback: config.http.listen.ip().is_loopback(),
     };
     let condition = health.condition("hub");
     let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
     tasks.spawn("http", async move { Ok(http.await?) });
 
-    let door = Door {
-        hosts: names,
-        registry,
+    let api = Api { desk: desk.clone() };
+    let door = Arc::new(Door {
+        desk: desk.clone(),
         authorities,
         sessions,
         log: log.clone(),
-        clock,
         limits: config.mqtt.clone(),
-        seats,
-        faults: faults.clone(),
-        tier: limits.clone(),
+        ended: mqtt::Ended::default(),
         metrics,
         stop: stop.clone(),
-    };
+    });
     let hands = faults::Hands { log: log.clone(), amqp: amqp.clone(), skew };
     tasks.spawn("faults", {
         let stop = stop.clone();
@@ -181,9 +206,24 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         let stop = stop.clone();
         async move { Ok(meter.keep(limits, stop).await?) }
     });
+    tasks.spawn("desk", {
+        let (stop, path) = (stop.clone(), config.data_dir.clone());
+        async move {
+            desk.run(stop).await.map_err(|source| HubError::Disk { act: "keep twins and commands in", path, source })
+        }
+    });
     let tls = Arc::clone(&server.device_tls);
+    if let Some(listener) = https_listener {
+        let (api, door, limits) = (Arc::new(api), Arc::clone(&door), config.https.clone());
+        let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), limits, stop: stop.clone() });
+        let tls = Arc::clone(&tls);
+        tasks.spawn("https", async move {
+            https::serve(listener, tls, port).await;
+            Ok(())
+        });
+    }
     tasks.spawn("mqtt", async move {
-        mqtt::serve(mqtt_listener, tls, Arc::new(door)).await;
+        mqtt::serve(mqtt_listener, tls, door).await;
         Ok(())
     });
     for (addr, key, listener, wrapping) in amqp_listeners {

@@ -1,21 +1,21 @@
 //! The hub's books, as `/status` shows them: what is stored, from the log itself; who is here, and rates since start.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
 use serde::Serialize;
-use shared::clock::Clock;
 
 use super::amqp::{self, AmqpHub};
-use super::devices::Registry;
+use super::commands::CommandStatus;
+use super::desk::Desk;
 use super::events;
-use super::faults::{self, Armed, Faults};
-use super::limits::{SharedLimits, Standing};
+use super::faults::{self, Armed};
+use super::limits::Standing;
 use super::log::{Log, PartitionInfo};
-use super::metrics::Metrics;
-use super::mqtt::{Seats, Sessions};
+use super::mqtt::Sessions;
+
+/// `GET /`, for people.
+const PAGE: &str = include_str!("status.html");
 
 /// Where the books are kept.
 #[derive(Clone)]
@@ -23,14 +23,9 @@ pub(super) struct Books {
     pub(super) name: String,
     pub(super) host_name: String,
     pub(super) log: Log,
-    pub(super) registry: Registry,
-    pub(super) seats: Seats,
+    pub(super) desk: Desk,
     pub(super) sessions: Sessions,
     pub(super) amqp: AmqpHub,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) faults: Faults,
-    pub(super) limits: SharedLimits,
-    pub(super) clock: Clock,
     /// Whether nobody but this machine asks.
     pub(super) loopback: bool,
 }
@@ -45,6 +40,11 @@ pub(super) struct Status {
     events: Events,
     partitions: Vec<Numbered>,
     devices: Devices,
+    /// Those that were ever written to.
+    twins: usize,
+    commands: CommandStatus,
+    /// Direct methods that wait for an answer.
+    method_calls: usize,
     /// Since the hub started.
     metered_units: u64,
     services: amqp::Status,
@@ -84,6 +84,7 @@ struct Devices {
 
 impl Books {
     pub(super) fn status(&self) -> Status {
+        let desk = &self.desk;
         let partitions: Vec<_> = (0..self.log.partition_count())
             .filter_map(|partition| Some(Numbered { partition, info: self.log.info(partition)? }))
             .collect();
@@ -96,15 +97,18 @@ impl Books {
             created_at: self.log.created_at(),
             events: Events { stored, kept: stored - given_up, bytes: infos().map(|info| info.bytes).sum() },
             devices: Devices {
-                registered: self.registry.now().devices().len(),
+                registered: desk.registry.now().devices().len(),
                 kept_sessions: self.sessions.len(),
-                connections: self.metrics.connections(),
-                connected: self.seats.devices(),
+                connections: desk.metrics.connections(),
+                connected: desk.seats.devices(),
             },
-            metered_units: self.metrics.metered_units(),
+            twins: desk.twins.len(),
+            commands: desk.commands.status(),
+            method_calls: desk.methods.under_way(),
+            metered_units: desk.metrics.metered_units(),
             services: self.amqp.status(),
-            limits: self.limits.lock().standing(self.clock.now()),
-            faults: self.faults.rules(),
+            limits: desk.limits.lock().standing(desk.clock.now()),
+            faults: desk.faults.rules(),
             trouble: self.log.trouble().map(|trouble| trouble.to_string()),
             partitions,
         }
@@ -117,12 +121,28 @@ impl Books {
             let books = books.clone();
             async move { books.status() }
         });
-        let page = status.route("/", get(async || Html(include_str!("status.html"))));
+        let page = status.route("/", get(async || Html(PAGE)));
         match self.loopback {
             true => page
                 .merge(events::router(self.log.clone()))
-                .merge(faults::router(self.faults.clone(), self.log.partition_count())),
+                .merge(faults::router(self.desk.faults.clone(), self.log.partition_count())),
             false => page,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times are microseconds in `/status`, and milliseconds to a browser.
+    #[test]
+    fn the_page_shows_times_as_times() {
+        let times: Vec<_> =
+            PAGE.match_indices("enqueued-time\"]").map(|(at, found)| &PAGE[at + found.len()..]).collect();
+        assert!(
+            !times.is_empty() && times.iter().all(|after| after.starts_with(" / 1000).toISOString()")),
+            "{times:?}"
+        );
     }
 }

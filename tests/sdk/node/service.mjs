@@ -20,7 +20,7 @@ const WebSocket = require("ws");
 
 const PATIENCE_MS = 30_000;
 const BAG =
-  "%24.mid=m%201&%24.cid=c1&%24.ct=application%2Fjson&%24.ce=utf-8&%24.uid=u1&colour=blue%20green&%C3%A9=x%3Dy%26z";
+  "%24.mid=m-1&%24.cid=c1&%24.ct=application%2Fjson&%24.ce=utf-8&%24.uid=u1&colour=blue%20green&%C3%A9=x%3Dy%26z";
 
 /** What does not work. */
 class Fault extends Error {}
@@ -480,6 +480,19 @@ const FEATURES = {
     );
   },
 
+  // What `hub connection-strings` prints, pasted.
+  snippets: async (hub) => {
+    const mine = hub.told.snippets.filter((one) => one.sdk === "Node @azure/event-hubs");
+    ensure(same(mine.map((one) => one.way), ["plain", "tls", "websocket"]), mine);
+    for (const { way, environment, code } of mine) {
+      ensure(way === "plain" || environment === `NODE_EXTRA_CA_CERTS=${process.env.NODE_EXTRA_CA_CERTS}`, environment);
+      const client = new Function("EventHubConsumerClient", "WebSocket", `return ${code}`)(EventHubConsumerClient, WebSocket);
+      const told = await client.getEventHubProperties();
+      ensure(told.name === hub.eventHub, `${way}: ${JSON.stringify(told)}`);
+      await client.close();
+    }
+  },
+
   // The SDK renews shared-access tokens after 45 minutes; here that wait alone is shortened.
   "token-renewal": async (hub) => {
     let asked = 0;
@@ -565,7 +578,7 @@ const FEATURES = {
     })) {
       ensure(system[key] === value, `${key} is ${system[key]}, not ${value}: ${JSON.stringify(system)}`);
     }
-    ensure(event.contentType === "application/json" && event.messageId === "m 1" && event.correlationId === "c1", system);
+    ensure(event.contentType === "application/json" && event.messageId === "m-1" && event.correlationId === "c1", system);
     const method = JSON.parse(system["iothub-connection-auth-method"]);
     ensure(method.scope === "device" && method.type === "sas", method);
     ensure(system["iothub-connection-auth-generation-id"] && system["iothub-enqueuedtime"], system);

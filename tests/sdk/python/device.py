@@ -28,7 +28,7 @@ def x509(hub, name, **more):
 def send(hub):
     since = hub.end()
     message = Message('{"t": 21.5}', content_encoding="utf-8", content_type="application/json")
-    message.message_id = "id 1/2"
+    message.message_id = "id:1-2%"
     message.correlation_id = "c&1"
     message.user_id = "somebody"
     message.custom_properties["a b"] = "x=y&z"
@@ -39,7 +39,7 @@ def send(hub):
     device.shutdown()
     first, second = hub.events(since)
     equal(body(first), b'{"t": 21.5}', "body")
-    equal(first["message-id"], "id 1/2", "message id")
+    equal(first["message-id"], "id:1-2%", "message id")
     equal(first["correlation-id"], "c&1", "correlation id")
     equal(first["user-id"], "somebody", "user id")
     equal(first["content-type"], "application/json", "content type")

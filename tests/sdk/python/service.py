@@ -31,7 +31,7 @@ from azure.eventhub.aio import EventHubConsumerClient as AsyncConsumerClient
 from azure.eventhub.exceptions import ConnectError, EventHubError, OwnershipLostError
 
 PATIENCE_S = 30
-BAG = "%24.mid=m%201&%24.cid=c1&%24.ct=application%2Fjson&%24.ce=utf-8&%24.uid=u1&colour=blue%20green&%C3%A9=x%3Dy%26z"
+BAG = "%24.mid=m-1&%24.cid=c1&%24.ct=application%2Fjson&%24.ce=utf-8&%24.uid=u1&colour=blue%20green&%C3%A9=x%3Dy%26z"
 
 
 class Fault(Exception):
@@ -630,7 +630,7 @@ def annotations(hub):
         "iothub-message-source": "Telemetry",
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "message-id": "m 1",
+        "message-id": "m-1",
         "correlation-id": "c1",
         "user-id": "u1",
     }.items():
@@ -647,12 +647,24 @@ def annotations(hub):
     ensure(event.partition_key is None, f"partition key {event.partition_key!r}")
 
 
+def snippets(hub):
+    """What `hub connection-strings` prints, pasted."""
+    mine = [one for one in hub.told["snippets"] if one["sdk"] == "Python azure-eventhub"]
+    ensure({one["way"] for one in mine} == {"plain", "tls", "websocket"}, f"ways: {mine}")
+    for one in mine:
+        names = {"EventHubConsumerClient": EventHubConsumerClient, "TransportType": TransportType}
+        client = eval(one["code"], names)
+        with client:
+            told = client.get_eventhub_properties()
+        ensure(told["eventhub_name"] == hub.event_hub, f"{one['way']}: {told}")
+
+
 FEATURES = {
     work.__name__.replace("_", "-"): work
     for work in (
         properties, earliest, latest, offset, sequence_number, enqueued_time, owner_level, receiver_limit,
         consumer_groups, checkpoint_store, runtime_metrics, large_message, plain, tls, websocket, wrong_key,
-        unknown_partition, token_renewal, recovery, async_client, annotations,
+        unknown_partition, token_renewal, recovery, async_client, annotations, snippets,
     )
 }
 

@@ -13,7 +13,8 @@ use shared::time::Timestamp;
 
 const GATEWAYS: u64 = 4;
 const DEVICES: u64 = 100;
-const METRICS: [(&str, &str); 4] =
+/// What is measured, with its unit.
+pub(super) const METRICS: [(&str, &str); 4] =
     [("temperature", "Cel"), ("humidity", "%"), ("pressure", "hPa"), ("vibration", "mm/s")];
 /// Readings of one gateway in a second of their own time.
 const PER_SECOND: u64 = 500;

@@ -1,4 +1,4 @@
-//! `tests bench hub`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
+//! `tests bench hub`, `tests bench ingest`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
 //!
 //! ```text
 //! publish | idle ── MQTT, TLS ──> hub | Mosquitto | sink
@@ -24,9 +24,14 @@ mod read; // a service
 mod servers;
 mod sink; // a server that only acknowledges // the hub, Mosquitto
 
+mod direct; // the simulator's own devices
 mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
+
+mod gateways; // gateways that publish Envelopes
+mod ingest; // hub -> bronze, and how soon readings are visible
+mod visible; // when a reading could be read
 
 mod bronze; // a bronze table, made
 mod lake; // bronze -> silver -> gold, beside Spark
@@ -54,8 +59,12 @@ enum Command {
     Hub(HubArgs),
     /// The lake's hops: bronze to gold, beside Spark
     Lake(lake::Args),
+    /// The ingester: from the local hub into bronze, and how soon readings are visible in silver and gold
+    Ingest(ingest::Args),
     /// The lake: whether its work costs the same however old and large its tables are
     LakeCost(lake_cost::Args),
+    #[command(hide = true)]
+    Gateways(gateways::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -90,6 +99,7 @@ struct HubArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     In,
+    Direct,
     Out,
     Idle,
     Flat,
@@ -129,7 +139,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let done = match args.command {
         Command::Hub(args) => return ended(measure(&args)),
         Command::Lake(args) => return ended(lake::run(&args)),
+        Command::Ingest(args) => return ended(ingest::run(&args)),
         Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
+        Command::Gateways(args) => on_one_thread(gateways::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
@@ -178,6 +190,9 @@ fn measure(args: &HubArgs) -> Result<(), BenchError> {
     let without_fsync = Hub::start(&plan.binary, &plan.directory, "hub-without-fsync", false)?;
     if wanted(Part::In) {
         intake::run(&plan, &hub, &without_fsync)?;
+    }
+    if wanted(Part::Direct) {
+        direct::run(&plan, &hub)?;
     }
     if wanted(Part::Out) {
         if !wanted(Part::In) {

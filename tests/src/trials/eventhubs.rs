@@ -12,12 +12,13 @@ use futures::StreamExt as _;
 use shared::clock::Clock;
 
 use super::hub::{Hub, Mine};
+use super::processor;
 
 /// For one question or event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is tried, in the words of the other SDKs' scripts.
-pub(super) const FEATURES: [&str; 14] = [
+pub(super) const FEATURES: [&str; 16] = [
     "properties",
     "earliest",
     "latest",
@@ -26,12 +27,14 @@ pub(super) const FEATURES: [&str; 14] = [
     "enqueued-time",
     "owner-level",
     "consumer-groups",
+    "checkpoint-store",
     "large-message",
     "plain",
     "tls",
     "wrong-key",
     "unknown-partition",
     "annotations",
+    "snippets",
 ];
 
 /// Tries one; the error says how it does not work.
@@ -109,6 +112,8 @@ async fn trial(feature: &str, hub: &Hub) -> Result<(), String> {
             refused(got, "notfound")
         }
         "annotations" => annotations(hub).await,
+        "checkpoint-store" => processor::goes_on(hub).await,
+        "snippets" => snippets(hub).await,
         other => Err(format!("`{other}` is not tried")),
     }
 }
@@ -184,7 +189,7 @@ async fn owner_level(hub: &Hub) -> Result<(), String> {
 }
 
 async fn annotations(hub: &Hub) -> Result<(), String> {
-    let mine = hub.publish(1, "%24.mid=m%201&%24.ct=application%2Fjson&%24.ce=utf-8&colour=blue%20green")?;
+    let mine = hub.publish(1, "%24.mid=m-1&%24.ct=application%2Fjson&%24.ce=utf-8&colour=blue%20green")?;
     let got = read(&client(hub, "/amqp/url", None).await?, &mine, mine.start(), 1).await?;
     let (event, properties) = (&got[0], got[0].event_data().properties());
     let said = format!("{:?} {:?} {properties:?}", event.system_properties(), event.raw_amqp_message());
@@ -195,13 +200,42 @@ async fn annotations(hub: &Hub) -> Result<(), String> {
         "iothub-enqueuedtime",
         "iothub-message-source",
         "Telemetry",
-        "m 1",
+        "m-1",
         "application/json",
         "utf-8",
         "blue green",
     ] {
         if !said.contains(word) {
             return Err(format!("`{word}` is not in {said}"));
+        }
+    }
+    Ok(())
+}
+
+/// What `hub connection-strings` prints, pasted: the two texts are taken out of it, what stands around them stands here.
+async fn snippets(hub: &Hub) -> Result<(), String> {
+    let mine: Vec<_> =
+        hub.list("/snippets").iter().filter(|one| one["sdk"] == "Rust azure_messaging_eventhubs").collect();
+    equal(&[mine.len() as i64], &[2])?;
+    for one in mine {
+        let code = one["code"].as_str().unwrap_or_default();
+        let [before, endpoint, between, text, after] = code.split('"').collect::<Vec<_>>()[..] else {
+            return Err(format!("{code} is something else"));
+        };
+        if [before, between, after]
+            != [
+                "ConsumerClient::builder().with_custom_endpoint(",
+                ".to_owned()).open_with_connection_string(",
+                ", None).await?",
+            ]
+        {
+            return Err(format!("{code} is something else"));
+        }
+        let client = ConsumerClient::builder().with_custom_endpoint(endpoint.to_owned());
+        let client = client.open_with_connection_string(text, None).await.map_err(chain)?;
+        let told = within(client.get_eventhub_properties()).await?.map_err(chain)?;
+        if told.name != hub.text("/event-hub") {
+            return Err(format!("{} is {}", one["way"], told.name));
         }
     }
     Ok(())
@@ -217,7 +251,7 @@ fn text(hub: &Hub) -> String {
     hub.text("/services/service").to_owned()
 }
 
-async fn client(hub: &Hub, url: &str, group: Option<&str>) -> Result<ConsumerClient, String> {
+pub(super) async fn client(hub: &Hub, url: &str, group: Option<&str>) -> Result<ConsumerClient, String> {
     connect(hub, url, group, &text(hub)).await.map_err(chain)
 }
 
@@ -260,7 +294,7 @@ async fn read(
     Ok(got)
 }
 
-fn body(event: &ReceivedEventData) -> &[u8] {
+pub(super) fn body(event: &ReceivedEventData) -> &[u8] {
     event.event_data().body().unwrap_or_default()
 }
 
@@ -268,7 +302,7 @@ fn numbers(mine: &Mine, events: &[ReceivedEventData]) -> Vec<i64> {
     events.iter().filter_map(|event| mine.number(body(event))).collect()
 }
 
-fn equal(found: &[i64], wanted: &[i64]) -> Result<(), String> {
+pub(super) fn equal(found: &[i64], wanted: &[i64]) -> Result<(), String> {
     (found == wanted).then_some(()).ok_or_else(|| format!("{found:?} instead of {wanted:?}"))
 }
 
@@ -284,6 +318,6 @@ fn chain(error: EventHubsError) -> String {
     format!("{error:?}")
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> Result<T, String> {
+pub(super) async fn within<T>(future: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(PATIENCE, future).await.map_err(|_| format!("no answer within {PATIENCE:?}"))
 }

@@ -40,6 +40,11 @@ impl Hub {
         self.strings.pointer(pointer).and_then(Json::as_str).unwrap_or_default()
     }
 
+    /// A list of `hub connection-strings --json`.
+    pub(super) fn list(&self, pointer: &str) -> &[Json] {
+        self.strings.pointer(pointer).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// What the hub holds of this device's events, from a sequence number on.
     pub(super) fn events(&self, from: i64) -> Result<Json, String> {
         let path = format!("/events?device={}&from={from}&max=1000", self.device);

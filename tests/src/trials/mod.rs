@@ -3,6 +3,8 @@
 
 mod eventhubs; // azure_messaging_eventhubs
 
+mod processor; // its EventProcessor
+
 mod hub; // where the hub is, and how events get into it
 
 use std::ffi::OsString;

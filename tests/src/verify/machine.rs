@@ -26,8 +26,8 @@ const JAR_PINS: &str = "tests/e2e/readers.pom.xml";
 /// Of Maven's plugin the version too, or Debian's Maven takes one of 2014.
 const COPY_JARS: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
-/// Installs, as root on Debian, what is missing; otherwise names it.
-pub(super) fn install_packages() -> Result<(), VerifyError> {
+/// Installs, as root on Debian, what is missing; otherwise names it. `all`: also what the long runs need.
+pub(super) fn install_packages(all: bool) -> Result<(), VerifyError> {
     let missing: Vec<&str> = [
         ("mosquitto", has_program("mosquitto")),
         ("mosquitto-clients", has_program("mosquitto_pub")),
@@ -40,6 +40,7 @@ pub(super) fn install_packages() -> Result<(), VerifyError> {
         ("maven", has_program("mvn")),
         ("pkg-config", has_program("pkg-config")),
         ("libssl-dev", has_openssl()),
+        ("systemd", !all || has_program("systemd-analyze")),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))

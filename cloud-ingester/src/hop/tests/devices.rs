@@ -121,3 +121,54 @@ async fn a_catalogue_may_be_a_delta_table() {
     let rows = kit.lake.view(crate::lake::Table::SilverReadings).await.expect("a view").rows();
     assert_eq!(rows, 0);
 }
+
+const SITES: &str = "-- target = \"gold.sites\"
+-- mode = \"window\"
+-- keys = [\"site\"]
+-- [window]
+-- kind = \"tumbling\"
+-- size = \"1m\"
+select site, window_start, window_end, count(*) as readings from windowed group by site, window_start, window_end
+";
+
+const ALL_SITES: &str = "-- target = \"gold.all_sites\"
+-- mode = \"full\"
+select site, count(*) as readings from readings group by site
+";
+
+#[tokio::test]
+async fn a_device_of_whichever_gateway_is_known_wherever_gold_looks_and_its_own_gateway_goes_before() {
+    let (kit, settings) = Kit::with_models(&[("sites.sql", SITES), ("all_sites.sql", ALL_SITES)]).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("devices.csv");
+    write(&path, "device_id,site,expected_interval_s\nd,Ulm,30\n");
+    let settings = Settings { catalogue: Some(Source::File(path.clone())), ..settings };
+    let mut hops = kit.hops_with(settings.clone()).await.expect("takes over");
+    kit.store(&[event(1, "g", &envelope(2, &[(1, "t", 1.0, 0), (2, "t", 1.0, 10)]))]).await;
+    kit.settle(&mut hops).await;
+    let asked = "select s.site as a, f.site as b, h.expected from gold.sites s, gold.all_sites f, gold.device_health h";
+    expect![[r#"
+        +-----+-----+----------+
+        | a   | b   | expected |
+        +-----+-----+----------+
+        | Ulm | Ulm | 2880.0   |
+        +-----+-----+----------+"#]]
+    .assert_eq(&kit.ask(asked).await);
+    let traced = crate::gold::trace::Asked {
+        table: "gold.sites".to_owned(),
+        keys: vec!["site=Ulm".to_owned()],
+        window: Some("2026-11-23T10:00:00Z".to_owned()),
+    };
+    let found = crate::gold::trace::find(&kit.lake, &settings.own, super::kit::LIMITS, &traced).await.expect("asked");
+    assert_eq!(found.expect("a row").origin.readings.len(), 2);
+
+    write(&path, "gateway_id,device_id,site,expected_interval_s\n,d,Ulm,30\ng,d,Berlin,60\n");
+    kit.settle(&mut hops).await;
+    expect![[r#"
+        +--------+--------+----------+
+        | a      | b      | expected |
+        +--------+--------+----------+
+        | Berlin | Berlin | 1440.0   |
+        +--------+--------+----------+"#]]
+    .assert_eq(&kit.ask(asked).await);
+}

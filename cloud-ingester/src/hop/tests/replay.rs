@@ -313,3 +313,24 @@ async fn a_hub_of_our_replays_name_and_a_device_with_our_property_replay_nothing
     let ids = kit.ask("select reading_id from silver.readings").await;
     assert!(ids.contains(&format!("g/{EPOCH}/1")), "{ids}");
 }
+
+#[tokio::test]
+async fn one_refusal_taken_up_again_is_no_full_refresh_of_what_counts_refusals() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops_with(strict()).await.expect("takes over");
+    kit.store(&[gateway(1), direct(2)]).await;
+    kit.settle(&mut hops).await;
+    let health = "select device_id, received, rejected from gold.device_health order by device_id";
+    let before = kit.ask(health).await;
+    hops.replay(&of(&format!("g/{EPOCH}/3"), value(20.5))).await.expect("replays");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut refreshed = vec![];
+    hops.run_all(&stop, |report| {
+        refreshed.extend(report.gold.iter().filter(|gold| gold.refreshed).map(|gold| gold.table.full_name()));
+    })
+    .await
+    .expect("hops");
+    assert_eq!(refreshed, Vec::<&str>::new());
+    assert_ne!(kit.ask(health).await, before, "one more was received, one less refused");
+    same_anew(&kit, &mut hops).await;
+}

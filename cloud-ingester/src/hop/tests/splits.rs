@@ -53,7 +53,7 @@ fn stream(bodies: &[Vec<u8>]) -> Vec<Stored> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, max_shrink_iters: 20, ..ProptestConfig::default() })]
     #[test]
     fn any_split_of_a_stream_gives_the_same_silver_and_gold(
         bodies in bodies(),

@@ -214,6 +214,8 @@ impl Identities {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn device(id: &str) -> String {
@@ -249,6 +251,21 @@ mod tests {
         check(&two, Some(1), &[&of("b")]);
         check(&two, Some(3), &["holds 2 devices, 3 are asked for; register more, or ask for fewer"]);
         check(&format!("{}\n{0}", device("a")), None, &["line 2 names a once more; a device has one connection"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_makes_it_panic_or_shows_a_key(
+            lines in proptest::collection::vec("(HostName|DeviceId|SharedAccessKey|SharedAccessKeyName|GatewayHostName|x509|[a-zA-Z]{0,9})?(=|==|)[ -~é]{0,12}(;|\n|)", 0..12),
+            json in "[\\[{][\\[\\]{}\":,a-z0-9é\n]{0,80}",
+        ) {
+            for text in [lines.concat() + ";SharedAccessKey=c2VjcmV0", json] {
+                match read(&text, "device") {
+                    Ok(read) => drop(read.names(Some(3), |at| at.to_string())),
+                    Err(fault) => prop_assert!(!fault.contains("c2VjcmV0"), "{}", fault),
+                }
+            }
+        }
     }
 
     #[test]

@@ -237,3 +237,39 @@ fn read_from(path: &Path, file: impl Read, each: &mut dyn FnMut(Line)) -> Result
     }
     Ok(whole)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_file_makes_it_panic_and_a_strange_line_is_named(
+            lines in proptest::collection::vec(prop_oneof![
+                Just(r#"{"ack":[1,7]}"#.to_owned()),
+                Just(r#"{"start":{"version":1,"kind":"devices","source":"1"}}"#.to_owned()),
+                (any::<u64>(), any::<i64>(), "[ -~]{0,9}").prop_map(|(id, n, p64)| {
+                    serde_json::json!({"send": {"id": id, "d": "d", "n": n, "topic": "t", "p64": p64, "t": n, "x": []}})
+                        .to_string()
+                }),
+                "[\\[\\]{}\":,a-z0-9]{0,40}",
+            ], 0..6),
+            tail in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let bytes = [lines.iter().map(|line| format!("{line}\n")).collect::<String>().as_bytes(), &tail].concat();
+            let mut recovered = Recovered::default();
+            let found = read_from(Path::new("a ledger"), &bytes[..], &mut |line| {
+                if let Line::Send(sent) = &line {
+                    let _ = sent.payload();
+                }
+                recovered.take(line);
+            });
+            match found {
+                Ok(whole) => prop_assert!(whole <= bytes.len() as u64),
+                Err(error) => prop_assert!(matches!(error, LedgerError::Line { line, .. } if 0 < line), "{}", error),
+            }
+        }
+    }
+}

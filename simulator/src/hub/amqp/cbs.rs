@@ -3,6 +3,7 @@
 //! A token is a shared-access signature made with a policy's key, which is used as the text it is. It must name the
 //! policy, cover the address it is put for, belong to this hub, and not have ended.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fe2o3_amqp_types::primitives::Value;
@@ -26,6 +27,8 @@ pub(super) struct Grant {
     pub(super) path: String,
     /// When it ends, in Unix seconds.
     pub(super) until_s: i64,
+    /// Tells the token from others, not what it says; a key has none.
+    pub(super) mark: Option<u64>,
 }
 
 /// Why a token is not taken: the status code and what to tell the peer. Never holds the token.
@@ -82,7 +85,7 @@ pub(super) fn judge(
         let description = format!("InvalidAudience: the token is for '{}', not for '{audience}'.", token.resource);
         return Err(unauthorized(description));
     }
-    Ok(Grant { path: wanted.to_owned(), until_s: token.expiry_s })
+    Ok(Grant { path: wanted.to_owned(), until_s: token.expiry_s, mark: None })
 }
 
 /// Answers one `put-token`.
@@ -96,7 +99,17 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
     }
     let now_s = hub.clock().now().millis().div_euclid(1000);
     let kind = kind.unwrap_or_default();
-    match judge(&kind, &audience, token, hub.name(), &hub.policies(), now_s) {
+    let judged = judge(&kind, &audience, token, hub.name(), &hub.policies(), now_s).and_then(|grant| {
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        let mark = hasher.finish();
+        // A token of the very same second is the same text though it was made anew.
+        match hub.ended().get(&mark).is_some_and(|ended_s| *ended_s < now_s) {
+            true => Err(Refusal { status: 401, description: "ExpiredToken: The token was ended.".to_owned() }),
+            false => Ok(Grant { mark: Some(mark), ..grant }),
+        }
+    });
+    match judged {
         Ok(grant) => {
             tokens.grant(grant, now_s);
             Response { status: 202, description: "Accepted".to_owned(), body: Value::Null }
@@ -129,11 +142,11 @@ impl Tokens {
         self.changed.send_replace(());
     }
 
-    /// Ends all tokens; `false` if there were none.
-    pub(super) fn end(&self) -> bool {
-        let had = !std::mem::take(&mut *self.lock()).is_empty();
+    /// Ends all tokens, and gives what they allowed.
+    pub(super) fn end(&self) -> Vec<Grant> {
+        let ended = std::mem::take(&mut *self.lock());
         self.changed.send_replace(());
-        had
+        ended
     }
 
     /// Until when links to `wanted` are allowed, in Unix seconds; `None` if they are not.
@@ -206,7 +219,11 @@ mod tests {
         ] {
             for key in ["cHJpbWFyeQ==", "c2Vjb25kYXJ5"] {
                 let grant = check(audience, &token(resource, key, 1001, Some("service")));
-                assert_eq!(grant, Ok(Grant { path: path.to_owned(), until_s: 1001 }), "{resource} {audience}");
+                assert_eq!(
+                    grant,
+                    Ok(Grant { path: path.to_owned(), until_s: 1001, mark: None }),
+                    "{resource} {audience}"
+                );
             }
         }
     }
@@ -240,7 +257,7 @@ mod tests {
         let hands = VirtualClock::at(Timestamp::from_millis(0));
         let clock = Clock::Virtual(hands.clone());
         let tokens = Arc::new(Tokens::default());
-        let grant = |until_s| Grant { path: "myhub".to_owned(), until_s };
+        let grant = |until_s| Grant { path: "myhub".to_owned(), until_s, mark: None };
         tokens.grant(grant(10), 0);
         let watch = tokio::spawn({
             let (tokens, clock) = (Arc::clone(&tokens), clock.clone());

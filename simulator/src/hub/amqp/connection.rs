@@ -26,6 +26,7 @@ use super::line::Line;
 use super::management;
 use super::owners::Denied;
 use super::pad::{INCOMING_FRAME_MAX, PadIo};
+use super::quota::{Ahead, CREDIT, HANDLE_MAX};
 use super::receiver::{self, Delivery, Ending, Place};
 use super::request::{Answers, Desk, Response};
 use super::sasl::Mechanisms;
@@ -35,12 +36,12 @@ use crate::hub::log::Position;
 /// As the service answers.
 const FRAME_BYTES_MAX: u32 = INCOMING_FRAME_MAX as u32;
 const CHANNEL_MAX: u16 = 4999;
-/// Microsoft's Python SDK fails on a session without one.
-const HANDLE_MAX: u32 = 255;
 /// Sessions of a peer that has no token: the SDKs need one or two. Each takes some 20 KiB.
 const STRANGERS_SESSIONS_MAX: usize = 16;
 /// Sessions of a peer that has one: the SDKs open one for each partition.
 const SESSIONS_MAX: usize = 512;
+/// Links of one session of a peer that has no token: two for `$cbs`, and some that are about to be refused.
+const STRANGERS_LINKS_MAX: usize = 8;
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// Frames between a session and its connection. Few: each may be a frame long, and behind them waits the log.
 const CONNECTION_FRAMES: usize = 64;
@@ -90,7 +91,7 @@ where
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
 {
     let tokens = Arc::new(Tokens::default());
-    let _here = hub.enter(line, Arc::clone(&tokens));
+    let _here = hub.enter(Arc::clone(&line), Arc::clone(&tokens));
     let silence_ms = u32::try_from(hub.limits().silence.as_millis()).unwrap_or(u32::MAX);
     let acceptor = ConnectionAcceptor::builder()
         .container_id(hub.name())
@@ -102,8 +103,10 @@ where
         .sasl_acceptor(Mechanisms::new(Arc::clone(&hub.inner.setup.policies), Arc::clone(&tokens)))
         .build();
     let patience = hub.limits().handshake;
+    let stream = PadIo::new(stream);
+    let begun = stream.sessions();
     let mut connection = tokio::select! {
-        accepted = timeout(patience, acceptor.accept(PadIo::new(stream))) => accepted
+        accepted = timeout(patience, acceptor.accept(stream)) => accepted
             .map_err(|_| HandshakeError::Slow(patience))?
             .map_err(|error| HandshakeError::Failed(error.to_string()))?,
         () = stop.cancelled() => return Ok(()),
@@ -121,10 +124,11 @@ where
         }
         tokio::select! {
             incoming = connection.next_incoming_session() => match incoming {
-                Some(incoming) => match begin(incoming, &mut connection).await {
-                    Some(session) => { sessions.spawn(serve_session(session, shared.clone())); }
-                    None => return Ok(()),
-                },
+                Some(incoming) => {
+                    let ahead = begun.of(incoming.channel);
+                    let Some(session) = begin(incoming, &mut connection).await else { return Ok(()) };
+                    sessions.spawn(serve_session(session, ahead, shared.clone()));
+                }
                 None => return Ok(()),
             },
             Some(ended) = sessions.join_next() => log_panic(ended),
@@ -135,7 +139,10 @@ where
             Some(error) = ordered(&mut ending) => break error,
         }
     };
-    let _ = timeout(FAREWELL, connection.close_with_error(error)).await;
+    if timeout(FAREWELL, connection.close_with_error(error)).await.is_err() {
+        // It was told to leave, and could stay for as long as it is not silent.
+        line.cut();
+    }
     Ok(())
 }
 
@@ -155,13 +162,20 @@ async fn begin(incoming: IncomingSession, connection: &mut ListenerConnectionHan
     }
 }
 
-async fn serve_session(mut session: ListenerSessionHandle, shared: Shared) {
+async fn serve_session(mut session: ListenerSessionHandle, ahead: Arc<Ahead>, shared: Shared) {
     let answers = Arc::new(Answers::default());
     let mut links = JoinSet::new();
     loop {
         tokio::select! {
             attach = session.next_incoming_attach() => match attach {
-                Some(attach) => accept(attach, &mut session, &mut links, &answers, &shared).await,
+                Some(attach) => {
+                    if STRANGERS_LINKS_MAX <= links.len() && shared.tokens.until_any(now_s(&shared.hub)).is_none() {
+                        let why = format!("More than {STRANGERS_LINKS_MAX} links without a token.");
+                        shared.close(definitions::Error::new(ConnectionError::ConnectionForced, why, None));
+                        break;
+                    }
+                    accept(attach, &mut session, &ahead, &mut links, &answers, &shared).await;
+                }
                 None => break,
             },
             Some(ended) = links.join_next() => log_panic(ended),
@@ -186,16 +200,27 @@ enum Purpose {
 async fn accept(
     mut attach: Attach,
     session: &mut ListenerSessionHandle,
+    ahead: &Arc<Ahead>,
     links: &mut JoinSet<()>,
     answers: &Arc<Answers>,
     shared: &Shared,
 ) {
     let purpose = purpose(&attach, shared).await;
+    if let Ok(Purpose::Deliver(..)) = &purpose {
+        ahead.count(&attach.name);
+    }
     let metrics = matches!(&purpose, Ok(Purpose::Deliver(delivery, _)) if delivery.metrics);
     if attach.role == Role::Receiver && attach.target.is_none() {
         attach.target = Some(Box::new(TargetArchetype::Target(Target::default())));
     }
     let link = match link_acceptor(metrics).accept_incoming_attach(attach, session).await {
+        Ok(LinkEndpoint::Receiver(mut receiver)) => {
+            // What the acceptor gives at first never reaches the peer ([`super::quota`]).
+            if receiver.set_credit(CREDIT).await.is_err() {
+                return;
+            }
+            LinkEndpoint::Receiver(receiver)
+        }
         Ok(link) => link,
         Err(error) => {
             tracing::debug!(%error, "failed to attach a link");
@@ -204,7 +229,7 @@ async fn accept(
     };
     match (purpose, link) {
         (Ok(Purpose::Deliver(delivery, place)), LinkEndpoint::Sender(sender)) => {
-            links.spawn(receiver::deliver(sender, place, delivery));
+            links.spawn(receiver::deliver(sender, place, delivery, Arc::clone(ahead)));
         }
         (Ok(Purpose::Desk(desk)), LinkEndpoint::Sender(sender)) => {
             let answers = Arc::clone(answers);

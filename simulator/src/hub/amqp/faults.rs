@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::AmqpHub;
+use super::cbs::Grant;
 use super::line;
 use super::receiver::Ending;
 
@@ -31,7 +32,11 @@ impl AmqpHub {
 
     /// Ends all tokens now: links are closed, and opened again only under new ones. Returns how many connections had any.
     pub fn expire_tokens(&self) -> usize {
-        self.peers().peers.iter().filter(|peer| peer.tokens.end()).count()
+        let ended: Vec<Vec<Grant>> = self.peers().peers.iter().map(|peer| peer.tokens.end()).collect();
+        let now_s = self.clock().now().millis().div_euclid(1000);
+        // A key, shown over SASL, has no end and can be shown again.
+        self.ended().extend(ended.iter().flatten().filter_map(|grant| Some((grant.mark?, now_s))));
+        ended.iter().filter(|grants| !grants.is_empty()).count()
     }
 
     /// Breaks all connections. Returns how many.

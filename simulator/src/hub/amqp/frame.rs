@@ -12,8 +12,11 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 pub(super) const OPEN: u8 = 0x10;
+pub(super) const BEGIN: u8 = 0x11;
 pub(super) const ATTACH: u8 = 0x12;
+pub(super) const FLOW: u8 = 0x13;
 pub(super) const TRANSFER: u8 = 0x14;
+pub(super) const DISPOSITION: u8 = 0x15;
 pub(super) const DETACH: u8 = 0x16;
 pub(super) const END: u8 = 0x17;
 pub(super) const CLOSE: u8 = 0x18;
@@ -22,6 +25,9 @@ pub(super) const CLOSE: u8 = 0x18;
 const HEADER: usize = 8;
 const NULL: u8 = 0x40;
 const LIST_0: u8 = 0x45;
+const USHORT: u8 = 0x60;
+const UINT_0: u8 = 0x43;
+const UINT_SMALL: u8 = 0x52;
 const UINT: u8 = 0x70;
 const LIST_8: u8 = 0xc0;
 const LIST_32: u8 = 0xd0;
@@ -29,6 +35,9 @@ const LIST_32: u8 = 0xd0;
 const IDLE_TIME_OUT: usize = 4;
 /// `more` is the sixth field of `transfer`.
 const MORE: usize = 5;
+/// `first` and `last` are the second and third field of `disposition`.
+const FIRST: usize = 1;
+const LAST: usize = 2;
 
 /// How many fields a performative has.
 const fn fields_of(code: u8) -> Option<u32> {
@@ -163,6 +172,65 @@ pub(super) fn goes_on(frame: &[u8], performative: &Performative) -> bool {
     more.is_some_and(|at| matches!(frame.get(at..), Some([0x41, ..] | [0x56, 1, ..])))
 }
 
+/// How many deliveries a disposition speaks of; none of any other frame, and `None` if its numbers cannot be read or run
+/// backwards.
+pub(super) fn deliveries(frame: &[u8], performative: &Performative) -> Option<u64> {
+    if performative.code != DISPOSITION {
+        return Some(0);
+    }
+    let first = uint(frame, performative, FIRST)??;
+    let last = uint(frame, performative, LAST)?.unwrap_or(first);
+    Some(u64::from(last.checked_sub(first)?) + 1)
+}
+
+/// A field that is text.
+pub(super) fn text<'a>(frame: &'a [u8], performative: &Performative, number: usize) -> Option<&'a [u8]> {
+    let bytes = frame.get(field(frame, performative, number)?..performative.fields.end)?;
+    match bytes {
+        [0xa1 | 0xa3, ..] => bytes.get(2..value_length(bytes)?),
+        [0xb1 | 0xb3, ..] => bytes.get(5..value_length(bytes)?),
+        _ => None,
+    }
+}
+
+/// A field that is true or false.
+pub(super) fn truth(frame: &[u8], performative: &Performative, number: usize) -> Option<bool> {
+    match frame.get(field(frame, performative, number)?..performative.fields.end)? {
+        [0x41, ..] | [0x56, 1, ..] => Some(true),
+        [0x42, ..] | [0x56, 0, ..] => Some(false),
+        _ => None,
+    }
+}
+
+/// Lowers a field that is a `uint` to at most `max`, which fits a byte, where it stands.
+pub(super) fn lower(frame: &mut [u8], performative: &Performative, number: usize, max: u32) {
+    let Some(at) = field(frame, performative, number) else { return };
+    match frame.get_mut(at..performative.fields.end) {
+        Some([UINT_SMALL, value, ..]) => *value = u8::try_from(max.min(u32::from(*value))).unwrap_or(*value),
+        Some([UINT, value @ ..]) => {
+            if let Some(value) = value.first_chunk_mut::<4>() {
+                *value = u32::from_be_bytes(*value).min(max).to_be_bytes();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A field that is a `uint` or a `ushort`: `Some(None)` if it is left out, `None` if it is something else.
+pub(super) fn uint(frame: &[u8], performative: &Performative, number: usize) -> Option<Option<u32>> {
+    let Some(at) = field(frame, performative, number) else {
+        return (performative.count as usize <= number).then_some(None);
+    };
+    match frame.get(at..performative.fields.end)? {
+        [NULL, ..] => Some(None),
+        [UINT_0, ..] => Some(Some(0)),
+        [UINT_SMALL, value, ..] => Some(Some(u32::from(*value))),
+        [UINT, value @ ..] => Some(Some(u32::from_be_bytes(*value.first_chunk()?))),
+        [USHORT, high, low, ..] => Some(Some(u32::from(u16::from_be_bytes([*high, *low])))),
+        _ => None,
+    }
+}
+
 /// Where a field of a performative stands; `None` if it is left out.
 fn field(frame: &[u8], performative: &Performative, number: usize) -> Option<usize> {
     if performative.count as usize <= number {
@@ -278,6 +346,29 @@ mod tests {
     }
 
     #[test]
+    fn a_disposition_says_how_many_deliveries_it_is_about() {
+        let at = |numbers: &[u8], count: u8| {
+            let size = u8::try_from(numbers.len() + 2).expect("short");
+            frame(&[&[0, 0x53, DISPOSITION, LIST_8, size, count, 0x41], numbers].concat())
+        };
+        for (name, bytes, is) in [
+            ("one", at(&[0x43], 2), Some(1)),
+            ("one, and nothing last", at(&[0x52, 7, NULL], 3), Some(1)),
+            ("some", at(&[0x52, 7, 0x70, 0, 0, 1, 0], 3), Some(250)),
+            ("all there can be", at(&[0x43, 0x70, 255, 255, 255, 255], 3), Some(1 << 32)),
+            ("backwards", at(&[0x52, 7, 0x52, 6], 3), None),
+            ("nothing first", at(&[NULL, 0x52, 6], 3), None),
+            ("no numbers", at(&[], 1), None),
+            ("a text", at(&[0xa1, 1, b'x'], 2), None),
+            ("cut off", at(&[0x70, 0], 2), None),
+            ("another frame", frame(&[0, 0x53, TRANSFER, LIST_0]), Some(0)),
+        ] {
+            let performative = performative(&bytes).expect(name);
+            assert_eq!(deliveries(&bytes, &performative), is, "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_not_amqp_is_known_by_its_first_four_bytes() {
         for (bytes, is) in [
             (&b"AMQ"[..], Unit::Part),
@@ -305,6 +396,7 @@ mod tests {
             let _ = unit(&bytes, 64 * 1024);
             if let Some(p) = performative(&bytes) {
                 let _ = goes_on(&bytes, &p);
+                let _ = deliveries(&bytes, &p);
                 halve_idle_time_out(&mut bytes, &p);
             }
             let _ = body(&bytes);

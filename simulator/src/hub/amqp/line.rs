@@ -17,7 +17,7 @@ const CUT: u8 = 2;
 
 /// What reaches into a [`LineIo`].
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(in crate::hub) struct Line {
     state: AtomicU8,
     reader: AtomicWaker,
     writer: AtomicWaker,
@@ -25,7 +25,7 @@ pub(super) struct Line {
 
 impl Line {
     /// The peer gets a reset.
-    pub(super) fn cut(&self) {
+    pub(in crate::hub) fn cut(&self) {
         self.set(CUT);
     }
 
@@ -69,13 +69,13 @@ pub(super) fn lighten(lines: &[Weak<Line>]) {
 
 /// A socket with a [`Line`] to it.
 #[derive(Debug)]
-pub(super) struct LineIo {
+pub(in crate::hub) struct LineIo {
     io: TcpStream,
     line: Arc<Line>,
 }
 
 impl LineIo {
-    pub(super) fn new(io: TcpStream) -> (Self, Arc<Line>) {
+    pub(in crate::hub) fn new(io: TcpStream) -> (Self, Arc<Line>) {
         let line = Arc::new(Line::default());
         (Self { io, line: Arc::clone(&line) }, line)
     }

@@ -110,6 +110,20 @@ async fn connect(stream: TcpStream, peer: SocketAddr, wrapping: Wrapping, hub: A
     }
 }
 
+/// Serves a peer over a stream that another port opened, to its end.
+pub(in crate::hub) async fn attend<S>(
+    stream: S,
+    line: Arc<Line>,
+    peer: SocketAddr,
+    hub: AmqpHub,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
+{
+    let _open = hub.books().connection_opened();
+    talk(stream, line, peer, hub, stop).await;
+}
+
 async fn talk<S>(stream: S, line: Arc<Line>, peer: SocketAddr, hub: AmqpHub, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,

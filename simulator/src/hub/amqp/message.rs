@@ -7,7 +7,7 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
 use shared::time::Timestamp as Instant;
 
-use crate::hub::log::{PartitionInfo, StoredEvent, SystemProperties};
+use crate::hub::log::{PartitionInfo, StoredEvent, SystemProperties, moment};
 
 /// The message of an event, one data section. Takes the event apart: each event passes here, and its texts are not copied.
 pub(super) fn message(event: StoredEvent) -> Message<Data> {
@@ -56,7 +56,7 @@ pub(super) fn runtime_metrics(info: &PartitionInfo, now: Instant) -> DeliveryAnn
 
 /// `None` if the device set none.
 fn properties(system: SystemProperties) -> Option<Properties> {
-    let time = |text: Option<String>| text.as_deref().and_then(Instant::parse_rfc3339).map(milliseconds);
+    let time = |text: Option<String>| text.as_deref().and_then(moment).map(milliseconds);
     let properties = Properties {
         message_id: system.message_id.map(MessageId::String),
         user_id: system.user_id.map(|id| Binary::from(id.into_bytes())),

@@ -16,6 +16,9 @@ mod websocket; // AMQP inside WebSocket messages
 
 mod frame; // [p] frames as bytes, and two edits
 mod nest; // [p] what must not be decoded
+
+mod quota; // what a peer may have under way
+
 mod pad; // the stream those edits happen in
 
 mod connection; // sessions, links, and what each is for
@@ -36,6 +39,7 @@ mod faults; // what tests do to peers
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,7 +52,8 @@ use tokio::sync::oneshot;
 
 use self::cbs::Tokens;
 pub use self::faults::Break;
-use self::line::Line;
+pub(super) use self::line::{Line, LineIo};
+pub(super) use self::listener::attend;
 pub use self::listener::{Wrapping, serve};
 use self::owners::Owners;
 use self::receiver::Ending;
@@ -129,6 +134,7 @@ struct Inner {
     clock: Clock,
     owners: Mutex<Owners<oneshot::Sender<Ending>>>,
     peers: Mutex<Peers>,
+    ended: Mutex<HashMap<u64, i64>>,
     books: Arc<Books>,
 }
 
@@ -160,8 +166,15 @@ impl Drop for Here {
 impl AmqpHub {
     /// A hub as set up.
     pub fn new(log: Log, setup: Setup, clock: Clock) -> Self {
-        let inner =
-            Inner { log, setup, clock, owners: Mutex::default(), peers: Mutex::default(), books: Arc::default() };
+        let inner = Inner {
+            log,
+            setup,
+            clock,
+            owners: Mutex::default(),
+            peers: Mutex::default(),
+            ended: Mutex::default(),
+            books: Arc::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -216,6 +229,12 @@ impl AmqpHub {
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
         self.inner.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tokens that a fault ended before their time, by their marks, and when. They are not taken again, or no service would
+    /// ever have to make another.
+    fn ended(&self) -> MutexGuard<'_, HashMap<u64, i64>> {
+        self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, line: Arc<Line>, tokens: Arc<Tokens>) -> Here {

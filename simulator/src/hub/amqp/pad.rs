@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::frame::{self, ATTACH, CLOSE, DETACH, END, TRANSFER, Unit};
 use super::nest;
+use super::quota::{Exceeded, Quota, Sessions};
 
 /// How long a `detach` waits for an `end`. In trials 5 ms were enough; a busy machine needs more.
 const HOLD: Duration = Duration::from_millis(25);
@@ -31,6 +32,9 @@ const READY_MAX: usize = 256 * 1024;
 const TOGETHER_MAX: usize = 32 * 1024;
 /// The hub's own frames are as long as the peer allows: an event, its properties, and room.
 const OUTGOING_FRAME_MAX: usize = 16 * 1024 * 1024;
+/// One `disposition` is about at most so many deliveries: the acceptor looks at each number between its first and last,
+/// four milliards of them if a peer likes. What leaves is settled, so there is little to be said about it at all.
+const DELIVERIES_MAX: u64 = 10_000;
 /// As the hub tells its peers.
 pub(super) const INCOMING_FRAME_MAX: usize = 64 * 1024;
 
@@ -55,14 +59,14 @@ struct Held {
 }
 
 impl Outgoing {
-    fn push(&mut self, bytes: &[u8], now: Instant) {
+    fn push(&mut self, bytes: &[u8], now: Instant, quota: &mut Quota) {
         self.part.extend_from_slice(bytes);
         loop {
             match frame::unit(&self.part, OUTGOING_FRAME_MAX) {
                 Unit::Part => return,
                 Unit::Whole(length) => {
                     let frame = self.part.split_to(length);
-                    self.push_frame(frame, now);
+                    self.push_frame(frame, now, quota);
                 }
                 // Our own acceptor does not write such; if it does, the peer is to see it.
                 Unit::Broken => {
@@ -75,7 +79,7 @@ impl Outgoing {
         }
     }
 
-    fn push_frame(&mut self, mut frame: BytesMut, now: Instant) {
+    fn push_frame(&mut self, mut frame: BytesMut, now: Instant, quota: &mut Quota) {
         let performative = frame::performative(&frame);
         let Some(performative) = performative else {
             self.ready.extend_from_slice(&frame);
@@ -83,6 +87,7 @@ impl Outgoing {
             return;
         };
         frame::halve_idle_time_out(&mut frame, &performative);
+        quota.outgoing(&mut frame, &performative);
         let channel = performative.channel;
         match performative.code {
             DETACH => {
@@ -139,10 +144,14 @@ enum Unfit {
     Values,
     #[error("a question longer than a frame")]
     Length,
+    #[error("a disposition about more deliveries than {DELIVERIES_MAX}, or about none")]
+    Deliveries,
+    #[error(transparent)]
+    Quota(#[from] Exceeded),
 }
 
 impl Incoming {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
+    fn push(&mut self, bytes: &[u8], quota: &mut Quota) -> Result<(), Unfit> {
         self.part.extend_from_slice(bytes);
         loop {
             match frame::unit(&self.part, INCOMING_FRAME_MAX) {
@@ -159,6 +168,10 @@ impl Incoming {
                         if frame::goes_on(&frame, &performative) {
                             return Err(Unfit::Length);
                         }
+                        if frame::deliveries(&frame, &performative).is_none_or(|count| DELIVERIES_MAX < count) {
+                            return Err(Unfit::Deliveries);
+                        }
+                        quota.incoming(&frame, &performative)?;
                     }
                     self.ready.unsplit(frame);
                 }
@@ -173,6 +186,7 @@ pub(super) struct PadIo<S> {
     io: S,
     incoming: Incoming,
     outgoing: Outgoing,
+    quota: Quota,
     /// Whether something was flushed since the acceptor last read: more may follow at once.
     busy: bool,
     /// Whether the stream below was written to and not flushed since.
@@ -183,7 +197,13 @@ pub(super) struct PadIo<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> PadIo<S> {
     pub(super) fn new(io: S) -> Self {
         let timer = Box::pin(tokio::time::sleep(HOLD));
-        Self { io, incoming: Incoming::default(), outgoing: Outgoing::default(), busy: false, unflushed: false, timer }
+        let (incoming, outgoing, quota) = (Incoming::default(), Outgoing::default(), Quota::default());
+        Self { io, incoming, outgoing, quota, busy: false, unflushed: false, timer }
+    }
+
+    /// The sessions that the peer begins.
+    pub(super) fn sessions(&self) -> Sessions {
+        self.quota.sessions()
     }
 
     /// Lets go what has been held long enough, and has the task woken when the next is due.
@@ -242,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PadIo<S> {
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(unfit) = this.incoming.push(read.filled()) {
+            if let Err(unfit) = this.incoming.push(read.filled(), &mut this.quota) {
                 tracing::debug!(%unfit, "a peer is not listened to any further");
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, unfit)));
             }
@@ -259,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PadIo<S> {
         if READY_MAX <= this.outgoing.ready.len() {
             ready!(this.poll_drain(cx))?;
         }
-        this.outgoing.push(buf, Instant::now());
+        this.outgoing.push(buf, Instant::now(), &mut this.quota);
         this.poll_held(cx);
         Poll::Ready(Ok(buf.len()))
     }

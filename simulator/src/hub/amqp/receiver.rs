@@ -2,6 +2,8 @@
 //!
 //! Events leave settled, so nothing is remembered of them. At most one read's worth is in memory.
 
+use std::sync::Arc;
+
 use fe2o3_amqp::link::delivery::Sendable;
 use fe2o3_amqp::link::{SendError, Sender};
 use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, LinkError};
@@ -10,6 +12,7 @@ use tokio::sync::oneshot;
 use super::connection::Shared;
 use super::message;
 use super::owners::Key;
+use super::quota::Ahead;
 
 /// Events read from disk at once.
 const READ_EVENTS_MAX: usize = 512;
@@ -71,11 +74,11 @@ impl Drop for Place {
 }
 
 /// Delivers until the peer detaches the link, its token ends, or another receiver takes its place.
-pub(super) async fn deliver(mut sender: Sender, mut place: Place, delivery: Delivery) {
+pub(super) async fn deliver(mut sender: Sender, mut place: Place, delivery: Delivery, ahead: Arc<Ahead>) {
     let shared = place.shared.clone();
     let path = delivery.path.clone();
     let end = tokio::select! {
-        end = pump(&mut sender, &shared, delivery) => end,
+        end = pump(&mut sender, &shared, delivery, &ahead) => end,
         Ok(ending) = &mut place.lost => ending.error(&shared, &path),
         () = shared.tokens.expired(&path, shared.hub.clock()) => {
             let why = "The token for this link has expired.".to_owned();
@@ -90,7 +93,7 @@ pub(super) async fn deliver(mut sender: Sender, mut place: Place, delivery: Deli
 }
 
 /// Returns what to tell the peer, or nothing if it has gone.
-async fn pump(sender: &mut Sender, shared: &Shared, delivery: Delivery) -> Option<definitions::Error> {
+async fn pump(sender: &mut Sender, shared: &Shared, delivery: Delivery, ahead: &Ahead) -> Option<definitions::Error> {
     let Delivery { partition, mut next, metrics, .. } = delivery;
     let log = shared.hub.log();
     let mut stored = log.watch(partition).expect("the partition was looked up");
@@ -113,6 +116,12 @@ async fn pump(sender: &mut Sender, shared: &Shared, delivery: Delivery) -> Optio
         for event in events {
             next = event.sequence_number + 1;
             let bytes = event.body.len();
+            if !ahead.has_room(bytes) {
+                tokio::select! {
+                    () = ahead.room(bytes) => {}
+                    _ = sender.on_detach() => return None,
+                }
+            }
             let mut message = message::message(event);
             if metrics {
                 let now = shared.hub.clock().now();
@@ -121,7 +130,10 @@ async fn pump(sender: &mut Sender, shared: &Shared, delivery: Delivery) -> Optio
             let sendable = Sendable { message, message_format: 0, settled: Some(true) };
             // Waits for credit; the future it returns is that of a settled delivery, so there is nothing to wait for.
             match sender.send_batchable(sendable).await {
-                Ok(_) => shared.hub.books().delivered(bytes),
+                Ok(_) => {
+                    ahead.handed();
+                    shared.hub.books().delivered(bytes);
+                }
                 Err(SendError::MessageSizeExceeded(exceeded)) => {
                     let why = exceeded.to_string();
                     return Some(definitions::Error::new(LinkError::MessageSizeExceeded, why, None));

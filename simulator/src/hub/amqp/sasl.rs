@@ -42,7 +42,7 @@ impl SaslAcceptor for Mechanisms {
             "PLAIN" => {
                 let ok = plain(&response, &(self.policies)());
                 if ok {
-                    self.tokens.grant(Grant { path: String::new(), until_s: i64::MAX }, 0);
+                    self.tokens.grant(Grant { path: String::new(), until_s: i64::MAX, mark: None }, 0);
                 }
                 ok
             }

@@ -1,4 +1,5 @@
-//! [p] What to write into a program, for each of Microsoft's Event Hubs SDKs and each way to the hub.
+//! [p] What to write into a program, for each of Microsoft's Event Hubs SDKs and each way to the hub, and for those of
+//! the service API.
 
 use serde::Serialize;
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 pub(super) struct Snippet {
     /// The package.
     pub(super) sdk: &'static str,
-    /// `plain`, `tls` or `websocket`.
+    /// `plain`, `tls`, `websocket` or `https`.
     pub(super) way: &'static str,
     /// What the process needs in its environment.
     pub(super) environment: Option<String>,
@@ -25,6 +26,8 @@ pub(super) struct Facts<'a> {
     pub(super) websocket: Option<String>,
     /// `SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…`.
     pub(super) rest: String,
+    /// `HostName=…;SharedAccessKeyName=…;SharedAccessKey=…` of the service API, and whether it is at port 443.
+    pub(super) api: Option<(String, bool)>,
     /// PEM.
     pub(super) ca_file: &'a str,
 }
@@ -34,7 +37,10 @@ pub(super) fn snippets(facts: &Facts<'_>) -> Vec<Snippet> {
     let Facts { plain, rest, ca_file, .. } = facts;
     let emulator = format!("Endpoint=sb://{plain};{rest};UseDevelopmentEmulator=true");
     // The host is not dialled: the custom endpoint is.
-    let text = |endpoint: &str| format!("Endpoint=sb://{};{rest}", endpoint.split(':').next().unwrap_or(endpoint));
+    let text = |endpoint: &str| {
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        format!("Endpoint=sb://{host};{rest}")
+    };
     let snippet = |sdk, way, environment: Option<String>, code: String| Snippet { sdk, way, environment, code };
     let trust = |variable: &str| Some(format!("{variable}={ca_file}"));
 
@@ -86,7 +92,15 @@ pub(super) fn snippets(facts: &Facts<'_>) -> Vec<Snippet> {
             node("websocket", endpoint, ", webSocketOptions: { webSocket: WebSocket }"),
         ]
     });
-    let mut all: Vec<_> = plain.into_iter().chain(tls).chain(websocket).collect();
+    let https = facts.api.iter().flat_map(|(text, standard)| {
+        let code = format!("IoTHubRegistryManager.from_connection_string(\"{text}\")");
+        let python = snippet("Python azure-iot-hub", "https", trust("REQUESTS_CA_BUNDLE"), code);
+        // It dials port 443 and no other.
+        let code = format!("Registry.fromConnectionString(\"{text}\")");
+        let node = snippet("Node azure-iothub", "https", trust("NODE_EXTRA_CA_CERTS"), code);
+        [Some(python), Some(node).filter(|_| *standard)].into_iter().flatten()
+    });
+    let mut all: Vec<_> = plain.into_iter().chain(tls).chain(websocket).chain(https).collect();
     all.sort_by_key(|snippet| ["P", "N", "R"].iter().position(|first| snippet.sdk.starts_with(first)));
     all
 }
@@ -102,24 +116,34 @@ mod tests {
             tls: Some("127.0.0.1:5671".to_owned()),
             websocket: Some("127.0.0.1:443".to_owned()),
             rest: "SharedAccessKeyName=service;SharedAccessKey=a2V5;EntityPath=hub".to_owned(),
+            api: Some(("HostName=127.0.0.1;SharedAccessKeyName=iothubowner;SharedAccessKey=a2V5".to_owned(), true)),
             ca_file: "/ca.pem",
         };
         let all = snippets(&facts);
         let ways: Vec<_> =
             all.iter().map(|one| format!("{} {}", one.sdk.split(' ').next().unwrap_or_default(), one.way)).collect();
-        let expected =
-            ["Python", "Node", "Rust"].map(|sdk| ["plain", "tls", "websocket"].map(|way| format!("{sdk} {way}")));
-        let expected: Vec<_> = expected.concat().into_iter().filter(|way| way != "Rust websocket").collect();
+        let expected = ["Python", "Node", "Rust"]
+            .map(|sdk| ["plain", "tls", "websocket", "https"].map(|way| format!("{sdk} {way}")));
+        let expected: Vec<_> = expected
+            .concat()
+            .into_iter()
+            .filter(|way| !["Rust websocket", "Rust https"].contains(&way.as_str()))
+            .collect();
         assert_eq!(ways, expected, "the Rust SDK speaks no WebSocket");
         assert_eq!(
             all[0].code,
             "EventHubConsumerClient.from_connection_string(\"Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=service;\
              SharedAccessKey=a2V5;EntityPath=hub;UseDevelopmentEmulator=true\", \"$Default\")"
         );
-        assert_eq!(all[7].environment.as_deref(), Some("SSL_CERT_FILE=/ca.pem"));
-        assert!(all[7].code.contains("amqps://127.0.0.1:5671"), "{}", all[7].code);
+        assert_eq!(all[9].environment.as_deref(), Some("SSL_CERT_FILE=/ca.pem"));
+        assert!(all[9].code.contains("amqps://127.0.0.1:5671"), "{}", all[9].code);
 
-        let alone = snippets(&Facts { tls: None, websocket: None, ..facts });
+        let (plain, rest) = ("[::1]:5672".to_owned(), facts.rest.clone());
+        let six =
+            snippets(&Facts { plain, tls: Some("[::1]:5671".to_owned()), websocket: None, api: None, rest, ..facts });
+        assert!(six[5].code.contains("amqps://[::1]:5671") && six[5].code.contains("sb://[::1];"), "{}", six[5].code);
+
+        let alone = snippets(&Facts { tls: None, websocket: None, api: None, ..facts });
         assert!(alone.iter().all(|one| one.way == "plain") && alone.len() == 3);
     }
 }

@@ -9,17 +9,29 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use shared::config::Secret;
 use shared::sas;
+use shared::time::Timestamp;
 
 use super::{
-    Auth, DEVICE_POLICY, Device, Identities, Module, Policy, RegistryError, Right, SERVICE_POLICY, Thumbprint,
-    id_fault, write_private,
+    Auth, DEVICE_POLICY, Device, Identities, Module, OWNER_POLICY, Policy, Record, RegistryError, Right,
+    SERVICE_POLICY, Thumbprint, id_fault,
 };
 
 /// The service's own limit of modules of one device.
-const MODULES_MAX: usize = 50;
+pub(super) const MODULES_MAX: usize = 50;
+
+/// The policies of a new registry, as the service makes them; first the one that services are meant to use.
+const POLICIES: [(&str, &[Right]); 5] = [
+    (SERVICE_POLICY, &[Right::ServiceConnect]),
+    (DEVICE_POLICY, &[Right::DeviceConnect]),
+    (OWNER_POLICY, &[Right::RegistryRead, Right::RegistryWrite, Right::ServiceConnect, Right::DeviceConnect]),
+    ("registryRead", &[Right::RegistryRead]),
+    ("registryReadWrite", &[Right::RegistryRead, Right::RegistryWrite]),
+];
+/// So many of them the registries had that were made before there was an API to change them by.
+const POLICIES_ONCE: usize = 2;
 
 /// All of it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct File {
     #[serde(default)]
@@ -42,7 +54,7 @@ pub enum Means {
 }
 
 /// A device or one of its modules.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct FileIdentity {
     id: String,
@@ -55,11 +67,19 @@ struct FileIdentity {
     secondary_key: Option<String>,
     primary_thumbprint: Option<String>,
     secondary_thumbprint: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    status_reason: Option<String>,
+    status_updated_time: Option<String>,
+    #[serde(default)]
+    iot_edge: bool,
+    scope: Option<String>,
+    managed_by: Option<String>,
+    #[serde(default)]
+    revision: u64,
+    #[serde(default)]
     modules: Vec<FileIdentity>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct FilePolicy {
     name: String,
@@ -80,6 +100,12 @@ impl FileIdentity {
             secondary_key: None,
             primary_thumbprint: None,
             secondary_thumbprint: None,
+            status_reason: None,
+            status_updated_time: None,
+            iot_edge: false,
+            scope: None,
+            managed_by: None,
+            revision: 0,
             modules: vec![],
         }
     }
@@ -135,6 +161,23 @@ impl FileIdentity {
         })
     }
 
+    fn record(&self, name: &str) -> Result<Record, String> {
+        let status_updated = match self.status_updated_time.as_deref() {
+            None => None,
+            Some(text) => Some(Timestamp::parse_rfc3339(text).ok_or_else(|| {
+                format!("`status-updated-time` of {name} is no time; write e.g. \"2026-11-29T10:00:00Z\"")
+            })?),
+        };
+        Ok(Record {
+            status_reason: self.status_reason.clone(),
+            status_updated,
+            iot_edge: self.iot_edge,
+            scope: self.scope.clone(),
+            managed_by: self.managed_by.clone(),
+            revision: self.revision,
+        })
+    }
+
     fn module(self, device: &str) -> Result<Module, String> {
         let name = format!("module `{}` of device `{device}`", self.id.escape_debug());
         if let Some(fault) = id_fault(&self.id) {
@@ -143,9 +186,9 @@ impl FileIdentity {
         if !self.modules.is_empty() {
             return Err(format!("{name} has modules; only devices have"));
         }
-        let auth = self.auth(&name)?;
+        let (auth, record) = (self.auth(&name)?, self.record(&name)?);
         let generation_id = self.generation_id.unwrap_or_default();
-        Ok(Module { enabled: self.enabled, generation_id, auth, id: self.id })
+        Ok(Module { enabled: self.enabled, generation_id, auth, record, id: self.id })
     }
 
     fn device(mut self) -> Result<Device, String> {
@@ -153,7 +196,7 @@ impl FileIdentity {
         if let Some(fault) = id_fault(&self.id) {
             return Err(format!("the id of {name} {fault}"));
         }
-        let auth = self.auth(&name)?;
+        let (auth, record) = (self.auth(&name)?, self.record(&name)?);
         if MODULES_MAX < self.modules.len() {
             return Err(format!("{name} has more than {MODULES_MAX} modules"));
         }
@@ -166,7 +209,7 @@ impl FileIdentity {
             modules.push(module);
         }
         let generation_id = self.generation_id.unwrap_or_default();
-        Ok(Device { enabled: self.enabled, generation_id, auth, modules, id: self.id })
+        Ok(Device { enabled: self.enabled, generation_id, auth, modules, record, id: self.id })
     }
 }
 
@@ -194,13 +237,6 @@ impl File {
     pub(super) fn understand(text: &str) -> Result<Self, String> {
         // The parser's full text would show the line, which may hold a key.
         toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
-    }
-
-    /// Written beside, then renamed: a reader finds the old file or the new one. Only its owner may read it.
-    pub(super) fn write(&self, path: &Path) -> Result<(), RegistryError> {
-        let text = toml::to_string_pretty(self).expect("texts and flags are TOML");
-        let disk = |source| RegistryError::Disk { act: "write", path: path.to_owned(), source };
-        write_private(path, text.as_bytes()).map_err(disk)
     }
 
     /// Adds a device with keys unless there is one of that id.
@@ -232,11 +268,43 @@ impl File {
         identity.secondary_thumbprint = None;
     }
 
+    /// Adds a device with these means of proof; one that is there gets them.
+    pub(super) fn provision(&mut self, device: &str, auth: &Auth) {
+        let at = self.devices.iter().position(|other| other.id == device).unwrap_or(self.devices.len());
+        if at == self.devices.len() {
+            self.devices.push(FileIdentity::new(device));
+        }
+        let text = |key: &Secret| Some(key.reveal().to_owned());
+        let (means, keys, thumbprints) = match auth {
+            Auth::Sas { primary_key, secondary_key } => {
+                (Means::Sas, (text(primary_key), text(secondary_key)), (None, None))
+            }
+            Auth::Thumbprint(known) => {
+                let mut known = known.iter().map(Thumbprint::to_string);
+                (Means::X509Thumbprint, (None, None), (known.next(), known.next()))
+            }
+            Auth::Ca => (Means::X509Ca, (None, None), (None, None)),
+        };
+        let identity = &mut self.devices[at];
+        identity.enabled = true;
+        identity.auth = means;
+        (identity.primary_key, identity.secondary_key) = keys;
+        (identity.primary_thumbprint, identity.secondary_thumbprint) = thumbprints;
+    }
+
+    pub(super) fn remove(&mut self, device: &str) {
+        self.devices.retain(|other| other.id != device);
+    }
+
     /// Makes what is missing.
     pub(super) fn complete(&mut self) {
-        if self.policies.is_empty() {
-            for (name, right) in [(SERVICE_POLICY, Right::ServiceConnect), (DEVICE_POLICY, Right::DeviceConnect)] {
-                let (name, rights) = (name.to_owned(), vec![right]);
+        let made =
+            |policy: &FilePolicy, (name, rights): &(&str, &[Right])| policy.name == *name && policy.rights == *rights;
+        let once = self.policies.len() == POLICIES_ONCE
+            && self.policies.iter().zip(&POLICIES).all(|(policy, default)| made(policy, default));
+        if self.policies.is_empty() || once {
+            for (name, rights) in &POLICIES[self.policies.len()..] {
+                let (name, rights) = ((*name).to_owned(), rights.to_vec());
                 self.policies.push(FilePolicy { name, rights, primary_key: None, secondary_key: None });
             }
         }
@@ -279,13 +347,13 @@ impl File {
     }
 }
 
-fn new_key() -> String {
+pub(super) fn new_key() -> String {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system has random bytes");
     STANDARD.encode(bytes)
 }
 
-fn new_generation() -> String {
+pub(super) fn new_generation() -> String {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the system has random bytes");
     // The service's are 18 decimal digits.

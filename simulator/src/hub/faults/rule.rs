@@ -11,7 +11,7 @@ use shared::config::{Mistakes, Span};
 pub enum Fault {
     /// A message is taken off the wire and lost: not stored, no PUBACK.
     Drop,
-    /// A message's PUBACK comes `lasts` after it was stored.
+    /// A message's PUBACK comes `lasts` after the message, or when it is stored, if that is later.
     Delay,
     /// A message is stored twice.
     Duplicate,
@@ -21,7 +21,7 @@ pub enum Fault {
     Disconnect,
     /// The message is stored, then the connection ends without its PUBACK.
     LosePuback,
-    /// The device's token ends now.
+    /// The device's token ends now, and is not taken again.
     ExpireToken,
     /// The hub's throttle is exceeded for `lasts`.
     Throttle,
@@ -33,7 +33,7 @@ pub enum Fault {
     DetachReceivers,
     /// A partition moves: the connections that read it are closed.
     MovePartition,
-    /// The tokens of services end now.
+    /// The tokens of services end now, and are not taken again.
     ExpireServiceTokens,
     /// Connections of services break.
     ResetServices,
@@ -87,14 +87,7 @@ impl Fault {
     }
 
     const fn has_partition(self) -> bool {
-        matches!(
-            self,
-            Fault::DetachReceivers
-                | Fault::MovePartition
-                | Fault::TrimLog
-                | Fault::SlowFsync
-                | Fault::BlackHoleServices
-        )
+        matches!(self, Fault::DetachReceivers | Fault::MovePartition | Fault::TrimLog | Fault::SlowFsync)
     }
 }
 
@@ -239,6 +232,9 @@ mod tests {
             ("fault = \"delay\"", &["lasts"]),
             ("fault = \"drop\"\nlasts = \"2s\"", &["lasts"]),
             ("fault = \"drop\"\npartition = 1", &["partition"]),
+            ("fault = \"black-hole-services\"\nlasts = \"2s\"", &[]),
+            ("fault = \"black-hole-services\"\nlasts = \"2s\"\npartition = 1", &["partition"]),
+            ("fault = \"reset-services\"\npartition = 1", &["partition"]),
             ("fault = \"trim-log\"\npartition = 4", &["partition"]),
             ("fault = \"trim-log\"\ndevice = \"x\"\nevery = 2", &["device", "every"]),
             ("fault = \"shift-clock\"\nby = \"tomorrow\"", &["by"]),

@@ -41,6 +41,12 @@ pub struct SystemProperties {
     pub model_id: Option<String>,
 }
 
+/// Reads the time in a system property: RFC 3339, or as Microsoft's Python SDK writes it, without an offset; then it is UTC.
+pub fn moment(text: &str) -> Option<Timestamp> {
+    let whole = || Timestamp::parse_rfc3339(&format!("{text}Z"));
+    Timestamp::parse_rfc3339(text).or_else(whole).or_else(|| Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z")))
+}
+
 /// One message to be appended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewEvent {
@@ -309,7 +315,42 @@ const fn crc32_tables() -> [[u32; 256]; 4] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn times_of_devices_are_read_with_or_without_an_offset() {
+        for (text, millis) in [
+            ("2026-11-23T10:00:00.5Z", Some(1_795_428_000_500)),
+            ("2026-11-23T12:00:00+02:00", Some(1_795_428_000_000)),
+            ("2026-11-23T10:00:00", Some(1_795_428_000_000)),
+            ("2026-11-23", Some(1_795_392_000_000)),
+            ("10:00", None),
+            ("tomorrow", None),
+            ("", None),
+        ] {
+            assert_eq!(moment(text).map(Timestamp::millis), millis, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_makes_it_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            texts in proptest::collection::vec(prop_oneof![Just(ABSENT), 0u32..9, any::<u32>()], 0..40),
+        ) {
+            let _ = decode(&Bytes::from(bytes), 0);
+            // Lengths that lie, where lengths stand.
+            let mut payload = vec![0; 16];
+            for length in texts {
+                payload.extend_from_slice(&length.to_le_bytes());
+                payload.resize(payload.len() + (length % 9) as usize, b'a');
+            }
+            let _ = decode(&Bytes::from(payload.clone()), 0);
+            let _ = peek(&payload);
+        }
+    }
 
     #[test]
     fn the_checksum_is_the_common_crc_32() {

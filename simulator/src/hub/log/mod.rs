@@ -21,6 +21,7 @@ mod tests;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::event::{NewEvent, StoredEvent, SystemProperties};
+pub use self::event::{NewEvent, StoredEvent, SystemProperties, moment};
 use self::partition::{Partition, Torn};
 use self::writer::{Command, Writer};
 use super::faults::Faults;
@@ -165,6 +166,7 @@ struct Inner {
 struct Handle {
     partition: Arc<Partition>,
     commands: Option<mpsc::Sender<Command>>,
+    overdue: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -375,10 +377,16 @@ impl Handle {
     fn start(number: u32, partition: Partition, options: &Options, trouble: &Trouble) -> io::Result<Self> {
         let partition = Arc::new(partition);
         let (commands, received) = mpsc::channel(APPENDS_WAITING);
-        let writer =
-            Writer { number, partition: Arc::clone(&partition), options: options.clone(), trouble: trouble.clone() };
+        let overdue = Arc::<AtomicBool>::default();
+        let writer = Writer {
+            number,
+            partition: Arc::clone(&partition),
+            options: options.clone(),
+            trouble: trouble.clone(),
+            overdue: Arc::clone(&overdue),
+        };
         let thread = thread::Builder::new().name(format!("hub-log-{number}")).spawn(move || writer.run(received))?;
-        Ok(Self { partition, commands: Some(commands), thread: Some(thread) })
+        Ok(Self { partition, commands: Some(commands), overdue, thread: Some(thread) })
     }
 }
 
@@ -433,8 +441,10 @@ fn keep_ticking(inner: &Arc<Inner>) -> io::Result<()> {
     thread::Builder::new().name("hub-log-tick".to_owned()).spawn(move || {
         while let Some(inner) = log.upgrade() {
             for handle in &inner.partitions {
-                // Full means busy: the writer looks after its files anyway.
-                let _ = handle.commands.as_ref().map(|commands| commands.try_send(Command::Tick(None)));
+                // Full means busy, and busy is when most has to be given up: the writer finds the note after its batch.
+                if handle.commands.as_ref().is_some_and(|commands| commands.try_send(Command::Tick(None)).is_err()) {
+                    handle.overdue.store(true, Ordering::Relaxed);
+                }
             }
             drop(inner);
             thread::sleep(TICK);

@@ -213,8 +213,10 @@ impl Partition {
     }
 
     /// Where to begin to look for `sequence`: a segment, a record at or before it, and the segment's end.
-    fn find(&self, sequence: i64) -> io::Result<Option<(Arc<Segment>, u64, u64)>> {
+    pub(super) fn find(&self, sequence: i64) -> io::Result<Option<(Arc<Segment>, u64, u64)>> {
         let mut state = self.state();
+        // What was asked for may have been given up meanwhile.
+        let sequence = sequence.max(state.begin());
         if state.next_sequence <= sequence {
             return Ok(None);
         }

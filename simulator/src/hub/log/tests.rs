@@ -101,7 +101,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    // 48 of the usual 256: each of them writes to disk.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 3 / 16, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_does_what_a_vec_does(steps in proptest::collection::vec(step(), 1..60), size in prop_oneof![Just(None), Just(Some(1u64 << 40))]) {
@@ -252,6 +253,62 @@ fn retention_by_size_gives_up_the_oldest_and_numbers_go_on() {
 }
 
 #[test]
+fn a_tick_among_appends_gives_up_what_is_past_retention() {
+    let mut bench = Bench::new(1);
+    bench.options.retention_bytes = Some(64 * 1024);
+    bench.options.fsync = false;
+    let slow =
+        Rule { times: Some(1), lasts: Some(Span::new(Duration::from_millis(200))), ..Rule::new(Fault::SlowFsync) };
+    bench.options.faults = Faults::default();
+    let log = bench.open();
+    for _ in 0..200 {
+        bench.append(&log, "d", &[0; 1000]).expect("stored");
+    }
+    bench.options.faults.add(slow);
+    bench.runtime.block_on(async {
+        // The first is on its way to disk, slowly; the tick comes to stand between the others.
+        let mut waiting = vec![log.submit(event("d", b"first")).await];
+        for _ in 0..20 {
+            waiting.push(log.submit(event("d", b"before")).await);
+        }
+        let tick = log.tick();
+        let others = async {
+            for _ in 0..20 {
+                waiting.push(log.submit(event("d", b"after")).await);
+            }
+            for waiting in &mut waiting {
+                waiting.wait().await.expect("stored");
+            }
+        };
+        tokio::join!(biased; tick, others);
+    });
+    let info = log.info(0).expect("there");
+    assert!(100 < info.begin_sequence_number && info.bytes <= 80 * 1024, "{info:?}");
+}
+
+#[test]
+fn retention_holds_while_appends_never_stop() {
+    let mut bench = Bench::new(1);
+    bench.options.retention_bytes = Some(256 * 1024);
+    bench.options.fsync = false;
+    let log = bench.open();
+    let flood = async {
+        // As many as have room are always waiting, so that nobody else finds any.
+        let mut waiting = std::collections::VecDeque::new();
+        while log.info(0).expect("there").begin_sequence_number == 0 {
+            waiting.push_back(log.submit(event("d", &[0; 1000])).await);
+            if 2 * APPENDS_WAITING < waiting.len()
+                && let Some(mut first) = waiting.pop_front()
+            {
+                first.wait().await.expect("stored");
+            }
+        }
+    };
+    let flood = async { tokio::time::timeout(Duration::from_secs(20), flood).await };
+    bench.runtime.block_on(flood).expect("something is given up within seconds, not when the load is over");
+}
+
+#[test]
 fn retention_by_time_gives_up_everything_in_the_end() {
     let mut bench = Bench::new(1);
     bench.options.retention_time = Some(Duration::from_secs(80));
@@ -286,6 +343,8 @@ fn a_trimmed_partition_is_empty_and_its_numbers_go_on() {
     bench.runtime.block_on(log.trim(0));
     bench.runtime.block_on(log.trim(0));
     bench.runtime.block_on(log.trim(7));
+    // As a reader asks that looked where the log begins just before.
+    assert!(log.partition(0).expect("there").find(0).expect("no error").is_none(), "there is nothing to read");
     let info = log.info(0).expect("there");
     assert_eq!((info.begin_sequence_number, info.last_enqueued_sequence_number, info.is_empty), (5, 4, true));
     assert_eq!(bench.append(&log, "d", b"5").expect("stored").sequence_number, 5);

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +30,8 @@ pub(super) struct Writer {
     pub(super) partition: Arc<Partition>,
     pub(super) options: Options,
     pub(super) trouble: Trouble,
+    /// Somebody wanted a tick and found no room to say so.
+    pub(super) overdue: Arc<AtomicBool>,
 }
 
 struct Waiting {
@@ -94,7 +97,7 @@ impl Writer {
         time = time.max(Timestamp::from_millis(now.millis()));
         let mut buffer = vec![];
         let mut waiting = vec![];
-        let mut trims = vec![];
+        let (mut trims, mut ticks) = (vec![], vec![]);
         let mut next = Some((first, answer));
         while let Some((event, answer)) = next {
             let position = end + buffer.len() as u64;
@@ -112,7 +115,7 @@ impl Writer {
             while next.is_none() && buffer.len() < BATCH_BYTES {
                 match commands.try_recv() {
                     Ok(Command::Append(event, answer)) => next = Some((*event, answer)),
-                    Ok(Command::Tick(done)) => drop(done),
+                    Ok(Command::Tick(done)) => ticks.push(done),
                     Ok(Command::Trim(done)) => {
                         trims.push(done);
                         break;
@@ -141,6 +144,12 @@ impl Writer {
                     let _ = answer.send(Err(error.clone()));
                 }
             }
+        }
+        if self.overdue.swap(false, Ordering::Relaxed) || !ticks.is_empty() {
+            self.unless_failed(|| self.tick(self.options.clock.now()));
+        }
+        for done in ticks.into_iter().flatten() {
+            let _ = done.send(());
         }
         for done in trims {
             self.unless_failed(|| self.trim());

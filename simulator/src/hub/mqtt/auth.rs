@@ -16,6 +16,7 @@ use shared::topic;
 use super::certificates::{Authorities, CertificateFault, Chain, check_thumbprint};
 use super::session::Hello;
 use crate::hub::devices::{Auth, Identities};
+use crate::hub::who::Who;
 
 /// How the service describes a connection, by its scope and by what it proved itself with. The texts are those that
 /// events of real hubs carry.
@@ -55,6 +56,10 @@ pub(super) struct Guest {
 }
 
 impl Guest {
+    pub(super) fn who(&self) -> Who {
+        Who { device: self.device_id.clone(), module: self.module_id.clone() }
+    }
+
     /// `device` or `device/module`: one connection each.
     pub(super) fn client_id(&self) -> String {
         client_id(&self.device_id, self.module_id.as_deref())

@@ -22,14 +22,14 @@ use crate::hub::ca::CaError;
 use crate::hub::devices::Thumbprint;
 
 /// What a client showed in its handshake, its own certificate first.
-pub(super) type Chain = Vec<CertificateDer<'static>>;
+pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
 /// The service's own limit of authorities.
 pub(in crate::hub) const AUTHORITIES_MAX: usize = 25;
 
 /// Why a certificate proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CertificateFault {
+pub(crate) enum CertificateFault {
     #[error("there is no certificate")]
     Absent,
     #[error("the certificate cannot be read")]
@@ -46,7 +46,7 @@ pub(super) enum CertificateFault {
 
 impl CertificateFault {
     /// As it stands in metrics.
-    pub(super) const fn as_str(&self) -> &'static str {
+    pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             CertificateFault::Absent => "no-certificate",
             CertificateFault::Unreadable => "certificate-unreadable",
@@ -59,7 +59,7 @@ impl CertificateFault {
 }
 
 /// Judges a certificate against the thumbprints a device has.
-pub(super) fn check_thumbprint(
+pub(crate) fn check_thumbprint(
     chain: &[CertificateDer<'_>],
     known: &[Thumbprint],
     now: Timestamp,
@@ -74,16 +74,23 @@ pub(super) fn check_thumbprint(
     if (from..=to).contains(&now_s) { Ok(()) } else { Err(CertificateFault::Dates) }
 }
 
+/// Judges whether `name` is a certificate's common name.
+pub(crate) fn check_name(own: &CertificateDer<'_>, name: &str) -> Result<(), CertificateFault> {
+    let (_, read) = X509Certificate::from_der(own).map_err(|_| CertificateFault::Unreadable)?;
+    let mut names = read.subject().iter_common_name().filter_map(|common_name| common_name.as_str().ok());
+    if names.any(|common_name| common_name == name) { Ok(()) } else { Err(CertificateFault::Name) }
+}
+
 /// The authorities that may sign for devices.
 #[derive(Debug, Clone, Default)]
-pub(in crate::hub) struct Authorities(Option<Arc<dyn ClientCertVerifier>>);
+pub(crate) struct Authorities(Option<Arc<dyn ClientCertVerifier>>);
 
 impl Authorities {
     /// Reads PEM files, each with one certificate or more.
     ///
     /// # Errors
     /// If a file cannot be read or holds something else.
-    pub(in crate::hub) fn read(files: &[PathBuf]) -> Result<Self, CaError> {
+    pub(crate) fn read(files: &[PathBuf]) -> Result<Self, CaError> {
         let mut roots = RootCertStore::empty();
         for path in files {
             let malformed = |what: String| CaError::NoAuthority { path: path.clone(), what };
@@ -105,7 +112,7 @@ impl Authorities {
     }
 
     /// Judges the certificate of `name`.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         chain: &[CertificateDer<'_>],
         name: &str,
@@ -126,9 +133,7 @@ impl Authorities {
             rustls::Error::InvalidCertificate(CertificateError::BadEncoding) => CertificateFault::Unreadable,
             other => CertificateFault::Authority(other.to_string()),
         })?;
-        let (_, read) = X509Certificate::from_der(own).map_err(|_| CertificateFault::Unreadable)?;
-        let mut names = read.subject().iter_common_name().filter_map(|common_name| common_name.as_str().ok());
-        if names.any(|common_name| common_name == name) { Ok(()) } else { Err(CertificateFault::Name) }
+        check_name(own, name)
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::{Buf, BytesMut};
 use mqtt_protocol_core::mqtt::packet::Qos;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 use shared::crash;
+use shared::sas::Refusal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -20,6 +21,7 @@ use super::Door;
 use super::auth::{self, Denied, Guest, Rules};
 use super::certificates::Chain;
 use super::end::End;
+use super::ended::Mark;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
@@ -49,6 +51,8 @@ struct Admitted {
     guest: Guest,
     seat: Seat,
     will: Option<Will>,
+    /// Of those who have one.
+    token: Option<Mark>,
 }
 
 struct Will {
@@ -67,6 +71,7 @@ pub(super) struct Connection<S> {
     /// Once a limit is exceeded: when the connection ends, and why. Until then publishes are not heard.
     doom: Option<(Instant, &'static str)>,
     filters: Vec<Filter>,
+    quiet_max: Duration,
     quiet: Duration,
     quiet_at: Instant,
     partial_since: Option<Instant>,
@@ -79,7 +84,7 @@ enum Came {
     Hello(Box<Hello>),
     Publish(Publish),
     Subscribe(u16, Vec<(String, Qos)>),
-    Unsubscribe(Vec<String>),
+    Unsubscribe(u16, Vec<String>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -94,11 +99,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             underway,
             doom: None,
             filters: vec![],
+            quiet_max: QUIET_MAX,
             quiet: QUIET_MAX,
             quiet_at: Instant::now() + QUIET_MAX,
             partial_since: None,
             door,
         }
+    }
+
+    /// Hangs up after less silence than the service.
+    #[cfg(test)]
+    pub(super) fn quiet_after(mut self, quiet: Duration) -> Self {
+        (self.quiet_max, self.quiet) = (quiet, quiet);
+        self.quiet_at = Instant::now() + quiet;
+        self
     }
 
     /// Serves the connection of whoever showed `chain` to its end; CONNECT must have come by `patience`. Gives the
@@ -170,9 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// if it never is: the service meters at ingress.
     fn meter(&self, bytes: usize) -> Verdict {
         let door = &self.door;
-        let mut tier = door.tier.lock();
+        let mut tier = door.desk.limits.lock();
         let units = tier.metered_units(bytes);
-        let verdict = tier.send(door.clock.now(), units);
+        let verdict = tier.send(door.desk.clock.now(), units);
         if !matches!(verdict, Verdict::Never { .. }) {
             door.metrics.metered(units);
         }
@@ -200,10 +214,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(self.refuse(denied.code(), denied.into()).await);
             }
         };
-        if self.door.faults.connect(&guest.device_id) {
+        if self.door.desk.faults.connect(&guest.device_id) {
             return Err(self.refuse(ConnectReturnCode::ServerUnavailable, End::Scripted("refused")).await);
         }
-        let verdict = self.door.tier.lock().connect(self.door.clock.now());
+        let verdict = self.door.desk.limits.lock().connect(self.door.desk.clock.now());
         match verdict {
             Verdict::Now => {}
             Verdict::Later(wait) => sleep(wait).await,
@@ -213,13 +227,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         let client_id = guest.client_id();
-        let seat = self.door.seats.take(&client_id);
-        let kept = self.door.sessions.begin(&client_id, hello.clean, &seat.leave)?;
+        let since = self.door.desk.clock.now();
+        let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
+        let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
         self.session.accept(kept.is_some(), &mut acts);
         self.filters = kept.unwrap_or_default();
         self.perform(acts).await?;
         tracing::debug!(client_id, "connected");
-        Ok(Admitted { guest, seat, will })
+        let token = hello.password.as_ref().map(Mark::of);
+        Ok(Admitted { guest, seat, will, token })
     }
 
     /// Tells the device no; gives what to end with.
@@ -232,13 +248,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Will>), Denied> {
         let door = &self.door;
         let rules = Rules {
-            hosts: &door.hosts,
-            known: &door.registry.now(),
+            hosts: &door.desk.hosts,
+            known: &door.desk.registry.now(),
             authorities: &door.authorities,
             clock_skew: door.limits.clock_skew.duration(),
-            now: door.clock.now(),
+            now: door.desk.clock.now(),
         };
         let guest = auth::admit(hello, chain, &rules)?;
+        if hello.password.as_ref().is_some_and(|token| door.ended.has(Mark::of(token))) {
+            let now_s = door.desk.clock.now().millis().div_euclid(1_000);
+            return Err(Refusal::Expired { expiry_s: now_s, now_s }.into());
+        }
         let Some(will) = &hello.will else { return Ok((guest, None)) };
         match telemetry::said(&guest, will) {
             Ok(Said::Event { mut event, bytes }) => {
@@ -265,8 +285,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let due = self.underway.due();
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
-                () = admitted.seat.leave.cancelled() => return Ok(End::TakenOver),
-                () = door.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
+                () = admitted.seat.leave().cancelled() => {
+                    return Ok(admitted.seat.reason().map_or(End::TakenOver, End::Dismissed));
+                },
+                () = door.desk.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
                 puback = self.underway.first() => self.acknowledge(puback?).await?,
                 () = sleep_until_some(due) => self.underway.submit_due().await,
@@ -288,6 +310,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn digest(&mut self, admitted: &Admitted) -> Result<(), End> {
         while !self.inbox.is_empty() && !self.is_full() {
             let came = self.feed().await?;
+            if !self.session.mid_packet() {
+                // The protocol's own timer stands still where a device asked for no keep-alive.
+                self.quiet_at = Instant::now() + self.quiet;
+            }
             self.partial_since = match (self.session.mid_packet(), self.partial_since) {
                 (false, _) => None,
                 (true, since) => since.or_else(|| Some(Instant::now())),
@@ -295,11 +321,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match came {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
-                Came::Publish(publish) => self.take(&admitted.guest, publish).await?,
+                Came::Publish(publish) => self.take(admitted, publish).await?,
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
-                Came::Unsubscribe(filters) => {
+                Came::Unsubscribe(packet_id, filters) => {
                     self.filters.retain(|(held, _)| !filters.contains(held));
                     self.keep(admitted)?;
+                    let mut acts = vec![];
+                    self.session.unsubscribed(packet_id, &mut acts);
+                    self.perform(acts).await?;
                 }
             }
         }
@@ -325,11 +354,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A connection that has to leave keeps nothing: the session is another's by now.
     fn keep(&self, admitted: &Admitted) -> Result<(), End> {
-        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, &admitted.seat.leave)
+        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, admitted.seat.leave())
     }
 
-    async fn take(&mut self, guest: &Guest, publish: Publish) -> Result<(), End> {
+    async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
         let door = Arc::clone(&self.door);
+        let guest = &admitted.guest;
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
@@ -337,13 +367,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let packet_id = publish.packet_id;
         let Said::Event { event, bytes } = said else {
-            let taken = Taken { packet_id, event: None, luck: Luck::default() };
+            let taken = Taken { packet_id, event: None, bytes: 0, luck: Luck::default() };
             self.underway.take(taken, Duration::ZERO).await;
             return Ok(());
         };
-        let now = door.clock.now();
-        let Some(luck) = luck(&door.faults.message(&guest.device_id), |length| {
-            door.tier.lock().throttle(now, length);
+        let now = door.desk.clock.now();
+        let Some(luck) = luck(&door.desk.faults.message(&guest.device_id), |length| {
+            door.desk.limits.lock().throttle(now, length);
+        })
+        .inspect_err(|end| {
+            if let (End::Expired, Some(token)) = (end, admitted.token) {
+                door.ended.end(token);
+            }
         })?
         else {
             door.metrics.dropped("fault");
@@ -358,7 +393,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        self.underway.take(Taken { packet_id, event: Some(event), luck }, wait).await;
+        let bytes = bytes + event.properties.len() * telemetry::PAIR_BYTES;
+        self.underway.take(Taken { packet_id, event: Some(event), bytes, luck }, wait).await;
         Ok(())
     }
 
@@ -408,10 +444,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
                 Act::Publish(publish) => came = Came::Publish(publish),
+                Act::Heard(_) => {}
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
-                Act::Unsubscribe(filters) => came = Came::Unsubscribe(filters),
+                Act::Unsubscribe { packet_id, filters } => came = Came::Unsubscribe(packet_id, filters),
                 Act::Quiet(length) => {
-                    self.quiet = length.map_or(QUIET_MAX, |length| length.min(QUIET_MAX));
+                    self.quiet = length.map_or(self.quiet_max, |length| length.min(self.quiet_max));
                     self.quiet_at = Instant::now() + self.quiet;
                 }
                 Act::Goodbye => end = Some(End::Left),

@@ -33,6 +33,8 @@ pub(super) enum End {
     Expired,
     #[error("another connection came with the same device id")]
     TakenOver,
+    #[error("the hub dismissed it: {0}")]
+    Dismissed(&'static str),
     #[error("what `hub.limits` lets through is exceeded: {0}")]
     Limited(&'static str),
     #[error("a fault was scripted: {0}")]
@@ -65,7 +67,7 @@ impl End {
             End::Slow => Some("slow"),
             End::Expired => Some("token-ended"),
             End::TakenOver => Some("taken-over"),
-            End::Limited(why) | End::Scripted(why) => Some(why),
+            End::Limited(why) | End::Scripted(why) | End::Dismissed(why) => Some(why),
             End::BlackHole(_) => Some("black-hole"),
             End::PubackLost => Some("puback-lost"),
             End::NotStored(_) => Some("not-stored"),

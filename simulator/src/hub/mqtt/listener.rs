@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::Door;
+use super::certificates::Chain;
 use super::connection::Connection;
 use super::end::End;
 
@@ -93,6 +95,26 @@ async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
         let _ = SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
     }
     end
+}
+
+/// Serves a device over a stream that another port opened, to its end. `let_go` is done first where the stream is to
+/// vanish without a word.
+pub(in crate::hub) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    chain: Chain,
+    peer: SocketAddr,
+    patience: Instant,
+    door: Arc<Door>,
+    let_go: impl FnOnce(),
+) {
+    let connected = door.metrics.connected();
+    let (end, stream) = Box::pin(Connection::new(stream, Arc::clone(&door)).serve(chain, patience)).await;
+    if matches!(end, End::BlackHole(_)) {
+        let_go();
+    }
+    drop(stream);
+    note(&door, peer, &end);
+    drop(connected);
 }
 
 fn note(door: &Door, peer: SocketAddr, end: &End) {

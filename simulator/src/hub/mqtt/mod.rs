@@ -10,6 +10,8 @@ mod connection; // one socket
 
 mod end; // why it ended
 
+mod ended; // tokens that a fault ended
+
 mod underway; // publishes that are not acknowledged yet
 
 mod session; // bytes <-> packets
@@ -20,45 +22,47 @@ mod certificates; // X.509
 
 mod seats; // one connection per device or module
 
+mod mailbox; // what the hub has to say to it
+
 mod sessions; // what outlives a connection
 
 mod telemetry; // topics, properties, sizes
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
-use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate, Authorities};
-pub(super) use self::listener::serve;
-pub(crate) use self::seats::Seats;
+pub(crate) use mqtt_protocol_core::mqtt::packet::Qos;
+pub(crate) use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
+
+pub(super) use self::certificates::{AUTHORITIES_MAX, AnyCertificate};
+pub(crate) use self::certificates::{Authorities, CertificateFault, Chain, check_name, check_thumbprint};
+pub(super) use self::ended::Ended;
+pub(super) use self::listener::{attend, serve};
+pub(crate) use self::mailbox::Letter;
+pub(crate) use self::seats::Hears;
+pub(super) use self::seats::Seats;
+pub(crate) use self::session::{Act, Fault, Hello, Publish, Session};
 pub(super) use self::sessions::Sessions;
 
 use super::config::MqttLimits;
-use super::devices::Registry;
-use super::faults::Faults;
-use super::limits::SharedLimits;
+use super::desk::Desk;
 use super::log::Log;
 use super::metrics::Metrics;
 
 /// What all connections share.
 pub(super) struct Door {
-    /// Every name this hub goes by.
-    pub(super) hosts: Vec<String>,
-    pub(super) registry: Registry,
+    /// Who may connect, what waits for them, who is there.
+    pub(super) desk: Desk,
     /// Whose signature on a device's certificate counts.
     pub(super) authorities: Authorities,
     pub(super) sessions: Sessions,
     pub(super) log: Log,
-    pub(super) clock: Clock,
     pub(super) limits: MqttLimits,
-    pub(super) seats: Seats,
-    pub(super) faults: Faults,
-    /// What the tier lets through.
-    pub(super) tier: SharedLimits,
+    pub(super) ended: Ended,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }

@@ -1,6 +1,6 @@
 //! One device's MQTT session without the socket: bytes in, things to do out.
 //!
-//! CONNECT, PUBLISH at QoS 0 and 1, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
+//! CONNECT, PUBLISH at QoS 0 and 1, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT; everything else closes the
 //! connection. Never acknowledges a publish by itself, and never prints a CONNECT: it holds the token.
 
 use std::time::Duration;
@@ -25,17 +25,19 @@ const OTHER_VERSION: [u8; 4] = [0x20, 2, 0, 1];
 
 /// What the connection is to do next.
 #[derive(Debug)]
-pub(super) enum Act {
+pub(crate) enum Act {
     /// A device introduced itself: answer with [`Session::accept`] or [`Session::refuse`] before feeding more.
     Connect(Hello),
     /// Write these bytes.
     Send(Vec<u8>),
     /// A publish.
     Publish(Publish),
+    /// The device has what was said under this id.
+    Heard(u16),
     /// Filters a device asks for: answer with [`Session::subscribed`], or close.
     Subscribe { packet_id: u16, filters: Vec<(String, Qos)> },
-    /// Filters it does not want any more; answered already.
-    Unsubscribe(Vec<String>),
+    /// Filters it does not want any more: answer with [`Session::unsubscribed`], or close.
+    Unsubscribe { packet_id: u16, filters: Vec<String> },
     /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
     Quiet(Option<Duration>),
     /// The device said goodbye.
@@ -46,29 +48,29 @@ pub(super) enum Act {
 
 /// Who a device says it is.
 #[derive(Debug)]
-pub(super) struct Hello {
-    pub(super) client_id: String,
-    pub(super) user: Option<String>,
-    pub(super) password: Option<Secret>,
+pub(crate) struct Hello {
+    pub(crate) client_id: String,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
     /// True: nothing of an earlier session counts, and nothing of this one will.
-    pub(super) clean: bool,
+    pub(crate) clean: bool,
     /// What to publish for it when it goes without a goodbye.
-    pub(super) will: Option<Publish>,
+    pub(crate) will: Option<Publish>,
 }
 
 /// One publish.
 #[derive(Debug, Clone)]
-pub(super) struct Publish {
-    pub(super) topic: String,
-    pub(super) payload: Bytes,
-    pub(super) retain: bool,
+pub(crate) struct Publish {
+    pub(crate) topic: String,
+    pub(crate) payload: Bytes,
+    pub(crate) retain: bool,
     /// `None`: QoS 0, nobody waits for an acknowledgement.
-    pub(super) packet_id: Option<u16>,
+    pub(crate) packet_id: Option<u16>,
 }
 
 /// Bytes or packets that close the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("the first packet is not CONNECT")]
     NotConnect,
     #[error("not MQTT 3.1.1")]
@@ -87,7 +89,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// As it stands in metrics.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Fault::NotConnect => "not-connect",
             Fault::Version => "version",
@@ -121,7 +123,7 @@ enum Stage {
 }
 
 /// The state of one session.
-pub(super) struct Session {
+pub(crate) struct Session {
     mqtt: Connection<role::Server>,
     stage: Stage,
     mid_packet: bool,
@@ -131,7 +133,7 @@ pub(super) struct Session {
 
 impl Session {
     /// A session that takes packets of at most `packet_bytes_max` bytes.
-    pub(super) fn new(packet_bytes_max: u32) -> Self {
+    pub(crate) fn new(packet_bytes_max: u32) -> Self {
         let options = ConnectionOptions::new().maximum_packet_size_recv(packet_bytes_max);
         let mut mqtt = Connection::with_options(Version::V3_1_1, options);
         mqtt.set_auto_pub_response(false);
@@ -140,13 +142,13 @@ impl Session {
     }
 
     /// True while a packet has begun and not ended.
-    pub(super) fn mid_packet(&self) -> bool {
+    pub(crate) fn mid_packet(&self) -> bool {
         self.mid_packet
     }
 
     /// Takes at most one packet off the front of `bytes`; returns how many bytes were taken. Nothing is taken while an
     /// answer to [`Act::Connect`] is owed, nor after a close.
-    pub(super) fn feed(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> usize {
+    pub(crate) fn feed(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> usize {
         if bytes.is_empty() || matches!(self.stage, Stage::Asking | Stage::Closed) {
             return 0;
         }
@@ -177,29 +179,62 @@ impl Session {
     }
 
     /// The device may go on; `present` if there is something of an earlier session.
-    pub(super) fn accept(&mut self, present: bool, acts: &mut Vec<Act>) {
+    pub(crate) fn accept(&mut self, present: bool, acts: &mut Vec<Act>) {
         self.stage = Stage::Open;
         self.connack(ConnectReturnCode::Accepted, present, acts);
     }
 
     /// The device may not; the connection is to be closed once the answer is written.
-    pub(super) fn refuse(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
+    pub(crate) fn refuse(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
         self.stage = Stage::Closed;
         self.connack(code, false, acts);
     }
 
     /// The publish with this id is stored.
-    pub(super) fn acknowledge(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+    pub(crate) fn acknowledge(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
         match v3_1_1::Puback::builder().packet_id(packet_id).build() {
             Ok(puback) => self.send(puback.into(), acts),
             Err(error) => self.close(error.into(), acts),
         }
     }
 
+    /// Says something to the device; at QoS 1, gives the id of [`Act::Heard`]. What no packet can hold is left out, as is
+    /// what comes when all ids are under way.
+    pub(crate) fn say(&mut self, topic: String, payload: Bytes, qos: Qos, acts: &mut Vec<Act>) -> Option<u16> {
+        let packet_id = match qos {
+            Qos::AtMostOnce => None,
+            _ => Some(self.mqtt.acquire_packet_id().ok()?),
+        };
+        let publish = v3_1_1::Publish::builder().topic_name(topic).map(|publish| {
+            let publish = publish.qos(if packet_id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce });
+            publish.packet_id(packet_id).payload(&payload[..]).build()
+        });
+        match publish {
+            Ok(Ok(publish)) => {
+                self.send(publish.into(), acts);
+                packet_id
+            }
+            Ok(Err(_)) | Err(_) => {
+                if let Some(packet_id) = packet_id {
+                    self.mqtt.release_packet_id(packet_id);
+                }
+                None
+            }
+        }
+    }
+
     /// The answer to [`Act::Subscribe`], one code for each filter.
-    pub(super) fn subscribed(&mut self, packet_id: u16, codes: Vec<SubackReturnCode>, acts: &mut Vec<Act>) {
+    pub(crate) fn subscribed(&mut self, packet_id: u16, codes: Vec<SubackReturnCode>, acts: &mut Vec<Act>) {
         match v3_1_1::Suback::builder().packet_id(packet_id).return_codes(codes).build() {
             Ok(suback) => self.send(suback.into(), acts),
+            Err(error) => self.close(error.into(), acts),
+        }
+    }
+
+    /// The answer to [`Act::Unsubscribe`].
+    pub(crate) fn unsubscribed(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
+        match v3_1_1::Unsuback::builder().packet_id(packet_id).build() {
+            Ok(unsuback) => self.send(unsuback.into(), acts),
             Err(error) => self.close(error.into(), acts),
         }
     }
@@ -245,6 +280,7 @@ impl Session {
             }
             (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
             (Stage::Open, Packet::V3_1_1Publish(publish)) => self.publish(&publish, acts),
+            (Stage::Open, Packet::V3_1_1Puback(puback)) => acts.push(Act::Heard(puback.packet_id())),
             (Stage::Open, Packet::V3_1_1Subscribe(subscribe)) => {
                 let filters = subscribe.entries().iter();
                 let filters = filters.map(|entry| (entry.topic_filter().to_owned(), entry.sub_opts().qos())).collect();
@@ -252,11 +288,7 @@ impl Session {
             }
             (Stage::Open, Packet::V3_1_1Unsubscribe(unsubscribe)) => {
                 let filters = unsubscribe.entries().iter().map(|filter| filter.as_str().to_owned()).collect();
-                acts.push(Act::Unsubscribe(filters));
-                match v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build() {
-                    Ok(unsuback) => self.send(unsuback.into(), acts),
-                    Err(error) => self.close(error.into(), acts),
-                }
+                acts.push(Act::Unsubscribe { packet_id: unsubscribe.packet_id(), filters });
             }
             (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
             (Stage::Open, Packet::V3_1_1Disconnect(_)) => {
@@ -365,6 +397,26 @@ mod tests {
             let acts = run(&mut Session::new(1024), bytes);
             let last = format!("{:?}", acts.last());
             assert!(last.contains("Close") && last.contains(fault), "{bytes:?}: {last}");
+        }
+    }
+
+    #[test]
+    fn subscribing_and_unsubscribing_are_answered_once_they_are_kept() {
+        for (sent, answer) in [
+            (&[0x82, 6, 0, 7, 0, 1, b'a', 1][..], &[0x90, 3, 0, 7, 1][..]),
+            (&[0xa2, 5, 0, 7, 0, 1, b'a'], &[0xb0, 2, 0, 7]),
+        ] {
+            let mut session = Session::new(1024);
+            run(&mut session, CONNECT);
+            let mut acts = run(&mut session, sent);
+            let answers = |acts: &[Act]| acts.iter().filter(|act| matches!(act, Act::Send(_))).count();
+            assert_eq!(answers(&acts), 0, "{acts:?}");
+            if acts.iter().any(|act| matches!(act, Act::Subscribe { packet_id: 7, .. })) {
+                session.subscribed(7, vec![SubackReturnCode::SuccessMaximumQos1], &mut acts);
+            } else if acts.iter().any(|act| matches!(act, Act::Unsubscribe { packet_id: 7, .. })) {
+                session.unsubscribed(7, &mut acts);
+            }
+            assert!(matches!(acts.last(), Some(Act::Send(bytes)) if bytes == answer), "{acts:?}");
         }
     }
 

@@ -5,13 +5,19 @@ use shared::topic;
 use super::auth::Guest;
 use super::session::Publish;
 use super::sessions::Filter;
-use crate::hub::log::{NewEvent, SystemProperties};
+use crate::hub::log::{NewEvent, SystemProperties, moment};
 
 /// Body and properties together, as the service counts.
 pub(super) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A packet may be larger by its topic, whose names and percent signs do not count.
 pub(super) const PACKET_BYTES_MAX: u32 = 256 * 1024 + 64 * 1024 + 16;
 const MESSAGE_ID_MAX: usize = 128;
+/// What a message id may have beside letters and digits of ASCII.
+const MESSAGE_ID_SIGNS: &str = "-:.+%_#*?!(),=@;$'";
+/// Properties of one message. The service names no number; a topic has room for 32,700, and they would take megabytes.
+const PROPERTIES_MAX: usize = 1_000;
+/// What a property takes of memory beside its texts, about.
+pub(super) const PAIR_BYTES: usize = 64;
 
 /// Filters of one connection at once.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 5;
@@ -23,8 +29,14 @@ pub(super) enum Violation {
     Topic(String),
     #[error("a message of {bytes} bytes; {MESSAGE_BYTES_MAX} are allowed")]
     TooLarge { bytes: usize },
-    #[error("a message id of more than {MESSAGE_ID_MAX} characters")]
+    #[error("a message with {0} properties; {PROPERTIES_MAX} are allowed")]
+    Properties(usize),
+    #[error(
+        "a message id of more than {MESSAGE_ID_MAX} characters, or of others than letters, digits and `{MESSAGE_ID_SIGNS}`"
+    )]
     MessageId,
+    #[error("`{0}`, which is a time, says something else")]
+    Time(&'static str),
     #[error("a subscription to `{}`, which is not one of the device's own filters", .0.escape_debug())]
     Filter(String),
     #[error("more than {SUBSCRIPTIONS_MAX} subscriptions")]
@@ -37,7 +49,9 @@ impl Violation {
         match self {
             Violation::Topic(_) => "topic",
             Violation::TooLarge { .. } => "message-too-large",
+            Violation::Properties(_) => "properties",
             Violation::MessageId => "message-id",
+            Violation::Time(_) => "time",
             Violation::Filter(_) => "filter",
             Violation::Subscriptions => "subscriptions",
         }
@@ -68,6 +82,9 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
     if topic.device != guest.device_id || topic.module != guest.module_id.as_deref() {
         return Err(foreign());
     }
+    if PROPERTIES_MAX < topic.bag.len() {
+        return Err(Violation::Properties(topic.bag.len()));
+    }
     let mut system = SystemProperties { model_id: guest.model_id.clone(), ..SystemProperties::default() };
     let mut properties = vec![];
     let mut bytes = publish.payload.len();
@@ -87,8 +104,13 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
     if MESSAGE_BYTES_MAX < bytes {
         return Err(Violation::TooLarge { bytes });
     }
-    if system.message_id.as_ref().is_some_and(|id| MESSAGE_ID_MAX < id.chars().count()) {
+    if !system.message_id.as_deref().is_none_or(is_message_id) {
         return Err(Violation::MessageId);
+    }
+    for (name, time) in [("$.exp", &system.absolute_expiry_time), ("$.ctime", &system.creation_time)] {
+        if time.as_deref().is_some_and(|time| moment(time).is_none()) {
+            return Err(Violation::Time(name));
+        }
     }
     let event = NewEvent {
         device_id: guest.device_id.clone(),
@@ -101,6 +123,10 @@ pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> 
         body: publish.payload.clone(),
     };
     Ok(Said::Event { event: Box::new(event), bytes })
+}
+
+fn is_message_id(id: &str) -> bool {
+    id.len() <= MESSAGE_ID_MAX && id.chars().all(|char| char.is_ascii_alphanumeric() || MESSAGE_ID_SIGNS.contains(char))
 }
 
 fn field<'a>(system: &'a mut SystemProperties, name: &str) -> Option<&'a mut Option<String>> {

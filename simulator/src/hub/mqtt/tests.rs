@@ -24,35 +24,44 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::config::Config;
 use crate::hub::ca;
+use crate::hub::changes::Source;
+use crate::hub::desk::Stood;
+use crate::hub::devices::Registry;
 use crate::hub::faults::{Fault, Rule};
-use crate::hub::limits::{self, Limits};
+use crate::hub::limits::{self, Limits, SharedLimits};
 use crate::hub::log::{Options, StoredEvent};
 
-const HOST: &str = "hub.azure-devices.net";
+pub(in crate::hub) const HOST: &str = "hub.azure-devices.net";
 /// Never waited for, only waited at most.
-const PATIENCE: Duration = Duration::from_secs(20);
-const FAR: i64 = 32_503_680_000;
+pub(in crate::hub) const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::hub) const FAR: i64 = 32_503_680_000;
 
 mod faults;
 mod hostile;
 mod sessions;
 mod tiers;
+mod websocket;
 mod x509;
 
-pub(super) struct Stand {
+pub(in crate::hub) struct Stand {
     metered: Metered,
-    dir: tempfile::TempDir,
+    pub(in crate::hub) dir: tempfile::TempDir,
     addr: SocketAddr,
-    pub(super) door: Arc<Door>,
+    pub(in crate::hub) door: Arc<Door>,
     served: JoinHandle<()>,
+    kept: JoinHandle<std::io::Result<()>>,
 }
 
 impl Stand {
-    pub(super) async fn open(limits: MqttLimits) -> Self {
+    pub(in crate::hub) async fn open(limits: MqttLimits) -> Self {
         Self::open_with(limits, Config::load(None).expect("the default").hub.limits).await
     }
 
     async fn open_with(limits: MqttLimits, tier: limits::Config) -> Self {
+        Self::open_telling(limits, tier, &[]).await
+    }
+
+    async fn open_telling(limits: MqttLimits, tier: limits::Config, sources: &[Source]) -> Self {
         shared::tls::install_provider();
         let dir = tempfile::tempdir().expect("a directory");
         let options = Options::new(4, Clock::Real);
@@ -61,29 +70,40 @@ impl Stand {
         let hosts = ca::server_names(HOST, &[], &[]);
         let server = ca::server(dir.path(), &hosts, Clock::Real.now()).expect("a certificate");
         let mut metered = Metered::default();
-        let door = Arc::new(Door {
-            hosts,
+        let metrics = Metrics::new(&mut metered);
+        let desk = Desk::stand(Stood {
+            directory: dir.path(),
             registry: registry.expect("a registry"),
+            log: log.clone(),
+            limits: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
+            hosts,
+            metrics: Arc::clone(&metrics),
+            sources: sources.to_vec(),
+        });
+        let door = Arc::new(Door {
+            desk,
             authorities: Authorities::read(&[ca::device_ca_file(dir.path())]).expect("authorities"),
             sessions: Sessions::open(dir.path().join("sessions.jsonl")).expect("sessions"),
             log,
-            clock: Clock::Real,
             limits,
-            seats: Seats::default(),
-            faults: Faults::default(),
-            tier: SharedLimits::new(Limits::new(tier, limits::Metered::default())),
-            metrics: Metrics::new(&mut metered),
+            ended: Ended::default(),
+            metrics,
             stop: CancellationToken::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
         let served = tokio::spawn(serve(listener, server.device_tls, Arc::clone(&door)));
-        Self { metered, dir, addr, door, served }
+        let kept = tokio::spawn({
+            let (desk, stop) = (door.desk.clone(), door.stop.clone());
+            async move { desk.run(stop).await }
+        });
+        Self { metered, dir, addr, door, served, kept }
     }
 
-    pub(super) async fn close(self) {
+    pub(in crate::hub) async fn close(self) {
         self.door.stop.cancel();
         timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
+        timeout(PATIENCE, self.kept).await.expect("in time").expect("no panic").expect("a disk");
     }
 
     /// What a counter says, by its name and reason.
@@ -99,13 +119,13 @@ impl Stand {
         text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().expect("a number"))
     }
 
-    fn token(&self, device: &str, expiry_s: i64) -> String {
-        let known = self.door.registry.now();
+    pub(in crate::hub) fn token(&self, device: &str, expiry_s: i64) -> String {
+        let known = self.door.desk.registry.now();
         let key = known.device(device).map_or_else(|| Key::service("none"), |device| device.auth.keys().remove(0));
         sas::sign(&sas::device_resource(HOST, device), &key, expiry_s, None)
     }
 
-    fn roots(&self) -> rustls::RootCertStore {
+    pub(in crate::hub) fn roots(&self) -> rustls::RootCertStore {
         let mut roots = rustls::RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(ca::ca_file(self.dir.path())).expect("a certificate");
         roots.add(authority).expect("added");
@@ -170,7 +190,7 @@ fn publish(device: &str, id: u8) -> Vec<u8> {
     packet(0x32, [&text(&events(device))[..], &[0, id], b"x"].concat())
 }
 
-pub(super) fn limits() -> MqttLimits {
+pub(in crate::hub) fn limits() -> MqttLimits {
     MqttLimits {
         connections_max: 100,
         connect_timeout: Span::new(Duration::from_secs(10)),
@@ -225,8 +245,8 @@ async fn a_publish_is_on_disk_when_it_is_acknowledged() {
     assert_eq!(event.system.message_id.as_deref(), Some("m-1"));
     assert_eq!(event.properties, [("a b", "x&y"), ("mqtt-retain", "true")].map(|(k, v)| (k.to_owned(), v.to_owned())));
     assert!(event.auth_method.contains(r#""scope":"device""#));
-    assert_eq!(event.auth_generation_id, stand.door.registry.now().device("d-1").expect("known").generation_id);
-    assert_eq!(stand.door.seats.devices(), ["d-1"]);
+    assert_eq!(event.auth_generation_id, stand.door.desk.registry.now().device("d-1").expect("known").generation_id);
+    assert_eq!(stand.door.desk.seats.devices(), ["d-1"]);
     stand.close().await;
 }
 
@@ -270,7 +290,7 @@ async fn whoever_has_no_right_is_told_so() {
         let code = ConnectReturnCode::NotAuthorized;
         assert!(matches!(&refused, ConnectionError::ConnectionRefused(found) if *found == code), "{what}: {refused:?}");
     }
-    assert!(stand.door.seats.devices().is_empty());
+    assert!(stand.door.desk.seats.devices().is_empty());
     stand.close().await;
 }
 
@@ -280,7 +300,7 @@ async fn a_token_that_ends_ends_the_connection() {
     let (_client, mut device) = stand.device("d-1", stand.token("d-1", now_s() + 2));
     connected(&mut device).await.expect("admitted");
     acknowledged(&mut device).await.expect_err("closed");
-    assert!(now_s() >= stand.door.clock.now().millis() / 1_000 - 1);
+    assert!(now_s() >= stand.door.desk.clock.now().millis() / 1_000 - 1);
     stand.close().await;
 }
 
@@ -333,14 +353,14 @@ async fn a_second_connection_of_a_device_drops_the_first() {
     acknowledged(&mut first).await.expect_err("dropped");
     second_client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
     acknowledged(&mut second).await.expect("the second stays");
-    assert_eq!(stand.door.seats.devices(), ["d-1"]);
+    assert_eq!(stand.door.desk.seats.devices(), ["d-1"]);
     stand.close().await;
 }
 
 #[tokio::test]
 async fn a_lost_puback_leaves_the_event_stored_and_the_connection_dead() {
     let stand = Stand::open(limits()).await;
-    stand.door.faults.add(Rule { times: Some(1), ..Rule::new(Fault::LosePuback) });
+    stand.door.desk.faults.add(Rule { times: Some(1), ..Rule::new(Fault::LosePuback) });
     let (client, mut device) = stand.good("d-1");
     connected(&mut device).await.expect("admitted");
     client.publish(events("d-1"), QoS::AtLeastOnce, false, "once").await.expect("queued");
@@ -384,7 +404,7 @@ async fn a_device_that_vanishes_has_its_will_stored_and_one_that_leaves_has_not(
         }
         drop(device);
         let gone = async {
-            while !stand.door.seats.devices().is_empty() || stand.stored("d-1").await.len() < stored {
+            while !stand.door.desk.seats.devices().is_empty() || stand.stored("d-1").await.len() < stored {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -18,6 +18,8 @@ pub(super) struct Taken {
     pub(super) packet_id: Option<u16>,
     /// `None` where there is nothing to store.
     pub(super) event: Option<Box<NewEvent>>,
+    /// What it takes of memory, about: body, properties, and what each property is kept in.
+    pub(super) bytes: usize,
     pub(super) luck: Luck,
 }
 
@@ -28,7 +30,7 @@ pub(super) struct Luck {
     pub(super) twice: bool,
     /// Stored, but never acknowledged; the connection ends.
     pub(super) loses_puback: bool,
-    /// Acknowledged so long after it was stored.
+    /// Acknowledged so long after it was let in, and not before it is stored.
     pub(super) delay: Duration,
 }
 
@@ -47,7 +49,7 @@ pub(super) struct Underway {
     metrics: Arc<Metrics>,
     queued: VecDeque<(Instant, Taken)>,
     stored: VecDeque<Stored>,
-    /// Bodies of all of them.
+    /// See [`Taken::bytes`].
     bytes: usize,
 }
 
@@ -57,8 +59,7 @@ struct Stored {
     bytes: usize,
     /// What is not known to be stored yet.
     appendings: Vec<Appending>,
-    delay: Duration,
-    /// When it may be acknowledged, once it is stored.
+    /// When it may be acknowledged, if it is stored by then.
     ripe: Option<Instant>,
 }
 
@@ -71,14 +72,14 @@ impl Underway {
         self.queued.len() + self.stored.len()
     }
 
-    /// Bytes of the bodies held.
+    /// About how much memory they take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Takes a publish that a throttle lets through `wait` from now.
     pub(super) async fn take(&mut self, taken: Taken, wait: Duration) {
-        self.bytes += taken.bytes();
+        self.bytes += taken.bytes;
         if wait.is_zero() && self.queued.is_empty() {
             self.submit(taken).await;
         } else {
@@ -114,18 +115,19 @@ impl Underway {
     }
 
     async fn submit(&mut self, taken: Taken) {
-        let bytes = taken.bytes();
-        let Taken { packet_id, event, luck } = taken;
+        let Taken { packet_id, event, bytes, luck } = taken;
         let mut appendings = vec![];
         if let Some(event) = event {
+            let body_bytes = event.body.len() as u64;
             if luck.twice {
                 appendings.push(self.log.submit((*event).clone()).await);
             }
             appendings.push(self.log.submit(*event).await);
-            self.metrics.took(bytes as u64);
+            self.metrics.took(body_bytes);
         }
         let puback = Puback { packet_id, lost: luck.loses_puback };
-        self.stored.push_back(Stored { puback, bytes, appendings, delay: luck.delay, ripe: None });
+        let ripe = (!luck.delay.is_zero()).then(|| Instant::now() + luck.delay);
+        self.stored.push_back(Stored { puback, bytes, appendings, ripe });
     }
 
     /// Waits for the first publish on its way to disk to be ripe; for ever if there is none. May be dropped and called
@@ -136,8 +138,8 @@ impl Underway {
             last.wait().await?;
             first.appendings.pop();
         }
-        if !first.delay.is_zero() {
-            sleep_until(first.ripens()).await;
+        if let Some(ripe) = first.ripe {
+            sleep_until(ripe).await;
         }
         Ok(self.pop().expect("it is still the first"))
     }
@@ -151,7 +153,7 @@ impl Underway {
             }
             first.appendings.pop();
         }
-        if !first.delay.is_zero() && Instant::now() < first.ripens() {
+        if first.ripe.is_some_and(|ripe| Instant::now() < ripe) {
             return Ok(None);
         }
         Ok(self.pop())
@@ -177,19 +179,6 @@ impl Drop for Underway {
     }
 }
 
-impl Taken {
-    fn bytes(&self) -> usize {
-        self.event.as_ref().map_or(0, |event| event.body.len())
-    }
-}
-
-impl Stored {
-    fn ripens(&mut self) -> Instant {
-        let delay = self.delay;
-        *self.ripe.get_or_insert_with(|| Instant::now() + delay)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use shared::clock::Clock;
@@ -199,7 +188,24 @@ mod tests {
 
     fn taken(packet_id: u16, bytes: usize, luck: Luck) -> Taken {
         let event = NewEvent { device_id: "d".to_owned(), body: vec![0; bytes].into(), ..NewEvent::default() };
-        Taken { packet_id: Some(packet_id), event: Some(Box::new(event)), luck }
+        Taken { packet_id: Some(packet_id), event: Some(Box::new(event)), bytes, luck }
+    }
+
+    #[tokio::test]
+    async fn delays_pass_at_the_same_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = Log::open(&dir.path().join("log"), &Options::new(1, Clock::Real)).expect("a log");
+        let mut underway = Underway::new(log, Arc::default());
+        let luck = Luck { delay: Duration::from_millis(500), ..Luck::default() };
+        let before = Instant::now();
+        for packet_id in 1..=4 {
+            underway.take(taken(packet_id, 1, luck), Duration::ZERO).await;
+        }
+        for packet_id in 1..=4 {
+            assert_eq!(underway.first().await, Ok(Puback { packet_id: Some(packet_id), lost: false }));
+        }
+        let took = before.elapsed();
+        assert!((500..1500).contains(&took.as_millis()), "{took:?}");
     }
 
     #[tokio::test]

@@ -41,7 +41,7 @@ struct Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 3 / 16, ..ProptestConfig::default() })]
 
     #[test]
     fn the_outbox_is_a_queue_that_survives_whatever_happens(deeds in proptest::collection::vec(deed(), 1..40)) {

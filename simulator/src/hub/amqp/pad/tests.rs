@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::frame::DISPOSITION;
 use super::super::nest::tests::nested;
 use super::super::tests::fuzz;
 use super::*;
@@ -36,7 +37,7 @@ fn check(written: &[Vec<u8>], at_once: &[Vec<u8>], later: &[Vec<u8>]) {
     let now = Instant::now();
     let mut outgoing = Outgoing::default();
     for frame in written {
-        outgoing.push(frame, now);
+        outgoing.push(frame, now, &mut Quota::default());
     }
     assert_eq!(outgoing.ready.to_vec(), at_once.concat());
     outgoing.ready.clear();
@@ -71,7 +72,7 @@ async fn any_split_of_the_same_bytes_leaves_alike() {
     for step in [1, 3, 7, 8, 1000, 65_536, whole.len()] {
         let mut outgoing = Outgoing::default();
         for bytes in whole.chunks(step) {
-            outgoing.push(bytes, Instant::now());
+            outgoing.push(bytes, Instant::now(), &mut Quota::default());
         }
         assert_eq!(outgoing.ready.len(), expected.len(), "{step}");
         assert!(outgoing.ready == expected, "{step}");
@@ -164,7 +165,12 @@ fn what_cannot_be_decoded_does_not_reach_the_acceptor() {
     };
     // handle, delivery-id, delivery-tag, message-format, settled, more
     let transfer = |more: &[u8]| frame(1, TRANSFER, &[&[0x43, 0x43, 0xa0, 1, 0, 0x43, 0x41], more].concat(), 6);
+    // role, first, last
+    let disposition = |last: &[u8]| frame(1, DISPOSITION, &[&[0x41, 0x43], last].concat(), 3);
     for (name, bytes, is) in [
+        ("a disposition", disposition(&[0x70, 0, 0, 0x27, 0x0f]), Ok(())),
+        ("a disposition about more", disposition(&[0x70, 0, 0, 0x27, 0x10]), Err(Unfit::Deliveries)),
+        ("a disposition about everything", disposition(&[0x70, 255, 255, 255, 255]), Err(Unfit::Deliveries)),
         ("a shallow value", with(&nested("map", 5)), Ok(())),
         ("a deep value", with(&nested("described", 5000)), Err(Unfit::Values)),
         ("a deep value over SASL", sasl(&nested("list", 1000)), Err(Unfit::Values)),
@@ -173,7 +179,7 @@ fn what_cannot_be_decoded_does_not_reach_the_acceptor() {
         ("a transfer with more", transfer(&[0x41]), Err(Unfit::Length)),
         ("a transfer with more, at length", transfer(&[0x56, 1]), Err(Unfit::Length)),
     ] {
-        assert_eq!(Incoming::default().push(&bytes), is, "{name}");
+        assert_eq!(Incoming::default().push(&bytes, &mut Quota::default()), is, "{name}");
     }
 }
 
@@ -191,15 +197,16 @@ proptest! {
             [&length[..], &[2, 0, 0, 1], &head, body].concat()
         }).collect();
         let mut whole = Incoming::default();
-        let at_once = whole.push(&bytes);
-        let mut pieces = Incoming::default();
-        let in_pieces = bytes.chunks(step).try_for_each(|bytes| pieces.push(bytes));
+        let at_once = whole.push(&bytes, &mut Quota::default());
+        let (mut pieces, mut quota) = (Incoming::default(), Quota::default());
+        let in_pieces = bytes.chunks(step).try_for_each(|bytes| pieces.push(bytes, &mut quota));
         prop_assert_eq!((at_once, &whole.ready), (in_pieces, &pieces.ready));
 
         let (mut whole, mut pieces) = (Outgoing::default(), Outgoing::default());
         let now = Instant::now();
-        whole.push(&bytes, now);
-        bytes.chunks(step).for_each(|bytes| pieces.push(bytes, now));
+        whole.push(&bytes, now, &mut Quota::default());
+        let mut quota = Quota::default();
+        bytes.chunks(step).for_each(|bytes| pieces.push(bytes, now, &mut quota));
         prop_assert_eq!(&whole.ready, &pieces.ready);
     }
 }

@@ -124,6 +124,97 @@ async fn as_many_events_leave_as_there_is_credit_settled_and_with_metrics_if_ask
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_with_credit_and_no_window_does_not_make_the_hub_read_its_whole_log() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let device = hub.device_of(0);
+    let body = "x".repeat(200_000);
+    for _ in 0..120 {
+        hub.log.append(super::kit::event(&device, body.clone())).await.expect("stored");
+    }
+    let (mut connection, _) = connect(&hub, plain(KEY)).await.expect("the key is right");
+    let mut session = within(Session::builder().incoming_window(0).begin(&mut connection)).await.expect("begun");
+    let attaching = Receiver::builder().name("greedy").source(PARTITION).credit_mode(CreditMode::Auto(1_000_000));
+    let receiver = within(attaching.attach(&mut session)).await.expect("attached");
+    within(hub.until(|status| 40 <= status.events_delivered)).await;
+    let more = tokio::time::timeout(Duration::from_millis(300), hub.until(|status| 44 <= status.events_delivered));
+    assert!(more.await.is_err(), "8 MiB are handed over, and nothing leaves: {:?}", hub.hub.status());
+    drop(receiver);
+    within(hub.until(|status| status.receivers == 0)).await;
+    hub.stop().await;
+}
+
+/// Puts a token to `$cbs`; the status it is answered with.
+async fn put(peer: &mut Peer, token: &str) -> i32 {
+    let mut answers = within(Receiver::attach(&mut peer.1, "answers", "$cbs")).await.expect("attached");
+    let mut questions = within(Sender::attach(&mut peer.1, "questions", "$cbs")).await.expect("attached");
+    let text = |text: &str| SimpleValue::String(text.to_owned());
+    let application = ApplicationProperties::builder()
+        .insert("operation", text("put-token"))
+        .insert("type", text("servicebus.windows.net:sastoken"))
+        .insert("name", text("sb://localhost/myhub"));
+    let message = Message::builder()
+        .properties(Properties { message_id: Some(MessageId::Ulong(1)), ..Properties::new() })
+        .application_properties(application.build())
+        .body(AmqpValue(Value::String(token.to_owned())))
+        .build();
+    within(questions.send(message)).await.expect("taken");
+    let answer = within(answers.recv::<Body<Value>>()).await.expect("answered").into_message();
+    within(questions.close()).await.expect("closed");
+    within(answers.close()).await.expect("closed");
+    match answer.application_properties.and_then(|told| told.get("status-code").cloned()) {
+        Some(SimpleValue::Int(status)) => status,
+        status => panic!("{status:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_ended_is_not_taken_again_and_another_is() {
+    let directory = tempdir().expect("a directory");
+    let hands = VirtualClock::at(Clock::Real.now());
+    let hub = TestHub::start_with(directory.path(), 0, Limits::default(), Clock::Virtual(hands.clone())).await;
+    let key = shared::sas::Key::service(KEY);
+    let token = |until_s| shared::sas::sign("sb://localhost/myhub", &key, until_s, Some(POLICY));
+    let far = 32_503_680_000;
+    let mut peer = connect(&hub, SaslProfile::Anonymous).await.expect("anybody may connect");
+    assert_eq!(put(&mut peer, &token(far)).await, 202);
+    assert_eq!(hub.hub.expire_tokens(), 1);
+    // One that was made anew in the same second would be the same.
+    hands.advance(Duration::from_secs(1));
+    for (until_s, status) in [(far, 401), (far - 1, 202), (far + 1, 202), (far, 401)] {
+        assert_eq!(put(&mut peer, &token(until_s)).await, status, "{}", until_s - far);
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_link_gets_nothing_until_it_has_credit_again() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let device = hub.device_of(0);
+    hub.fill(&device, 3).await;
+    let mut peer = connect(&hub, plain(KEY)).await.expect("the key is right");
+    let attaching = Receiver::builder().name("drained").source(PARTITION).credit_mode(CreditMode::Manual);
+    let mut receiver = within(attaching.attach(&mut peer.1)).await.expect("attached");
+    receiver.set_credit(10).await.expect("granted");
+    for _ in 0..3 {
+        within(receiver.recv::<Body<Value>>()).await.expect("delivered");
+    }
+    receiver.drain().await.expect("asked");
+    // The answer to a question on the same session comes after whatever the drain brought.
+    assert_eq!(put(&mut peer, "nonsense").await, 401);
+    hub.fill(&device, 2).await;
+    let more = tokio::time::timeout(Duration::from_millis(200), receiver.recv::<Body<Value>>()).await;
+    assert!(more.is_err(), "the credit is used up");
+    assert_eq!(hub.hub.status().events_delivered, 3);
+    receiver.set_credit(2).await.expect("granted");
+    for _ in 0..2 {
+        within(receiver.recv::<Body<Value>>()).await.expect("delivered");
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sixth_receiver_without_owner_level_is_one_too_many() {
     let directory = tempdir().expect("a directory");
     let hub = TestHub::start(directory.path()).await;

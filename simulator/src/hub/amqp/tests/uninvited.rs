@@ -101,28 +101,9 @@ async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
     let hub = TestHub::start(directory.path()).await;
     let greeting = [SASL_HEADER, ANONYMOUS, HEADER].concat();
     let null: &[u8] = &[0x40];
-    let begin = frame(0x11, &[null, &[0x43], &[0x52, 100], &[0x52, 100], &[0x52, 10]]);
     let attach = |value: &[u8]| {
-        let source: &[u8] = &[0x00, 0x53, 0x28, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
-        let target: &[u8] = &[0x00, 0x53, 0x29, 0x45];
-        let properties = properties(value);
-        let fields: [&[u8]; 14] = [
-            &[0xa1, 1, b'l'],
-            &[0x43],
-            &[0x41],
-            null,
-            null,
-            source,
-            target,
-            null,
-            null,
-            null,
-            null,
-            null,
-            null,
-            &properties,
-        ];
-        [open_frame(null, &[]), begin.clone(), frame(0x12, &fields)].concat()
+        [open_frame(null, &[]), begin_frame(), cbs_frame(&[null, null, null, null, null, null, &properties(value)])]
+            .concat()
     };
     let huge: &[u8] = &[0xf0, 0, 0, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x40];
     for (kind, depth) in [("described", 20_000), ("list", 6_000), ("map", 4_000), ("array", 6_000)] {
@@ -136,6 +117,84 @@ async fn values_in_values_without_end_close_a_connection_and_nothing_else() {
     }
     let consumer = hub.consumer().await;
     within(consumer.get_eventhub_properties()).await.expect("the hub lives");
+    hub.stop().await;
+}
+
+/// A session on channel 0, as a peer begins it.
+fn begin_frame() -> Vec<u8> {
+    frame(0x11, &[&[0x40], &[0x43], &[0x52, 100], &[0x52, 100], &[0x52, 10]])
+}
+
+/// A receiver (it says) of `$cbs`, and the fields after its target.
+fn cbs_frame(rest: &[&[u8]]) -> Vec<u8> {
+    let null: &[u8] = &[0x40];
+    let source: &[u8] = &[0x00, 0x53, 0x28, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
+    let target: &[u8] = &[0x00, 0x53, 0x29, 0x45];
+    frame(0x12, &[&[&[0xa1, 1, b'l'][..], &[0x43], &[0x41], null, null, source, target], rest].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_without_credit_or_of_links_that_are_not_there_is_closed() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let null: &[u8] = &[0x40];
+    let greeting = [SASL_HEADER, ANONYMOUS, HEADER, &open_frame(null, &[]), &begin_frame()].concat();
+    let source: &[u8] = &[0x00, 0x53, 0x28, 0x45];
+    let target: &[u8] = &[0x00, 0x53, 0x29, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
+    let attach = frame(0x12, &[&[0xa1, 1, b's'], &[0x43], &[0x42], null, null, source, target, null, null, &[0x43]]);
+    // A transfer whose payload fills the frame.
+    let mut transfer = frame(0x14, &[&[0x43], &[0x43], &[0xa0, 1, 0], &[0x43], &[0x41]]);
+    transfer.resize(60_000, 0);
+    transfer[..4].copy_from_slice(&60_000_u32.to_be_bytes());
+    let flow = frame(0x13, &[null, &[0x52, 1], &[0x43], &[0x52, 1], &[0x52, 9], &[0x43], &[0x52, 1]]);
+    for (what, flood) in [("transfers", [attach, transfer.repeat(64)].concat()), ("flows", flow.repeat(2000))] {
+        let mut stream = connect(&hub).await;
+        stream.write_all(&greeting).await.expect("written");
+        let _ = stream.write_all(&flood).await;
+        // Without a bound the hub keeps them, and keeps the connection.
+        closed(&mut stream).await;
+        within(hub.until(|status| status.connections == 0)).await;
+        assert_eq!(hub.hub.status().events_delivered, 0, "{what}");
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_token_has_few_links() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let null: &[u8] = &[0x40];
+    let mut stream = connect(&hub).await;
+    let greeting = [SASL_HEADER, ANONYMOUS, HEADER, &open_frame(null, &[]), &begin_frame()].concat();
+    stream.write_all(&greeting).await.expect("written");
+    for handle in 0..20 {
+        let (name, handle): (&[u8], &[u8]) = (&[0xa1, 1, b'a' + handle], &[0x52, handle]);
+        let source: &[u8] = &[0x00, 0x53, 0x28, 0xc0, 7, 1, 0xa1, 4, b'$', b'c', b'b', b's'];
+        let attach = frame(0x12, &[name, handle, &[0x41], null, null, source, &[0x00, 0x53, 0x29, 0x45]]);
+        let _ = stream.write_all(&attach).await;
+    }
+    closed(&mut stream).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_short_frame_about_all_deliveries_there_can_be_costs_the_hub_nothing() {
+    let directory = tempdir().expect("a directory");
+    let hub = TestHub::start(directory.path()).await;
+    let everything = frame(0x15, &[&[0x41], &[0x43], &[0x70, 255, 255, 255, 255], &[0x41]]);
+    let bytes = [SASL_HEADER, ANONYMOUS, HEADER, &open_frame(&[0x40], &[]), &begin_frame(), &everything].concat();
+    let mut streams = vec![];
+    for _ in 0..8 {
+        let mut stream = connect(&hub).await;
+        stream.write_all(&bytes).await.expect("written");
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        closed(stream).await;
+    }
+    within(hub.until(|status| status.connections == 0)).await;
+    let consumer = hub.consumer().await;
+    within(consumer.get_eventhub_properties()).await.expect("no thread is busy with them");
     hub.stop().await;
 }
 

@@ -17,9 +17,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Wrapping, serve, websocket};
+use super::super::{Wrapping, serve};
 use super::kit::{KEY, TestHub, event, within};
 use super::raw::{PARTITION, Peer, open, plain};
+use crate::hub::websocket::WsIo;
 
 struct Port {
     port: u16,
@@ -51,17 +52,13 @@ impl Port {
     }
 
     /// A WebSocket on which AMQP is spoken.
-    async fn upgrade(
-        &self,
-        path: &str,
-        subprotocol: &'static str,
-    ) -> Result<websocket::WsIo<TlsStream<TcpStream>>, String> {
+    async fn upgrade(&self, path: &str, subprotocol: &'static str) -> Result<WsIo<TlsStream<TcpStream>>, String> {
         let mut request = format!("wss://localhost{path}").into_client_request().expect("a request");
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(subprotocol));
         let upgrading = Box::pin(tokio_tungstenite::client_async(request, self.dial().await));
         let (socket, response) = within(upgrading).await.map_err(|error| error.to_string())?;
         assert_eq!(response.headers()["Sec-WebSocket-Protocol"], subprotocol);
-        Ok(websocket::WsIo::new(socket))
+        Ok(WsIo::new(socket))
     }
 
     async fn stop(self) {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::hub::ca;
-use crate::hub::devices::{Device, Module, Policy, Right, Thumbprint};
+use crate::hub::devices::{Device, Module, Policy, Record, Right, Thumbprint};
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGRldmljZQ==";
 const MODULE_KEY: &str = "a2V5IG9mIGEgbW9kdWxl";
@@ -21,9 +21,16 @@ fn sas_of(key: &str) -> Auth {
 }
 
 fn device(id: &str, enabled: bool, auth: Auth) -> Device {
-    let module =
-        |id: &str| Module { id: id.to_owned(), enabled: true, generation_id: "8".to_owned(), auth: sas_of(MODULE_KEY) };
-    Device { id: id.to_owned(), enabled, generation_id: "7".to_owned(), auth, modules: vec![module("m")] }
+    let record = Record::default();
+    let (id, generation_id, module_id) = (id.to_owned(), "7".to_owned(), "m".to_owned());
+    let module = Module {
+        id: module_id,
+        enabled: true,
+        generation_id: "8".to_owned(),
+        auth: sas_of(MODULE_KEY),
+        record: record.clone(),
+    };
+    Device { id, enabled, generation_id, auth, modules: vec![module], record }
 }
 
 fn known(x509: Auth) -> Identities {

@@ -10,7 +10,7 @@ const LASTS: Duration = Duration::from_millis(400);
 async fn scripted(fault: Fault) -> Stand {
     let stand = Stand::open(limits()).await;
     let lasts = matches!(fault, Fault::Delay | Fault::BlackHole | Fault::Throttle).then(|| Span::new(LASTS));
-    stand.door.faults.add(Rule { device: Some("d-*".to_owned()), times: Some(1), lasts, ..Rule::new(fault) });
+    stand.door.desk.faults.add(Rule { device: Some("d-*".to_owned()), times: Some(1), lasts, ..Rule::new(fault) });
     stand
 }
 
@@ -68,6 +68,23 @@ async fn a_message_meets_what_was_scripted_for_it() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_ended_is_not_taken_again_and_another_is() {
+    let stand = scripted(Fault::ExpireToken).await;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    assert_eq!(publish_two(&client, &mut device).await, (vec![], true));
+    let (_client, mut again) = stand.good("d-1");
+    let refused = connected(&mut again).await.expect_err("refused");
+    let code = ConnectReturnCode::NotAuthorized;
+    assert!(matches!(&refused, ConnectionError::ConnectionRefused(found) if *found == code), "{refused:?}");
+    let (_client, mut renewed) = stand.device("d-1", stand.token("d-1", FAR - 1));
+    connected(&mut renewed).await.expect("another one");
+    let (_client, mut other) = stand.good("d-2");
+    connected(&mut other).await.expect("another device's");
+    stand.close().await;
+}
+
+#[tokio::test]
 async fn a_delayed_puback_is_late_and_is_not_overtaken() {
     let stand = scripted(Fault::Delay).await;
     let (client, mut device) = stand.good("d-1");
@@ -100,7 +117,7 @@ async fn a_throttle_stops_pubacks_and_then_the_connection() {
     let tier = limits::Config { patience: Span::new(Duration::from_millis(200)), ..tiers::none() };
     let stand = Stand::open_with(limits(), tier).await;
     let lasts = Some(Span::new(Duration::from_secs(3600)));
-    stand.door.faults.add(Rule { times: Some(1), lasts, ..Rule::new(Fault::Throttle) });
+    stand.door.desk.faults.add(Rule { times: Some(1), lasts, ..Rule::new(Fault::Throttle) });
     let (client, mut device) = stand.good("d-1");
     connected(&mut device).await.expect("admitted");
     assert_eq!(publish_two(&client, &mut device).await, (vec![], true));

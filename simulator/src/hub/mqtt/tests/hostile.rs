@@ -69,6 +69,45 @@ async fn a_flood_without_acknowledgements_is_stored_whole_and_makes_only_its_sen
 }
 
 #[tokio::test]
+async fn properties_count_as_what_is_on_its_way_and_are_a_thousand_at_most() {
+    let stand = Stand::open(MqttLimits { unacknowledged_max: 1_000, ..limits() }).await;
+    // Nothing is acknowledged, so all that is let in stays.
+    let lasts = Some(Span::new(Duration::from_secs(60)));
+    stand.door.desk.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
+    let bag = |pairs: usize| format!("{}{}", events("d-1"), vec!["a=b"; pairs].join("&"));
+    let qos_0 = |topic: String| packet(0x30, text(&topic));
+    let mut flood = stand.raw().await;
+    flood.write_all(&stand.connect("d-1", 60)).await.expect("written");
+    let sender = tokio::spawn({
+        let one = qos_0(bag(1_000));
+        async move {
+            let _ = flood.write_all(&one.repeat(200)).await;
+            flood
+        }
+    });
+    // 1,000 pairs are some 66 KB: two megabytes are thirty-two of them, and no body at all.
+    let some = async {
+        while stand.stored("d-1").await.len() < 32 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, some).await.expect("stored");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stored = stand.stored("d-1").await.len();
+    assert!(stored < 40, "{stored} are on their way");
+    sender.abort();
+
+    let mut socket = stand.raw().await;
+    socket
+        .write_all(&[stand.connect("d-2", 60), qos_0(bag(1_001).replace("d-1", "d-2"))].concat())
+        .await
+        .expect("written");
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut vec![])).await.expect("closed");
+    assert_eq!(stand.count("closed", "properties"), 1);
+    stand.close().await;
+}
+
+#[tokio::test]
 async fn those_above_the_limit_of_connections_are_counted() {
     let stand = Stand::open(MqttLimits { connections_max: 20, ..limits() }).await;
     let mut sockets = vec![];

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::super::connection::Connection;
 use super::*;
 use crate::hub::devices::{self, Means};
 use crate::hub::faults::{Fault, Rule};
@@ -60,7 +61,31 @@ async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     timeout(PATIENCE, quiet.read_to_end(&mut answer)).await.expect("in time").expect("an orderly end");
     assert!(Duration::from_millis(1_500) <= before.elapsed());
     assert_eq!(stand.count("closed", "keep-alive"), 1);
-    assert_eq!(stand.door.seats.devices(), ["d-2"], "no keep-alive: the service's own maximum");
+    assert_eq!(stand.door.desk.seats.devices(), ["d-2"], "no keep-alive: the service's own maximum");
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn a_device_without_keep_alive_that_is_busy_stays() {
+    let stand = Stand::open(limits()).await;
+    let (hub, mut device) = tokio::io::duplex(1024);
+    let patience = Instant::now() + PATIENCE;
+    let connection = Connection::new(hub, Arc::clone(&stand.door)).quiet_after(Duration::from_secs(2));
+    let served = tokio::spawn(connection.serve(vec![], patience));
+    device.write_all(&stand.connect("d-1", 0)).await.expect("written");
+    let mut connack = [0; 4];
+    device.read_exact(&mut connack).await.expect("admitted");
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        device.write_all(&[0xc0, 0]).await.expect("a ping");
+        let mut pong = [0; 2];
+        device.read_exact(&mut pong).await.expect("still there");
+        assert_eq!(pong, [0xd0, 0]);
+    }
+    // And then it is silent.
+    let (end, _) = timeout(PATIENCE, served).await.expect("in time").expect("no panic");
+    assert_eq!(end.as_str(), Some("keep-alive"));
     stand.close().await;
 }
 
@@ -68,7 +93,7 @@ async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
 async fn a_device_that_was_not_heard_because_its_pubacks_were_late_was_not_silent() {
     let stand = Stand::open(MqttLimits { unacknowledged_max: 1, ..limits() }).await;
     let lasts = Some(Span::new(Duration::from_millis(1_800)));
-    stand.door.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
+    stand.door.desk.faults.add(Rule { lasts, ..Rule::new(Fault::Delay) });
     // Which of two things the hub sees first is chance.
     let mut sockets = vec![];
     for device in 1..=6 {

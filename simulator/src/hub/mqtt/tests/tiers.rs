@@ -123,8 +123,8 @@ async fn eventually(is: impl Fn() -> bool) {
 #[tokio::test]
 async fn above_the_daily_quota_nothing_is_acknowledged() {
     let stand = Stand::open_with(limits(), Tier { profile: Profile::Free, ..s1(60_000, 60_000) }).await;
-    let now = stand.door.clock.now();
-    let _ = stand.door.tier.lock().send(now, 7_999);
+    let now = stand.door.desk.clock.now();
+    let _ = stand.door.desk.limits.lock().send(now, 7_999);
     let (acknowledged, ended, _) = publish_at_once(&stand, 3).await;
     assert_eq!((acknowledged, ended), (1, true));
     assert_eq!(stand.count("closed", "quota"), 1);

@@ -1,0 +1,1 @@
+//! The store over a real file, with a clock that stands still.
