@@ -118,11 +118,9 @@ impl UnderWay {
         lines.filter(|line| String::from_utf8_lossy(line).contains(&dir)).count()
     }
 
-    fn signal(&self, signal: &str) {
-        let order = format!(
-            "kill -{signal} -- {}",
-            if signal == "KILL" { self.demo.id().into() } else { -i64::from(self.demo.id()) }
-        );
+    /// Sends a signal to a process, or with a minus to its whole group.
+    fn signal(&self, signal: &str, whom: i64) {
+        let order = format!("kill -{signal} {whom}");
         let sent = Command::new("sh").args(["-c", &order]).status().expect("a shell");
         assert!(sent.success(), "{order}");
     }
@@ -148,7 +146,7 @@ impl Drop for UnderWay {
 fn ctrl_c_in_a_terminal_lets_every_program_of_the_demo_drain() {
     let mut demo = UnderWay::start();
     assert!(4 < demo.running(), "hub, ingester, agent, devices and the demo");
-    demo.signal("INT"); // to the whole group, as a terminal does
+    demo.signal("INT", -i64::from(demo.demo.id())); // to the whole group, as a terminal does
     assert_eq!(demo.gone().code(), Some(1), "interrupted: nothing was proved");
     for (log, word) in [("agent", "agent stopped"), ("hub", "the hub has stopped")] {
         let log = fs::read_to_string(demo.dir.join(format!("logs/{log}.log"))).expect("a log");
@@ -159,6 +157,6 @@ fn ctrl_c_in_a_terminal_lets_every_program_of_the_demo_drain() {
 #[test]
 fn a_demo_that_is_killed_takes_its_programs_with_it() {
     let mut demo = UnderWay::start();
-    demo.signal("KILL");
+    demo.signal("KILL", demo.demo.id().into());
     assert!(!demo.gone().success());
 }

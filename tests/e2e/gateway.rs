@@ -55,7 +55,7 @@ fn check_says_of_sample_messages_what_would_become_of_them() {
     let (code, text) = check(&good, &[]);
     assert_eq!(code, Some(0), "{text}");
     holds(&text, &["   1  reading   press-3 temperature = 21.5 Cel at 2026-11-24T03:58:00", "(device)"]);
-    holds(&text, &["   1  reading   press-3 state = idle at", "2 readings, 0 refused; rules "]);
+    holds(&text, &["   1  reading   press-3 state = \"idle\" at", "2 readings, 0 refused; rules "]);
     let (code, text) = check(&all, &[]);
     assert_eq!(code, Some(1), "{text}");
     holds(&text, &["   2  rejected  press-3 temperature: range: 900", "   4  reading   press-3 door = true"]);
