@@ -81,7 +81,7 @@ pub(super) enum Step<'a> {
     /// It goes elsewhere, with its data.
     Migrate { from: &'a str, to: &'a str },
     /// It goes elsewhere, and begins anew.
-    ResetElsewhere { from: &'a str, to: &'a str },
+    ResetElsewhere { to: &'a str },
 }
 
 /// What a registration does; `before` is the hub the device has, `chosen` the one it would be given now.
@@ -99,7 +99,7 @@ pub(super) fn plan<'a>(
         },
         (Some(from), Reprovision::Reset) => match chosen? {
             hub if hub.eq_ignore_ascii_case(from) => Step::Reset { hub },
-            to => Step::ResetElsewhere { from, to },
+            to => Step::ResetElsewhere { to },
         },
     })
 }
@@ -158,7 +158,7 @@ mod tests {
             (Some("a"), Migrate, Ok("b"), Ok(Step::Migrate { from: "a", to: "b" })),
             (Some("a"), Migrate, nowhere(), Err(Nowhere::NoHub)),
             (Some("a"), Reset, Ok("a"), Ok(Step::Reset { hub: "a" })),
-            (Some("a"), Reset, Ok("b"), Ok(Step::ResetElsewhere { from: "a", to: "b" })),
+            (Some("a"), Reset, Ok("b"), Ok(Step::ResetElsewhere { to: "b" })),
             (Some("a"), Never, Ok("b"), Ok(Step::Stay { hub: "a" })),
             (Some("a"), Never, nowhere(), Ok(Step::Stay { hub: "a" })),
         ] {

@@ -57,7 +57,6 @@ pub(crate) struct Enrolment {
     /// Host names of the hubs it may be given; none for all that are linked.
     pub(crate) hubs: Vec<String>,
     pub(crate) reprovision: Reprovision,
-    #[cfg_attr(not(test), expect(dead_code, reason = "hubs keep no twins yet"))]
     pub(crate) initial_twin: InitialTwin,
     /// Returned to the device, as a custom allocation's function might.
     pub(crate) payload: Option<Value>,

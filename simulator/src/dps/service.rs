@@ -19,7 +19,7 @@ use super::allocation::{self, Step};
 use super::answer::{self, Answer, Refused};
 use super::attest::{self, Attested, Guest};
 use super::enrolments::{Book, Enrolment};
-use super::hubs::{Hubs, HubsError};
+use super::hubs::{Beginning, Hubs, HubsError};
 use super::metrics::Metrics;
 use super::registrations::{Assigned, Outcome, Registration, Registrations, Substatus};
 use super::throttle::Bucket;
@@ -115,8 +115,7 @@ impl Service {
                     auth,
                 };
                 let service = Arc::clone(self);
-                // Files are locked, written and synced.
-                tokio::task::spawn_blocking(move || service.carry_out(&operation));
+                tokio::spawn(async move { service.carry_out(&operation).await });
                 operation_id
             }
         };
@@ -136,10 +135,10 @@ impl Service {
     }
 
     /// Assigns a device and keeps what became of it.
-    fn carry_out(&self, operation: &Operation) {
+    async fn carry_out(&self, operation: &Operation) {
         let _underway = Underway { service: self, registration_id: &operation.registration_id };
         let before = self.registrations.get(&operation.registration_id);
-        let (assigned, outcome) = match self.assign(operation, before.as_ref()) {
+        let (assigned, outcome) = match self.assign(operation, before.as_ref()).await {
             Ok(assigned) => {
                 tracing::info!(
                     registration_id = %operation.registration_id,
@@ -189,13 +188,13 @@ impl Service {
             Outcome::Assigned => "assigned",
             Outcome::Failed { .. } => "failed",
         });
-        if let Err(error) = self.registrations.put(registration) {
+        if let Err(error) = self.registrations.put(registration).await {
             // The device asks, is told that there is no such operation, and registers again.
             tracing::error!(registration_id = %operation.registration_id, %error, "a registration cannot be kept");
         }
     }
 
-    fn assign(&self, operation: &Operation, before: Option<&Registration>) -> Result<Assigned, Failure> {
+    async fn assign(&self, operation: &Operation, before: Option<&Registration>) -> Result<Assigned, Failure> {
         let Operation { registration_id, enrolment, auth, .. } = operation;
         let linked = self.hubs.names();
         let chosen = allocation::choose(enrolment.allocation, &enrolment.hubs, &linked, registration_id);
@@ -209,39 +208,29 @@ impl Service {
             Some(first) if first.eq_ignore_ascii_case(hub) => Substatus::ReprovisionedToInitialAssignment,
             _ => otherwise,
         };
-        let (hub, substatus) = match step {
-            Step::First { hub } => {
-                self.hubs.place(hub, &device_id, auth)?;
-                (hub, Substatus::InitialAssignment)
-            }
+        let initial = &enrolment.initial_twin;
+        let (hub, substatus, beginning) = match step {
+            Step::First { hub } => (hub, Substatus::InitialAssignment, Beginning::With(initial)),
             Step::Stay { hub } => {
-                self.hubs.place(hub, &device_id, auth)?;
-                (hub, had.map_or(Substatus::InitialAssignment, |had| had.substatus))
+                (hub, had.map_or(Substatus::InitialAssignment, |had| had.substatus), Beginning::AsItIs)
             }
-            Step::Reset { hub } => {
-                self.hubs.place(hub, &device_id, auth)?;
-                (hub, Substatus::DeviceDataReset)
-            }
+            Step::Reset { hub } => (hub, Substatus::DeviceDataReset, Beginning::Anew(initial)),
             Step::Migrate { from, to } => {
-                self.hubs.place(to, &device_id, auth)?;
-                self.leave(from, had)?;
-                (to, elsewhere(to, Substatus::DeviceDataMigrated))
+                // Of a hub of another process it is not known.
+                let twin = had.and_then(|had| self.hubs.twin(from, &had.device_id));
+                let beginning = twin.map_or(Beginning::With(initial), Beginning::Moved);
+                (to, elsewhere(to, Substatus::DeviceDataMigrated), beginning)
             }
-            Step::ResetElsewhere { from, to } => {
-                self.hubs.place(to, &device_id, auth)?;
-                self.leave(from, had)?;
-                (to, elsewhere(to, Substatus::DeviceDataReset))
+            Step::ResetElsewhere { to, .. } => {
+                (to, elsewhere(to, Substatus::DeviceDataReset), Beginning::Anew(initial))
             }
         };
-        if let Some(had) = had.filter(|had| had.hub.eq_ignore_ascii_case(hub) && had.device_id != device_id) {
-            // The enrolment gives it another name by now.
-            self.hubs.remove(&had.hub, &had.device_id)?;
+        self.hubs.place(hub, &device_id, auth, beginning).await?;
+        // There first: a device is at two hubs for a moment rather than at none.
+        if let Some(had) = had.filter(|had| !had.hub.eq_ignore_ascii_case(hub) || had.device_id != device_id) {
+            self.hubs.remove(&had.hub, &had.device_id).await?;
         }
         Ok(Assigned { hub: hub.to_owned(), device_id, substatus })
-    }
-
-    fn leave(&self, from: &str, had: Option<&Assigned>) -> Result<(), HubsError> {
-        had.map_or(Ok(()), |had| self.hubs.remove(from, &had.device_id))
     }
 
     fn underway(&self) -> MutexGuard<'_, HashMap<String, String>> {

@@ -26,7 +26,9 @@ use super::metrics::Metrics;
 use super::registrations::Registrations;
 use super::throttle::Bucket;
 use super::*;
+use crate::hub::Link;
 use crate::hub::ca::{self, DeviceCertificate};
+use crate::hub::desk::Desk;
 use crate::hub::devices::{Auth, Registry};
 
 mod hostile;
@@ -63,6 +65,7 @@ struct Stand {
     dir: tempfile::TempDir,
     addr: SocketAddr,
     door: Arc<Door>,
+    linked: Vec<LinkedHub>,
     served: JoinHandle<()>,
 }
 
@@ -86,12 +89,15 @@ impl Stand {
         let server = ca::provisioning_server(dir.path(), &names, Clock::Real.now()).expect("a certificate");
         let linked = |name: &&str| {
             let registry = dir.path().join(name).join("devices.toml");
-            LinkedHub { host_name: (*name).to_owned(), registry, link: None }
+            let known = Registry::prepare(registry.clone(), &[]).expect("a registry");
+            let link = Some(Link::standing(&dir.path().join(name), known));
+            LinkedHub { host_name: (*name).to_owned(), registry, link }
         };
+        let linked: Vec<LinkedHub> = setup.hubs.iter().map(linked).collect();
         let mut metered = Metered::default();
         let service = Service {
             enrolments: Book::open(dir.path().join("enrolments.toml")).expect("enrolments"),
-            hubs: Hubs::new(setup.hubs.iter().map(linked).collect()),
+            hubs: Hubs::new(linked.clone()),
             registrations: Registrations::open(dir.path().join("registrations.jsonl")).expect("registrations"),
             metrics: Metrics::new(&mut metered),
             clock: Clock::Real,
@@ -109,7 +115,7 @@ impl Stand {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
         let served = tokio::spawn(listener::serve(listener, server.device_tls, Arc::clone(&door)));
-        Self { metered, dir, addr, door, served }
+        Self { metered, dir, addr, door, linked, served }
     }
 
     /// Stops; the folder stays.
@@ -147,6 +153,12 @@ impl Stand {
     /// The registry of a hub.
     fn registry(&self, hub: &str) -> Registry {
         Registry::prepare(self.dir.path().join(hub).join("devices.toml"), &[]).expect("a registry")
+    }
+
+    /// What a hub keeps of its devices.
+    fn desk(&self, hub: &str) -> Desk {
+        let linked = self.linked.iter().find(|linked| linked.host_name == hub).expect("linked");
+        linked.link.as_ref().and_then(Link::desk).expect("it runs")
     }
 
     /// The hubs that know a device.

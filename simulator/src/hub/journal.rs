@@ -24,10 +24,10 @@ const STALE_BYTES: u64 = 1024 * 1024;
 
 /// When a change is safe: give it to [`Journal::settle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 /// All records of a file; clones are the same.
-pub(super) struct Journal<T> {
+pub(crate) struct Journal<T> {
     inner: Arc<Inner<T>>,
 }
 
@@ -59,7 +59,7 @@ struct State<T> {
 }
 
 /// The journal while nobody else reads or changes it.
-pub(super) struct Book<'a, T> {
+pub(crate) struct Book<'a, T> {
     state: MutexGuard<'a, State<T>>,
 }
 
@@ -83,7 +83,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
     ///
     /// # Errors
     /// If the disk says no.
-    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
             read => read?,
@@ -110,7 +110,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
     }
 
     /// The records, for a moment without waiting.
-    pub(super) fn book(&self) -> Book<'_, T> {
+    pub(crate) fn book(&self) -> Book<'_, T> {
         Book { state: self.inner.state() }
     }
 
@@ -118,7 +118,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
     ///
     /// # Errors
     /// If the disk says no; then nobody knows what is on it, and the journal takes nothing any more.
-    pub(super) async fn settle(&self, ticket: Ticket) -> io::Result<()> {
+    pub(crate) async fn settle(&self, ticket: Ticket) -> io::Result<()> {
         let mut settled = self.inner.settled.subscribe();
         loop {
             if ticket.0 <= *settled.borrow_and_update() {
@@ -164,15 +164,15 @@ impl<T: Serialize> Inner<T> {
 }
 
 impl<T: Serialize> Book<'_, T> {
-    pub(super) fn get(&self, key: &str) -> Option<&T> {
+    pub(crate) fn get(&self, key: &str) -> Option<&T> {
         self.state.records.get(key).map(|(_, record)| record)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.state.records.iter().map(|(key, (_, record))| (key.as_str(), record))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.records.len()
     }
 
@@ -180,7 +180,7 @@ impl<T: Serialize> Book<'_, T> {
     ///
     /// # Errors
     /// If the disk says no; then nothing has changed.
-    pub(super) fn put(&mut self, key: &str, record: T) -> io::Result<Ticket> {
+    pub(crate) fn put(&mut self, key: &str, record: T) -> io::Result<Ticket> {
         self.state.change(key, Some(record))
     }
 
@@ -188,7 +188,7 @@ impl<T: Serialize> Book<'_, T> {
     ///
     /// # Errors
     /// As [`Book::put`].
-    pub(super) fn remove(&mut self, key: &str) -> io::Result<Ticket> {
+    pub(crate) fn remove(&mut self, key: &str) -> io::Result<Ticket> {
         match self.state.records.contains_key(key) {
             true => self.state.change(key, None),
             false => Ok(Ticket(self.state.written)),

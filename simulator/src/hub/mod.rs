@@ -17,7 +17,7 @@ pub mod devices; // who may connect
 
 pub mod who; // a device or a module
 
-mod journal; // records that survive a restart
+pub(crate) mod journal; // records that survive a restart
 
 pub mod twins; // what services wish, what devices report
 

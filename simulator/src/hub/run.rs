@@ -89,8 +89,8 @@ pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<
     let mut tasks = Shutdown::new(stop, GRACE);
     let started = start(&config, &mut tasks).await;
     // The lock is held until all have ended.
-    let _lock = started.map_err(|error| Failure::Task { name: "start", error })?;
-    link.set();
+    let (_lock, desk) = started.map_err(|error| Failure::Task { name: "start", error })?;
+    link.set(desk);
     notify::ready();
     let done = tasks.wait().await;
     notify::stopping();
@@ -98,7 +98,7 @@ pub async fn run(config: Config, link: Link, stop: CancellationToken) -> Result<
     done
 }
 
-async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, HubError> {
+async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File, Desk), HubError> {
     let skew = Skew::default();
     let clock = Clock::Skewed(skew.clone());
     let faults = Faults::new(config.faults.clone());
@@ -207,7 +207,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         async move { Ok(meter.keep(limits, stop).await?) }
     });
     tasks.spawn("desk", {
-        let (stop, path) = (stop.clone(), config.data_dir.clone());
+        let (desk, stop, path) = (desk.clone(), stop.clone(), config.data_dir.clone());
         async move {
             desk.run(stop).await.map_err(|source| HubError::Disk { act: "keep twins and commands in", path, source })
         }
@@ -252,7 +252,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<File, 
         ca = %server.ca_file.display(),
         "the hub serves"
     );
-    Ok(lock)
+    Ok((lock, desk))
 }
 
 /// The identities of a hub that may or may not be running; makes what is missing if it is not.

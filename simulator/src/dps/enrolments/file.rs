@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::config::Secret;
 use shared::sas;
+use shared::time::Timestamp;
 
 use super::{Enrolment, Enrolments, EnrolmentsError, InitialTwin, Proof};
 use crate::dps::allocation::{Allocation, Reprovision};
 use crate::dps::topic::registration_id_fault;
 use crate::hub::devices::{Thumbprint, id_fault, write_private};
 use crate::hub::mqtt::Authorities;
+use crate::hub::twins::{Change, Twin};
 
 /// The service's own limit of groups of each kind: every one is tried when a device comes.
 const GROUPS_MAX: usize = 100;
@@ -183,6 +185,11 @@ impl FileEnrolment {
         }
         let twin = self.initial_twin.unwrap_or(FileTwin { tags: None, desired: None });
         let object = |table: toml::Table| json(toml::Value::Table(table));
+        let initial_twin = InitialTwin { tags: twin.tags.map(object), desired: twin.desired.map(object) };
+        // What a hub would not take is refused here, where somebody can mend it.
+        let change = Change { tags: initial_twin.tags.clone(), desired: initial_twin.desired.clone(), replace: true };
+        let fits = Twin::default().change(&change, None, Timestamp::from_millis(0));
+        fits.map_err(|fault| format!("the initial twin of {name}: {fault}"))?;
         Ok(Enrolment {
             is_group,
             enabled: self.enabled,
@@ -191,7 +198,7 @@ impl FileEnrolment {
             allocation: self.allocation,
             hubs: self.hubs,
             reprovision: self.reprovision_policy,
-            initial_twin: InitialTwin { tags: twin.tags.map(object), desired: twin.desired.map(object) },
+            initial_twin,
             payload: self.payload.map(json),
             id: self.id,
         })

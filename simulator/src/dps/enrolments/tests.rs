@@ -105,6 +105,8 @@ fn a_file_with_nonsense_says_what_and_shows_no_key() {
         (individual("device-id = \"a/b\"\n"), "the device id of"),
         (individual("hubs = [\"\"]\n"), "without a name"),
         (individual("allocation = \"lowest-latency\"\n"), "unknown variant"),
+        (individual("initial-twin.tags = { \"a.b\" = 1 }\n"), "the initial twin of"),
+        (individual(&format!("initial-twin.desired = {{ a = \"{}\" }}\n", "x".repeat(5_000))), "the initial twin of"),
         (individual(&individual("")), "twice"),
         (group("auth = \"x509\"\n"), "no authority"),
         (group("auth = \"x509\"\nauthorities = [\"absent.pem\"]\n"), "absent.pem"),

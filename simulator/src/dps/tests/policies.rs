@@ -3,6 +3,8 @@
 use std::fs;
 
 use super::*;
+use crate::hub::twins::Change;
+use crate::hub::who::Who;
 
 /// Registers `d`, lets `change` happen to its enrolment, and registers it again.
 async fn twice(policy: &str, change: impl FnOnce(String) -> String) -> (Stand, Value, Value) {
@@ -98,4 +100,42 @@ async fn a_registration_without_a_hub_fails_says_why_and_leaves_the_device_where
     let shows = stand.by_key("d");
     assert_eq!(stand.register("d", &shows).await["status"], json!("failed"));
     stand.close().await;
+}
+
+#[tokio::test]
+async fn a_twin_begins_as_the_enrolment_says_and_moves_or_begins_anew_with_its_device() {
+    let (initial, d) = ((json!({ "hall": "3" }), json!({ "interval": 5 })), Who::device("d"));
+    for (policy, to) in [("migrate", "east"), ("migrate", "west"), ("reset", "east"), ("reset", "west")] {
+        let stand = Stand::open(Setup::default()).await;
+        let path = stand.dir.path().join("enrolments.toml");
+        let text = |hub: &str| {
+            format!(
+                "[[individual]]\nid = \"d\"\nhubs = [\"{hub}\"]\nreprovision-policy = \"{policy}\"\n\
+                 primary-key = \"a2V5\"\ninitial-twin.tags = {{ hall = \"3\" }}\ninitial-twin.desired = {{ interval = 5 }}\n"
+            )
+        };
+        fs::write(&path, text("east")).expect("written");
+        let shows = stand.token("d", &Secret::new("a2V5"));
+        stand.register("d", &shows).await;
+        let twin = |hub: &str| {
+            let twin = stand.desk(hub).twins.get(&d);
+            (json!(twin.tags), json!(twin.desired.values), json!(twin.reported.values))
+        };
+        assert_eq!(twin("east"), (initial.0.clone(), initial.1.clone(), json!({})));
+
+        let twins = stand.desk("east").twins;
+        twins.report(&d, &json!({ "t": 21.5 })).await.expect("reported");
+        let change = Change { tags: Some(json!({ "line": 1 })), ..Change::default() };
+        twins.change(&d, change, None).await.expect("changed");
+        let grown = (json!({ "hall": "3", "line": 1 }), initial.1.clone(), json!({ "t": 21.5 }));
+        assert_eq!(twin("east"), grown);
+        fs::write(&path, text(to) + "# another day\n").expect("written");
+        assert_eq!(state(&stand.register("d", &shows).await)["assignedHub"], json!(to));
+        let wanted = if policy == "migrate" { grown } else { (initial.0.clone(), initial.1.clone(), json!({})) };
+        assert_eq!(twin(to), wanted, "{policy} to {to}");
+        if to == "west" {
+            assert_eq!(twin("east"), (json!({}), json!({}), json!({})), "{policy}: nothing is left behind");
+        }
+        stand.close().await;
+    }
 }
