@@ -36,6 +36,8 @@ mod hubs; // several hubs in one process; faults over HTTP
 
 mod tiers; // what a tier meters and refuses; memory of the hub
 
+mod answers; // twins through a death between write and answer
+
 mod provisioning; // devices that are told which of several hubs is theirs
 
 mod sdks; // Microsoft's own SDKs against the local hub

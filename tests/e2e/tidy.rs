@@ -68,7 +68,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 53] = [
+const PURE: [&str; 64] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -114,6 +114,17 @@ const PURE: [&str; 53] = [
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
     "simulator/src/hub/amqp/filter.rs",
+    "simulator/src/hub/api/auth.rs",
+    "simulator/src/hub/api/calls.rs",
+    "simulator/src/hub/api/errors.rs",
+    "simulator/src/hub/api/jobs/record.rs",
+    "simulator/src/hub/api/pages.rs",
+    "simulator/src/hub/api/query/eval.rs",
+    "simulator/src/hub/api/query/lex.rs",
+    "simulator/src/hub/api/query/parse.rs",
+    "simulator/src/hub/api/wire.rs",
+    "simulator/src/hub/devices/text.rs",
+    "simulator/src/hub/https/upgrade.rs",
     "simulator/src/hub/mqtt/auth.rs",
     "simulator/src/hub/mqtt/session.rs",
     "simulator/src/hub/mqtt/telemetry.rs",

@@ -217,6 +217,11 @@ impl Config {
         self.data_dir.join("commands.jsonl")
     }
 
+    /// Scheduled jobs.
+    pub fn jobs_file(&self) -> PathBuf {
+        self.data_dir.join("jobs.jsonl")
+    }
+
     /// Every address the hub listens on.
     pub fn listens(&self) -> Vec<SocketAddr> {
         let always = [self.mqtt_listen, self.amqp_listen, self.http.listen];

@@ -97,6 +97,44 @@ impl Config {
     }
 }
 
+/// What else the service throttles: what is beyond is refused at once (429).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A twin is read, by a device or a service.
+    TwinRead,
+    /// A twin is changed, by a device or a service.
+    TwinUpdate,
+    /// A command is sent.
+    Command,
+    /// An identity is read or changed.
+    Registry,
+    /// A query is run.
+    Query,
+    /// A job is made or looked at.
+    Job,
+}
+
+impl Operation {
+    /// How many there are.
+    const COUNT: usize = 6;
+
+    /// Per second; `None` where nothing is limited.
+    fn rate(self, profile: Profile, units: u32) -> Option<f64> {
+        let units = f64::from(units);
+        let per_unit = match profile {
+            Profile::None => return None,
+            Profile::Free | Profile::S1 => 0.0,
+            Profile::S2 => 1.0,
+        };
+        Some(match self {
+            Operation::TwinRead => (10.0 * units * per_unit).max(100.0),
+            Operation::TwinUpdate => (5.0 * units * per_unit).max(50.0),
+            Operation::Command | Operation::Registry | Operation::Job => 100.0 / 60.0 * units,
+            Operation::Query => 20.0 / 60.0 * units,
+        })
+    }
+}
+
 /// What becomes of a send or of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -119,6 +157,7 @@ pub struct Limits {
     config: Config,
     sends: Option<Throttle>,
     connections: Option<Throttle>,
+    operations: [Option<Throttle>; Operation::COUNT],
     meter: Metered,
     /// Everything is beyond the backlog from the one moment until the other.
     forced: Option<(Timestamp, Timestamp)>,
@@ -206,7 +245,20 @@ impl Limits {
     /// Limits of a hub that had metered `meter` when it stopped.
     pub fn new(config: Config, meter: Metered) -> Self {
         let throttle = || config.profile.rate(config.units).map(|rate| Throttle::new(rate, &config));
-        Self { sends: throttle(), connections: throttle(), meter, forced: None, config }
+        let operation = |operation: Operation| {
+            let rate = operation.rate(config.profile, config.units);
+            rate.map(|rate| Throttle { backlog: 0.0, ..Throttle::new(rate, &config) })
+        };
+        let operations = [
+            Operation::TwinRead,
+            Operation::TwinUpdate,
+            Operation::Command,
+            Operation::Registry,
+            Operation::Query,
+            Operation::Job,
+        ];
+        let operations = operations.map(operation);
+        Self { sends: throttle(), connections: throttle(), operations, meter, forced: None, config }
     }
 
     /// Judges a message of so many metered units.
@@ -225,6 +277,11 @@ impl Limits {
     /// Judges a new connection. A queued one is welcomed late.
     pub fn connect(&mut self, now: Timestamp) -> Verdict {
         self.judge(now, |limits| limits.connections.as_mut())
+    }
+
+    /// False if it is to be refused, with 429.
+    pub fn operation(&mut self, now: Timestamp, operation: Operation) -> bool {
+        self.judge(now, |limits| limits.operations[operation as usize].as_mut()) == Verdict::Now
     }
 
     /// Everything is refused for so long, as if the backlog were full.
@@ -356,6 +413,24 @@ mod tests {
             assert_eq!(profile.rate(units), rate, "{profile:?} {units}");
             assert_eq!(profile.quota(units), quota, "{profile:?} {units}");
             assert_eq!(profile.metered_bytes(), block, "{profile:?} {units}");
+        }
+    }
+
+    #[test]
+    fn operations_beyond_a_burst_are_refused_each_kind_by_itself() {
+        let mut limits = limits(Profile::S1, 1);
+        let passed = (0..10_000).filter(|_| limits.operation(at(0), Operation::TwinUpdate)).count();
+        assert_eq!(passed, 3_001, "50 a second, a minute of it at once");
+        assert!(limits.operation(at(0), Operation::TwinRead) && limits.operation(at(20), Operation::TwinUpdate));
+        assert!(!limits.operation(at(20), Operation::TwinUpdate));
+        for (operation, profile, units, rate) in [
+            (Operation::TwinRead, Profile::Free, 1, Some(100.0)),
+            (Operation::TwinRead, Profile::S2, 20, Some(200.0)),
+            (Operation::TwinUpdate, Profile::S2, 20, Some(100.0)),
+            (Operation::Query, Profile::S1, 3, Some(1.0)),
+            (Operation::Query, Profile::None, 3, None),
+        ] {
+            assert_eq!(operation.rate(profile, units), rate, "{operation:?}");
         }
     }
 

@@ -107,11 +107,13 @@ pub struct Methods {
     inner: Arc<Inner>,
 }
 
+type Caller = oneshot::Sender<Result<Answer, MethodFault>>;
+
 #[derive(Debug)]
 struct Inner {
     seats: Seats,
     given: AtomicU64,
-    waiting: Mutex<HashMap<u64, (Who, oneshot::Sender<Result<Answer, MethodFault>>)>>,
+    waiting: Mutex<HashMap<u64, (Who, Caller)>>,
 }
 
 /// Forgets the call when its caller is gone.
@@ -215,7 +217,7 @@ impl Methods {
 }
 
 impl Inner {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, (Who, oneshot::Sender<Result<Answer, MethodFault>>)>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, (Who, Caller)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,6 +17,21 @@ pub(super) struct Metrics {
     dropped: Family<Closed, Counter>,
     closed: Family<Closed, Counter>,
     connections: Gauge,
+    said: Family<Said, Counter>,
+    twin_requests: Family<TwinRequest, Counter>,
+    commands_completed: Counter,
+    method_answers: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Said {
+    what: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TwinRequest {
+    what: &'static str,
+    status: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +57,11 @@ impl Metrics {
         hub.register("dropped", "Messages that were neither stored nor acknowledged", metrics.dropped.clone());
         hub.register("closed", "Device connections ended by the hub", metrics.closed.clone());
         hub.register("connections", "Device connections open", metrics.connections.clone());
+        hub.register("said", "What was sent to devices, each time it was", metrics.said.clone());
+        hub.register("twin_requests", "Requests of devices about their twins", metrics.twin_requests.clone());
+        let help = "Commands that their devices acknowledged";
+        hub.register("commands_completed", help, metrics.commands_completed.clone());
+        hub.register("method_answers", "Answers to direct methods that came in time", metrics.method_answers.clone());
         Arc::new(metrics)
     }
 
@@ -62,6 +82,22 @@ impl Metrics {
 
     pub(super) fn closed(&self, reason: &'static str) {
         self.closed.get_or_create(&Closed { reason }).inc();
+    }
+
+    pub(super) fn said(&self, what: &'static str) {
+        self.said.get_or_create(&Said { what }).inc();
+    }
+
+    pub(super) fn twin_request(&self, what: &'static str, status: u16) {
+        self.twin_requests.get_or_create(&TwinRequest { what, status: status.into() }).inc();
+    }
+
+    pub(super) fn command_completed(&self) {
+        self.commands_completed.inc();
+    }
+
+    pub(super) fn method_answered(&self) {
+        self.method_answers.inc();
     }
 
     pub(super) fn connected(&self) -> Connected {

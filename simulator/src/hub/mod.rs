@@ -1,15 +1,18 @@
-//! A local IoT Hub: devices publish over MQTT, services read over AMQP, events lie on disk in between.
+//! A local IoT Hub: devices publish over MQTT, services read over AMQP, events lie on disk in between; and what services
+//! want of devices goes the other way.
 //!
 //! ```text
 //! devices ── MQTT 3.1.1, TLS ──> mqtt ──append──> log ──fsync──> PUBACK
-//!                                                  └──read──> amqp ── AMQP 1.0 ──> services
+//!    ^                            │                └──read──> amqp ── AMQP 1.0 ──> services
+//!    └── seats, mailboxes <───────┴── desk: registry, twins, commands, methods <── api, amqp ── services
 //! ```
 //!
 //! Invariants: no PUBACK before the fsync that stored the event; no two hubs on one data directory; a log that was
-//! deleted comes back as another incarnation, never as the same one with numbers given twice.
+//! deleted comes back as another incarnation, never as the same one with numbers given twice. What was answered for,
+//! twins and commands, is there after `kill -9`; a command ends once, by its device's PUBACK or by a limit.
 //!
-//! What it does not imitate (yet): twins, methods, cloud-to-device messages (their topics are accepted and stay
-//! silent), throttles and quotas, routing, the HTTPS and AMQP device protocols.
+//! What it does not imitate: routing, file upload, IoT Edge, the HTTPS and AMQP device protocols; the README has the
+//! list.
 
 mod config; // the table [hub]
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::amqp::{self, AmqpHub, Wrapping};
 use super::api::Api;
+use super::api::jobs::{self, Jobs};
 use super::ca::{self, CaError};
 use super::changes::Changes;
 use super::commands::Commands;
@@ -183,7 +184,6 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
     let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
     tasks.spawn("http", async move { Ok(http.await?) });
 
-    let api = Api { desk: desk.clone() };
     let door = Arc::new(Door {
         desk: desk.clone(),
         authorities,
@@ -214,7 +214,17 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
     });
     let tls = Arc::clone(&server.device_tls);
     if let Some(listener) = https_listener {
-        let (api, door, limits) = (Arc::new(api), Arc::clone(&door), config.https.clone());
+        let path = config.jobs_file();
+        let jobs = Jobs::open(path.clone()).map_err(|source| HubError::Disk { act: "open", path, source })?;
+        let api = Arc::new(Api { desk: door.desk.clone(), jobs });
+        tasks.spawn("jobs", {
+            let (api, stop) = (Arc::clone(&api), stop.clone());
+            async move {
+                jobs::run(api, stop).await;
+                Ok(())
+            }
+        });
+        let (door, limits) = (Arc::clone(&door), config.https.clone());
         let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), limits, stop: stop.clone() });
         let tls = Arc::clone(&tls);
         tasks.spawn("https", async move {

@@ -14,14 +14,16 @@ pub(super) fn message(event: StoredEvent) -> Message<Data> {
     let mut system = event.system;
     let text = |text: String| Some(Value::String(text));
     let optional = |text: Option<String>| text.map(Value::String);
+    // Of what the hub itself says there is no connection.
+    let given = |text: String| Some(text).filter(|text| !text.is_empty()).map(Value::String);
     let annotations = [
         ("x-opt-sequence-number", Some(Value::Long(event.sequence_number))),
         ("x-opt-offset", text(event.offset)),
         ("x-opt-enqueued-time", Some(timestamp(event.enqueued_time))),
         ("iothub-connection-device-id", text(event.device_id)),
         ("iothub-connection-module-id", optional(event.module_id)),
-        ("iothub-connection-auth-method", text(event.auth_method)),
-        ("iothub-connection-auth-generation-id", text(event.auth_generation_id)),
+        ("iothub-connection-auth-method", given(event.auth_method)),
+        ("iothub-connection-auth-generation-id", given(event.auth_generation_id)),
         ("iothub-enqueuedtime", Some(timestamp(event.enqueued_time))),
         ("iothub-message-source", text(event.message_source)),
         ("iothub-interface-id", optional(system.interface_id.take())),

@@ -6,9 +6,12 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::errors::{Code, Fault};
+use super::twins::Written;
 use super::wire::Described;
 use super::{Answer, Api, Asked};
 use crate::hub::devices::{Change, Edit, IfMatch};
+use crate::hub::twins;
+use crate::hub::who::Who;
 
 /// The service's own limit of one call.
 const BULK_MAX: usize = 100;
@@ -23,11 +26,13 @@ enum Mode {
     UpdateIfMatch,
     Delete,
     DeleteIfMatch,
+    UpdateTwin,
+    UpdateTwinIfMatch,
 }
 
 impl Mode {
     fn read(text: Option<&str>) -> Option<Self> {
-        const MODES: [(&str, Mode); 7] = [
+        const MODES: [(&str, Mode); 9] = [
             ("create", Mode::Create),
             ("createOrUpdate", Mode::CreateOrUpdate),
             ("createOrUpdateIfMatchETag", Mode::CreateOrUpdate),
@@ -35,10 +40,20 @@ impl Mode {
             ("updateIfMatchETag", Mode::UpdateIfMatch),
             ("delete", Mode::Delete),
             ("deleteIfMatchETag", Mode::DeleteIfMatch),
+            ("updateTwin", Mode::UpdateTwin),
+            ("updateTwinIfMatchETag", Mode::UpdateTwinIfMatch),
         ];
         let text = text.unwrap_or("create");
         MODES.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, mode)| mode)
     }
+}
+
+/// What becomes of one of a bulk.
+struct Item {
+    who: Who,
+    edit: Option<Edit>,
+    twin: Option<(twins::Change, Option<IfMatch>)>,
+    fault: Option<Fault>,
 }
 
 impl Api {
@@ -48,26 +63,40 @@ impl Api {
             return Err(Fault::argument(format!("a bulk holds 1 to {BULK_MAX} devices")));
         }
         let mut seen = HashSet::new();
-        let mut edits = vec![];
-        for described in &all {
-            let id = described.device_id.clone().unwrap_or_default();
-            if !seen.insert((id.clone(), described.module_id.clone())) {
-                let twice = format!("device '{}' is there more than once", id.escape_debug());
+        let mut items = vec![];
+        for described in all {
+            let item = self.item(described)?;
+            if !seen.insert(item.who.clone()) {
+                let twice = format!("'{}' is there more than once", item.who.to_string().escape_debug());
                 return Err(Fault::new(Code::DeviceDefinedMultipleTimes, twice));
             }
-            edits.push(self.edit_of(described, id)?);
+            items.push(item);
         }
-        let done = self.edit(edits).await?;
-        let errors: Vec<Value> = all
+        let edits: Vec<_> =
+            items.iter_mut().enumerate().filter_map(|(at, item)| Some((at, item.edit.take()?))).collect();
+        let (places, edits): (Vec<_>, Vec<_>) = edits.into_iter().unzip();
+        if !edits.is_empty() {
+            for (at, done) in places.into_iter().zip(self.edit(edits).await?) {
+                items[at].fault = done.err().map(Fault::from);
+            }
+        }
+        for item in items.iter_mut().filter(|item| item.fault.is_none()) {
+            let Some((change, if_match)) = item.twin.take() else { continue };
+            let changed = match self.known(&item.who) {
+                Ok(()) => self.change_twin(&item.who, change, if_match).await.map(|_| ()),
+                Err(fault) => Err(fault),
+            };
+            item.fault = changed.err();
+        }
+        let errors: Vec<Value> = items
             .iter()
-            .zip(&done)
-            .filter_map(|(described, done)| {
-                let fault = done.as_ref().err()?;
+            .filter_map(|item| {
+                let fault = item.fault.as_ref()?;
                 Some(json!({
-                    "deviceId": described.device_id,
-                    "moduleId": described.module_id,
-                    "errorCode": format!("{:?}", Code::from(fault)),
-                    "errorStatus": fault.to_string(),
+                    "deviceId": item.who.device,
+                    "moduleId": item.who.module,
+                    "errorCode": format!("{:?}", fault.code),
+                    "errorStatus": fault.message,
                 }))
             })
             .collect();
@@ -76,27 +105,31 @@ impl Api {
         Ok(Answer { status, ..Answer::json(result) })
     }
 
-    fn edit_of(&self, described: &Described, device: String) -> Result<Edit, Fault> {
+    fn item(&self, mut described: Described) -> Result<Item, Fault> {
         let mode = Mode::read(described.import_mode.as_deref())
             .ok_or_else(|| Fault::argument("importMode is not one that this hub imitates"))?;
-        let known = |device: &str, module: Option<&str>| {
-            let known = self.desk.registry.now();
-            let device = known.device(device);
-            device.is_some_and(|device| module.is_none_or(|module| device.module(module).is_some()))
-        };
-        let etag = || described.etag.as_deref().map(IfMatch::read).unwrap_or(IfMatch::Etag(String::new()));
-        let module = described.module_id.clone();
+        let device = described.device_id.take().unwrap_or_default();
+        let who = Who { device, module: described.module_id.take() };
+        let etag = |etag: &Option<String>| IfMatch::read(etag.as_deref().unwrap_or_default());
+        let draft = described.draft()?;
         let change = match mode {
-            Mode::Create => Change::Create(described.draft()?),
-            Mode::CreateOrUpdate if known(&device, module.as_deref()) => {
-                Change::Update(described.draft()?, described.etag.as_deref().map_or(IfMatch::Any, IfMatch::read))
+            Mode::CreateOrUpdate if self.known(&who).is_ok() => {
+                Some(Change::Update(draft, described.etag.as_deref().map_or(IfMatch::Any, IfMatch::read)))
             }
-            Mode::CreateOrUpdate => Change::Create(described.draft()?),
-            Mode::Update => Change::Update(described.draft()?, IfMatch::Any),
-            Mode::UpdateIfMatch => Change::Update(described.draft()?, etag()),
-            Mode::Delete => Change::Delete(IfMatch::Any),
-            Mode::DeleteIfMatch => Change::Delete(etag()),
+            Mode::Create | Mode::CreateOrUpdate => Some(Change::Create(draft)),
+            Mode::Update => Some(Change::Update(draft, IfMatch::Any)),
+            Mode::UpdateIfMatch => Some(Change::Update(draft, etag(&described.etag))),
+            Mode::Delete => Some(Change::Delete(IfMatch::Any)),
+            Mode::DeleteIfMatch => Some(Change::Delete(etag(&described.etag))),
+            Mode::UpdateTwin | Mode::UpdateTwinIfMatch => None,
         };
-        Ok(Edit { device, module, change })
+        let if_match = (mode == Mode::UpdateTwinIfMatch).then(|| etag(&described.twin_etag));
+        let written = Written { etag: None, tags: described.tags, properties: described.properties };
+        let twin = Some(written.change(false)).filter(|change| {
+            let says = change.tags.is_some() || change.desired.is_some();
+            says && !matches!(mode, Mode::Delete | Mode::DeleteIfMatch)
+        });
+        let edit = change.map(|change| Edit { device: who.device.clone(), module: who.module.clone(), change });
+        Ok(Item { who, edit, twin: twin.map(|change| (change, if_match)), fault: None })
     }
 }

@@ -30,11 +30,6 @@ pub(super) enum Call {
     Method(Who),
     Send,
     Purge(Who),
-    Feedback,
-    SettleFeedback {
-        lock_token: String,
-        abandon: bool,
-    },
     Query,
     GetJob(String),
     PutJob(String),
@@ -101,7 +96,8 @@ pub(super) fn read(method: &Method, segments: &[String]) -> Result<Call, NoCall>
         ("devices", [_, _, _]) if segments[2].eq_ignore_ascii_case("applyConfigurationContent") => {
             Some("configurations of IoT Edge devices")
         }
-        ("files" | "messages", ["messages", "servicebound", ""]) => Some("notifications of file uploads"),
+        ("messages", ["messages", "servicebound", "feedback", ..]) => Some("feedback over HTTPS, only over AMQP"),
+        ("messages", ["messages", "servicebound", ..]) => Some("notifications of file uploads"),
         _ => None,
     };
     if let Some(what) = unsupported {
@@ -133,13 +129,6 @@ pub(super) fn read(method: &Method, segments: &[String]) -> Result<Call, NoCall>
         ["twins", _, "methods"] if post => Call::Method(device(1)),
         ["twins", _, "modules", _, "methods"] if post => Call::Method(module(1)),
         ["messages", "devicebound"] if post => Call::Send,
-        ["messages", "servicebound", "feedback"] if get => Call::Feedback,
-        ["messages", "servicebound", "feedback", _] if delete => {
-            Call::SettleFeedback { lock_token: text(3), abandon: false }
-        }
-        ["messages", "servicebound", "feedback", _, "abandon"] if post => {
-            Call::SettleFeedback { lock_token: text(3), abandon: true }
-        }
         ["jobs", "v2", "query"] if get => Call::Jobs,
         ["jobs", "v2", _] if get => Call::GetJob(text(2)),
         ["jobs", "v2", _] if put => Call::PutJob(text(2)),
@@ -183,8 +172,6 @@ impl Call {
             | Call::Method(_)
             | Call::Send
             | Call::Purge(_)
-            | Call::Feedback
-            | Call::SettleFeedback { .. }
             | Call::Query => &[Right::ServiceConnect],
             // Which right these take the service does not document; whoever may ask for one of them may know this.
             Call::ServiceStatistics | Call::Unsupported(_) => &[Right::ServiceConnect, Right::RegistryRead],
@@ -227,7 +214,6 @@ mod tests {
             ("GET", "/twins/d/modules/m%25", Ok(Call::GetTwin(module()))),
             ("POST", "/twins/d/modules/m%25/methods", Ok(Call::Method(module()))),
             ("POST", "/messages/deviceBound", Ok(Call::Send)),
-            ("GET", "/messages/serviceBound/feedback", Ok(Call::Feedback)),
             ("GET", "/jobs/v2/query", Ok(Call::Jobs)),
             ("PUT", "/jobs/v2/j", Ok(Call::PutJob("j".to_owned()))),
             ("POST", "/jobs/v2/j/cancel", Ok(Call::CancelJob("j".to_owned()))),

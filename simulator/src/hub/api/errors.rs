@@ -8,7 +8,6 @@ use shared::time::Timestamp;
 use crate::hub::devices::EditFault;
 
 /// The service's codes; their numbers begin with the status. Source: Microsoft.Azure.Devices, `IotHubServiceErrorCode`.
-#[expect(dead_code, reason = "some are those of twins, methods, commands and jobs, which come with them")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     InvalidProtocolVersion,
@@ -30,7 +29,6 @@ pub(super) enum Code {
     ModuleAlreadyExistsOnDevice,
     JobAlreadyExists,
     PreconditionFailed,
-    DeviceMessageLockLost,
     MessageTooLarge,
     TooManyDevices,
     TooManyModulesOnDevice,
@@ -64,7 +62,6 @@ impl Code {
             Code::JobAlreadyExists => 409_005,
             Code::ModuleAlreadyExistsOnDevice => 409_301,
             Code::PreconditionFailed => 412_001,
-            Code::DeviceMessageLockLost => 412_002,
             Code::MessageTooLarge => 413_001,
             Code::TooManyDevices => 413_002,
             Code::TooManyModulesOnDevice => 413_003,
@@ -83,7 +80,6 @@ impl Code {
     }
 
     /// The code most like a status.
-    #[expect(dead_code, reason = "comes with twins")]
     pub(super) const fn of_status(status: u16) -> Self {
         match status {
             401 => Code::IotHubUnauthorizedAccess,

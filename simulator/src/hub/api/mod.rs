@@ -20,9 +20,26 @@ mod devices; // the registry
 
 mod bulk; // a hundred at once
 
+mod twins; // tags and properties
+
+mod methods; // questions to devices
+
+mod commands; // messages to devices
+
+mod query; // [p] the query language
+
+mod pages; // [p] a part of many
+
+mod rows; // what queries are about
+
+mod queries; // many at once
+
+pub(super) mod jobs; // many at once, at a time
+
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -37,6 +54,7 @@ use tokio::time::timeout;
 
 use self::calls::{Call, NoCall};
 use self::errors::{Code, Fault};
+use self::jobs::Jobs;
 use self::wire::Presence;
 use super::desk::Desk;
 use super::devices::IfMatch;
@@ -48,6 +66,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The service side of a hub as HTTPS shows it.
 pub(super) struct Api {
     pub(super) desk: Desk,
+    pub(super) jobs: Jobs,
 }
 
 /// A request that is understood and allowed.
@@ -67,7 +86,7 @@ struct Answer {
 
 impl Api {
     /// Answers a request, whatever it is.
-    pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn answer(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         let begun = Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let mut policy = String::new();
@@ -80,7 +99,7 @@ impl Api {
         response
     }
 
-    async fn try_answer(&self, request: Request<Body>, policy: &mut String) -> Result<Answer, Fault> {
+    async fn try_answer(self: &Arc<Self>, request: Request<Body>, policy: &mut String) -> Result<Answer, Fault> {
         let (head, body) = request.into_parts();
         let no_call = |no: NoCall| match no {
             NoCall::Malformed => Fault::argument("the path cannot be read"),
@@ -107,7 +126,7 @@ impl Api {
         self.perform(call, Asked { query, headers: head.headers, body }).await
     }
 
-    async fn perform(&self, call: Call, asked: Asked) -> Result<Answer, Fault> {
+    async fn perform(self: &Arc<Self>, call: Call, asked: Asked) -> Result<Answer, Fault> {
         match call {
             Call::Devices => self.devices(&asked),
             Call::Bulk => self.bulk(&asked).await,
@@ -123,7 +142,17 @@ impl Api {
             Call::Unsupported(what) => {
                 Err(Fault::new(Code::FeatureNotSupported, format!("this hub does not imitate {what}")))
             }
-            _ => Err(Fault::new(Code::FeatureNotSupported, "this hub does not imitate this yet")),
+            Call::GetTwin(who) => self.get_twin(&who),
+            Call::PatchTwin(who) => self.write_twin(&who, &asked, false).await,
+            Call::PutTwin(who) => self.write_twin(&who, &asked, true).await,
+            Call::Method(who) => self.method(&who, &asked).await,
+            Call::Send => self.send(&asked).await,
+            Call::Purge(who) => self.purge(who).await,
+            Call::Query => self.query(&asked).await,
+            Call::GetJob(id) => self.get_job(&id),
+            Call::PutJob(id) => self.put_job(id, &asked).await,
+            Call::CancelJob(id) => self.cancel_job(&id).await,
+            Call::Jobs => self.list_jobs(&asked),
         }
     }
 

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::hub::https::tests::Served;
 
+mod many;
+mod talk;
+
 #[tokio::test]
 async fn a_device_is_made_shown_changed_and_taken_away() {
     let served = Served::open().await;

@@ -125,6 +125,16 @@ pub(super) struct Described {
     capabilities: Option<Capabilities>,
     device_scope: Option<String>,
     managed_by: Option<String>,
+    #[serde(rename = "twinETag")]
+    pub(super) twin_etag: Option<String>,
+    pub(super) tags: Option<Value>,
+    pub(super) properties: Option<Properties>,
+}
+
+/// Of a twin, as services write them.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Properties {
+    pub(super) desired: Option<Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -1,4 +1,4 @@
-//! [p] What services change in the registry: identities made, changed, taken away, each under what the service that
+//! What services change in the registry: identities made, changed, taken away, each under what the service that
 //! asks believes it to be.
 
 use std::collections::HashSet;

@@ -1,4 +1,7 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use shared::config::Secret;
 
 use super::*;
 

@@ -24,7 +24,10 @@ pub(super) use self::face::router;
 pub(super) use self::moments::{Hands, run};
 pub use self::rule::{Fault, Occasion, Rule};
 use self::script::Script;
-pub use self::script::{Action, Armed};
+pub use self::script::{Action, Armed, CommandLuck};
+
+const WATCHED: [Occasion; 5] =
+    [Occasion::Message, Occasion::Connect, Occasion::Command, Occasion::MethodAnswer, Occasion::Fsync];
 
 /// The script of a hub; clones are the same.
 #[derive(Debug, Clone)]
@@ -36,8 +39,8 @@ pub struct Faults {
 struct Inner {
     script: Mutex<Script>,
     started: Instant,
-    /// Whether there is a rule for messages, connections, fsyncs: nobody waits for a lock where there is none.
-    watches: [AtomicBool; 3],
+    /// Whether there is a rule for each of [`WATCHED`]: nobody waits for a lock where there is none.
+    watches: [AtomicBool; WATCHED.len()],
     changed: Notify,
 }
 
@@ -98,6 +101,19 @@ impl Faults {
         self.watches(Occasion::Connect) && self.script().connect(device)
     }
 
+    /// What befalls a command on its way to `device`.
+    pub fn command(&self, device: &str) -> CommandLuck {
+        if !self.watches(Occasion::Command) {
+            return CommandLuck::default();
+        }
+        self.script().command(device)
+    }
+
+    /// True if `device`'s answer to a direct method is to be lost.
+    pub fn method_answer(&self, device: &str) -> bool {
+        self.watches(Occasion::MethodAnswer) && self.script().method_answer(device)
+    }
+
     /// How much longer an fsync of `partition` takes.
     pub fn fsync(&self, partition: u32) -> Duration {
         if !self.watches(Occasion::Fsync) {
@@ -121,7 +137,7 @@ impl Faults {
     fn change<T>(&self, change: impl FnOnce(&mut Script, Duration) -> T) -> T {
         let mut script = self.script();
         let done = change(&mut script, self.inner.started.elapsed());
-        for (flag, occasion) in self.inner.watches.iter().zip([Occasion::Message, Occasion::Connect, Occasion::Fsync]) {
+        for (flag, occasion) in self.inner.watches.iter().zip(WATCHED) {
             flag.store(script.watches(occasion), Ordering::Release);
         }
         drop(script);
@@ -130,11 +146,9 @@ impl Faults {
     }
 
     fn watches(&self, occasion: Occasion) -> bool {
-        match occasion {
-            Occasion::Message => self.inner.watches[0].load(Ordering::Acquire),
-            Occasion::Connect => self.inner.watches[1].load(Ordering::Acquire),
-            Occasion::Fsync => self.inner.watches[2].load(Ordering::Acquire),
-            Occasion::Moment => true,
+        match WATCHED.iter().position(|watched| *watched == occasion) {
+            Some(at) => self.inner.watches[at].load(Ordering::Acquire),
+            None => true,
         }
     }
 

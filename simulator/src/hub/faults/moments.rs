@@ -67,6 +67,9 @@ impl Hands {
             | Fault::ExpireToken
             | Fault::Throttle
             | Fault::Refuse
+            | Fault::DropCommand
+            | Fault::DelayCommand
+            | Fault::LoseMethodAnswer
             | Fault::SlowFsync => return,
         };
         tracing::warn!(fault = ?rule.fault, partition = rule.partition, befell, "struck");

@@ -27,6 +27,12 @@ pub enum Fault {
     Throttle,
     /// A CONNECT is answered with "server unavailable".
     Refuse,
+    /// A command is lost on its way to the device: it stays the device's until its lock ends.
+    DropCommand,
+    /// A command reaches its device `lasts` later.
+    DelayCommand,
+    /// A device's answer to a direct method is lost.
+    LoseMethodAnswer,
     /// An fsync takes `lasts` longer.
     SlowFsync,
     /// Receivers of services are detached.
@@ -52,6 +58,10 @@ pub enum Occasion {
     Message,
     /// A CONNECT of a device.
     Connect,
+    /// A command on its way to a device.
+    Command,
+    /// A device's answer to a direct method.
+    MethodAnswer,
     /// An fsync of a partition.
     Fsync,
     /// A moment: `after` the rule was given, then each `again`.
@@ -71,6 +81,8 @@ impl Fault {
             | Fault::ExpireToken
             | Fault::Throttle => Occasion::Message,
             Fault::Refuse => Occasion::Connect,
+            Fault::DropCommand | Fault::DelayCommand => Occasion::Command,
+            Fault::LoseMethodAnswer => Occasion::MethodAnswer,
             Fault::SlowFsync => Occasion::Fsync,
             Fault::DetachReceivers
             | Fault::MovePartition
@@ -83,7 +95,15 @@ impl Fault {
     }
 
     const fn needs_lasts(self) -> bool {
-        matches!(self, Fault::Delay | Fault::BlackHole | Fault::Throttle | Fault::SlowFsync | Fault::BlackHoleServices)
+        matches!(
+            self,
+            Fault::Delay
+                | Fault::BlackHole
+                | Fault::Throttle
+                | Fault::DelayCommand
+                | Fault::SlowFsync
+                | Fault::BlackHoleServices
+        )
     }
 
     const fn has_partition(self) -> bool {
@@ -172,15 +192,15 @@ impl Rule {
         let fault = self.fault;
         let occasion = fault.occasion();
         let moment = occasion == Occasion::Moment;
-        let devices = matches!(occasion, Occasion::Message | Occasion::Connect);
+        let devices = !matches!(occasion, Occasion::Fsync | Occasion::Moment);
         let mut only = |given: bool, fits: bool, key: &str, whom: &str| {
             mistakes.ensure(!given || fits, key, format!("says nothing here: it is for {whom}"));
         };
-        only(self.device.is_some(), devices, "device", "faults of messages and connections of devices");
+        only(self.device.is_some(), devices, "device", "faults of devices");
         only(self.partition.is_some(), fault.has_partition(), "partition", "faults of partitions and receivers");
-        only(self.skip.is_some(), !moment, "skip", "faults of messages, connections and fsyncs");
-        only(self.every.is_some(), !moment, "every", "faults of messages, connections and fsyncs");
-        only(self.chance.is_some(), !moment, "chance", "faults of messages, connections and fsyncs");
+        only(self.skip.is_some(), !moment, "skip", "faults that do not happen at a moment");
+        only(self.every.is_some(), !moment, "every", "faults that do not happen at a moment");
+        only(self.chance.is_some(), !moment, "chance", "faults that do not happen at a moment");
         only(self.seed.is_some(), self.chance.is_some(), "seed", "`chance`");
         only(self.lasts.is_some(), fault.needs_lasts(), "lasts", "faults that last");
         only(self.by.is_some(), fault == Fault::ShiftClock, "by", "shift-clock");
@@ -229,6 +249,9 @@ mod tests {
             ("fault = \"slow-fsync\"\nlasts = \"2s\"\npartition = 3", &[]),
             ("fault = \"shift-clock\"\nby = \"-2h\"\nafter = \"5s\"\nagain = \"1m\"", &[]),
             ("fault = \"trim-log\"\npartition = 0", &[]),
+            ("fault = \"drop-command\"\ndevice = \"d\"\nevery = 2", &[]),
+            ("fault = \"lose-method-answer\"\ntimes = 1", &[]),
+            ("fault = \"delay-command\"", &["lasts"]),
             ("fault = \"delay\"", &["lasts"]),
             ("fault = \"drop\"\nlasts = \"2s\"", &["lasts"]),
             ("fault = \"drop\"\npartition = 1", &["partition"]),

@@ -28,6 +28,15 @@ pub enum Action {
     Throttle(Duration),
 }
 
+/// What befalls a command on its way to its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CommandLuck {
+    /// See [`Fault::DropCommand`].
+    pub lost: bool,
+    /// See [`Fault::DelayCommand`].
+    pub delay: Duration,
+}
+
 /// A rule with its counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,6 +102,23 @@ impl Script {
     /// True if a CONNECT of `device` is to be refused.
     pub(super) fn connect(&mut self, device: &str) -> bool {
         self.strike(Occasion::Connect, |rule| befalls(rule, device)).count() != 0
+    }
+
+    /// What befalls a command on its way to `device`.
+    pub(super) fn command(&mut self, device: &str) -> CommandLuck {
+        let mut luck = CommandLuck::default();
+        for (fault, lasts) in self.strike(Occasion::Command, |rule| befalls(rule, device)) {
+            match fault {
+                Fault::DropCommand => luck.lost = true,
+                _ => luck.delay += lasts,
+            }
+        }
+        luck
+    }
+
+    /// True if `device`'s answer to a direct method is to be lost.
+    pub(super) fn method_answer(&mut self, device: &str) -> bool {
+        self.strike(Occasion::MethodAnswer, |rule| befalls(rule, device)).count() != 0
     }
 
     /// How much longer an fsync of `partition` takes.
@@ -162,6 +188,9 @@ fn action(fault: Fault, lasts: Duration) -> Action {
         Fault::ExpireToken => Action::ExpireToken,
         Fault::Throttle => Action::Throttle(lasts),
         Fault::Refuse
+        | Fault::DropCommand
+        | Fault::DelayCommand
+        | Fault::LoseMethodAnswer
         | Fault::SlowFsync
         | Fault::DetachReceivers
         | Fault::MovePartition

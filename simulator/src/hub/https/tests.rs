@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Port, serve};
 use crate::hub::amqp::{self, AmqpHub};
 use crate::hub::api::Api;
+use crate::hub::api::jobs::{self, Jobs};
 use crate::hub::ca;
 use crate::hub::config::HttpsLimits;
 use crate::hub::mqtt::tests::{FAR, HOST, PATIENCE, Stand};
@@ -26,7 +27,9 @@ use crate::hub::mqtt::tests::{FAR, HOST, PATIENCE, Stand};
 pub(in crate::hub) struct Served {
     pub(in crate::hub) stand: Stand,
     pub(in crate::hub) addr: SocketAddr,
+    pub(in crate::hub) api: Arc<Api>,
     serving: JoinHandle<()>,
+    doing: JoinHandle<()>,
 }
 
 /// What was answered.
@@ -64,7 +67,9 @@ impl Served {
         let stand = Stand::open(crate::hub::mqtt::tests::limits()).await;
         let door = &stand.door;
         let server = ca::server(stand.dir.path(), &door.desk.hosts, door.desk.clock.now()).expect("a certificate");
-        let api = Api { desk: door.desk.clone() };
+        let jobs = Jobs::open(stand.dir.path().join("jobs.jsonl")).expect("jobs");
+        let api = Arc::new(Api { desk: door.desk.clone(), jobs });
+        let doing = tokio::spawn(jobs::run(Arc::clone(&api), door.stop.clone()));
         let setup = amqp::Setup {
             name: "hub".to_owned(),
             policies: Arc::new(Vec::new),
@@ -72,12 +77,12 @@ impl Served {
             limits: amqp::Limits::default(),
         };
         let amqp = AmqpHub::new(door.log.clone(), setup, door.desk.clock.clone());
-        let (api, door, stop) = (Arc::new(api), Arc::clone(door), door.stop.clone());
-        let port = Arc::new(Port { api, door, amqp, limits, stop });
+        let (door, stop) = (Arc::clone(door), door.stop.clone());
+        let port = Arc::new(Port { api: Arc::clone(&api), door, amqp, limits, stop });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
         let serving = tokio::spawn(serve(listener, server.device_tls, port));
-        Self { stand, addr, serving }
+        Self { stand, addr, api, serving, doing }
     }
 
     pub(in crate::hub) fn tls(&self) -> rustls::ClientConfig {
@@ -117,6 +122,7 @@ impl Served {
     pub(in crate::hub) async fn close(self) {
         self.stand.door.stop.cancel();
         timeout(PATIENCE, self.serving).await.expect("in time").expect("no panic");
+        timeout(PATIENCE, self.doing).await.expect("in time").expect("no panic");
         self.stand.close().await;
     }
 }

@@ -1,4 +1,4 @@
-//! One connection: a socket, a [`Session`], and the publishes that are under way.
+//! One connection: a socket, a [`Session`], the publishes that are under way, and what the device is told.
 //!
 //! Publishes are handed to the log in the order they came and acknowledged in that order, each after the fsync that
 //! stored it; what the tier's limits and the script of faults say about each comes first.
@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::packet::Qos;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 use shared::crash;
@@ -22,11 +22,15 @@ use super::auth::{self, Denied, Guest, Rules};
 use super::certificates::Chain;
 use super::end::End;
 use super::ended::Mark;
+use super::hearing::{self, Hearing};
+use super::requests::Request;
 use super::seats::Seat;
 use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
 use super::telemetry::{self, Said};
+use super::twin::{self, Begun, TwinAnswer};
 use super::underway::{Luck, Puback, Taken, Underway};
+use crate::hub::changes::{Happened, Source};
 use crate::hub::faults::Action;
 use crate::hub::limits::Verdict;
 use crate::hub::log::NewEvent;
@@ -70,7 +74,7 @@ pub(super) struct Connection<S> {
     underway: Underway,
     /// Once a limit is exceeded: when the connection ends, and why. Until then publishes are not heard.
     doom: Option<(Instant, &'static str)>,
-    filters: Vec<Filter>,
+    hearing: Hearing,
     quiet_max: Duration,
     quiet: Duration,
     quiet_at: Instant,
@@ -85,6 +89,7 @@ enum Came {
     Publish(Publish),
     Subscribe(u16, Vec<(String, Qos)>),
     Unsubscribe(u16, Vec<String>),
+    Heard(u16),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -98,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outgoing: vec![],
             underway,
             doom: None,
-            filters: vec![],
+            hearing: Hearing::default(),
             quiet_max: QUIET_MAX,
             quiet: QUIET_MAX,
             quiet_at: Instant::now() + QUIET_MAX,
@@ -143,7 +148,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             },
         };
         drop((hello, chain));
+        let (desk, who) = (self.door.desk.clone(), admitted.guest.who());
+        let tells = desk.changes.tells(Source::ConnectionState);
+        if tells {
+            Box::pin(desk.changes.connection(&who, Happened::Connected)).await;
+        }
         let end = self.run(&admitted).await.unwrap_or_else(|end| end);
+        mem::take(&mut self.hearing).end(&admitted.seat, &desk);
+        if tells && !matches!(end, End::TakenOver) {
+            Box::pin(desk.changes.connection(&who, Happened::Disconnected)).await;
+        }
         match &end {
             End::Left => {
                 // The device waits for nothing more: what the throttle holds is stored now, or else counted as dropped.
@@ -230,8 +244,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let since = self.door.desk.clock.now();
         let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
         let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
+        self.door.desk.commands.attach(seat.who());
         self.session.accept(kept.is_some(), &mut acts);
-        self.filters = kept.unwrap_or_default();
+        self.hearing.subscribe(kept.unwrap_or_default(), &seat);
         self.perform(acts).await?;
         tracing::debug!(client_id, "connected");
         let token = hello.password.as_ref().map(Mark::of);
@@ -274,6 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut blocked = false;
         loop {
             self.digest(admitted).await?;
+            self.say(admitted).await?;
             // While we do not read, the device cannot be heard: its silence is ours.
             if mem::replace(&mut blocked, self.is_full()) && !blocked {
                 self.quiet_at = Instant::now() + self.quiet;
@@ -282,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let partial =
                 self.partial_since.filter(|_| !blocked).map(|since| since + door.limits.packet_timeout.duration());
             let quiet = Some(self.quiet_at).filter(|_| !blocked);
-            let due = self.underway.due();
+            let (due, late) = (self.underway.due(), self.hearing.wakes());
             tokio::select! {
                 () = door.stop.cancelled() => return Ok(End::Stopping),
                 () = admitted.seat.leave().cancelled() => {
@@ -290,6 +306,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 },
                 () = door.desk.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
                 read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
+                () = admitted.seat.mailbox().news() => {}
+                () = sleep_until_some(late) => {}
                 puback = self.underway.first() => self.acknowledge(puback?).await?,
                 () = sleep_until_some(due) => self.underway.submit_due().await,
                 () = sleep_until_some(self.doom.map(|(at, _)| at)) => {
@@ -302,7 +320,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.door.limits.unacknowledged_max <= self.underway.len() || UNACKNOWLEDGED_BYTES_MAX <= self.underway.bytes()
+        self.door.limits.unacknowledged_max <= self.underway.len()
+            || UNACKNOWLEDGED_BYTES_MAX <= self.underway.bytes()
+            || hearing::OWED_MAX <= self.hearing.owed()
     }
 
     /// Takes packets out of the inbox until it is empty or too many publishes are on their way. Then the rest stays
@@ -322,10 +342,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Nothing => {}
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(admitted, publish).await?,
+                Came::Heard(packet_id) => {
+                    self.hearing.heard(packet_id, &admitted.seat, &self.door.desk).map_err(End::NotKept)?;
+                }
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
                 Came::Unsubscribe(packet_id, filters) => {
-                    self.filters.retain(|(held, _)| !filters.contains(held));
-                    self.keep(admitted)?;
+                    let mut held = self.hearing.filters().to_vec();
+                    held.retain(|(held, _)| !filters.contains(held));
+                    self.keep(admitted, held)?;
                     let mut acts = vec![];
                     self.session.unsubscribed(packet_id, &mut acts);
                     self.perform(acts).await?;
@@ -341,8 +365,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn subscribe(&mut self, admitted: &Admitted, packet_id: u16, filters: Vec<(String, Qos)>) -> Result<(), End> {
         let filters: Vec<Filter> = filters.into_iter().map(|(filter, qos)| (filter, qos as u8)).collect();
-        self.filters = telemetry::subscribe(&admitted.guest, mem::take(&mut self.filters), &filters)?;
-        self.keep(admitted)?;
+        let held = telemetry::subscribe(&admitted.guest, self.hearing.filters().to_vec(), &filters)?;
+        self.keep(admitted, held)?;
         let code = |(_, qos): &Filter| match qos {
             0 => SubackReturnCode::SuccessMaximumQos0,
             _ => SubackReturnCode::SuccessMaximumQos1,
@@ -353,23 +377,72 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// A connection that has to leave keeps nothing: the session is another's by now.
-    fn keep(&self, admitted: &Admitted) -> Result<(), End> {
-        self.door.sessions.keep(&admitted.guest.client_id(), &self.filters, admitted.seat.leave())
+    fn keep(&mut self, admitted: &Admitted, filters: Vec<Filter>) -> Result<(), End> {
+        self.door.sessions.keep(&admitted.guest.client_id(), &filters, admitted.seat.leave())?;
+        self.hearing.subscribe(filters, &admitted.seat);
+        Ok(())
+    }
+
+    /// Says what the hub has to say, as far as the device keeps up.
+    async fn say(&mut self, admitted: &Admitted) -> Result<(), End> {
+        loop {
+            let (mut acts, seat, desk) = (vec![], &admitted.seat, &self.door.desk);
+            let more = self.hearing.say(seat, desk, &mut self.session, &mut acts).map_err(End::NotKept)?;
+            if !acts.is_empty() {
+                self.perform(acts).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A device asks about its twin, or answers a method. Patches are taken in the order they come; that they are safe
+    /// nobody waits for here.
+    fn ask(&mut self, admitted: &Admitted, request: Request, payload: &Bytes) {
+        let (desk, who) = (&self.door.desk, admitted.seat.who());
+        let (ask, rid) = match request {
+            Request::Answer { status, request } => {
+                if !desk.faults.method_answer(&who.device) && desk.methods.answer(who, request, status, payload) {
+                    desk.metrics.method_answered();
+                }
+                return;
+            }
+            Request::Twin { ask, rid } => (ask, rid),
+        };
+        self.hearing.owe();
+        let (answers, metrics) = (admitted.seat.answers(), Arc::clone(&self.door.metrics));
+        match twin::begin(ask, who, payload, desk) {
+            Begun::Done(answer) => {
+                metrics.twin_request(ask.as_str(), answer.status);
+                answers.give(answer.letter(rid));
+            }
+            Begun::Reporting(reporting) => {
+                tokio::spawn(async move {
+                    let answer = TwinAnswer::of(reporting.done().await);
+                    metrics.twin_request(ask.as_str(), answer.status);
+                    answers.give(answer.letter(rid));
+                });
+            }
+        }
     }
 
     async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
-        let door = Arc::clone(&self.door);
-        let guest = &admitted.guest;
+        let (door, guest) = (Arc::clone(&self.door), &admitted.guest);
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
             return Ok(());
         }
         let packet_id = publish.packet_id;
-        let Said::Event { event, bytes } = said else {
-            let taken = Taken { packet_id, event: None, bytes: 0, luck: Luck::default() };
-            self.underway.take(taken, Duration::ZERO).await;
-            return Ok(());
+        let (event, bytes) = match said {
+            Said::Event { event, bytes } => (event, bytes),
+            Said::Request(request) => {
+                self.ask(admitted, request, &publish.payload);
+                let taken = Taken { packet_id, event: None, bytes: 0, luck: Luck::default() };
+                self.underway.take(taken, Duration::ZERO).await;
+                return Ok(());
+            }
         };
         let now = door.desk.clock.now();
         let Some(luck) = luck(&door.desk.faults.message(&guest.device_id), |length| {
@@ -443,8 +516,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match act {
                 Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
+                Act::Heard(packet_id) => came = Came::Heard(packet_id),
                 Act::Publish(publish) => came = Came::Publish(publish),
-                Act::Heard(_) => {}
                 Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
                 Act::Unsubscribe { packet_id, filters } => came = Came::Unsubscribe(packet_id, filters),
                 Act::Quiet(length) => {

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! listener --> TLS --> session --auth--> Guest --telemetry--> NewEvent --> log --fsync--> PUBACK
+//!                         ^                    └─requests──> twins, methods
+//!                         └── hearing <── mailbox, commands
 //! ```
 
 mod listener; // who gets in at all
@@ -25,6 +27,14 @@ mod seats; // one connection per device or module
 mod mailbox; // what the hub has to say to it
 
 mod sessions; // what outlives a connection
+
+mod requests; // what devices ask about twins and answer to methods
+
+mod twin; // their answers about it
+
+mod filters; // what they are subscribed to
+
+mod hearing; // what they are told
 
 mod telemetry; // topics, properties, sizes
 

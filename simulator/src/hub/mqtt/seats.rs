@@ -172,7 +172,6 @@ impl Seat {
 
     /// A way to put an answer into the own mailbox later, even if the connection is gone by then.
     pub(super) fn answers(&self) -> Answers {
-        self.place.mailbox.owe();
         Answers { place: Arc::clone(&self.place) }
     }
 

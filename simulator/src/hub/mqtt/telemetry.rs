@@ -3,6 +3,7 @@
 use shared::topic;
 
 use super::auth::Guest;
+use super::requests::{Request, request};
 use super::session::Publish;
 use super::sessions::Filter;
 use crate::hub::log::{NewEvent, SystemProperties, moment};
@@ -67,16 +68,15 @@ pub(super) enum Said {
         /// Body and properties, as the service counts.
         bytes: usize,
     },
-    /// Something about twins or methods: nobody asked for it.
-    Unasked,
+    /// Something about twins or methods.
+    Request(Request),
 }
 
 /// Judges a publish of `guest`.
 pub(super) fn said(guest: &Guest, publish: &Publish) -> Result<Said, Violation> {
     let foreign = || Violation::Topic(publish.topic.clone());
     if let Some(rest) = publish.topic.strip_prefix("$iothub/") {
-        let known = ["twin/GET/", "twin/PATCH/properties/reported/", "methods/res/"];
-        return known.iter().any(|known| rest.starts_with(known)).then_some(Said::Unasked).ok_or_else(foreign);
+        return request(rest).map(Said::Request).ok_or_else(foreign);
     }
     let topic = topic::parse_events(&publish.topic).ok_or_else(foreign)?;
     if topic.device != guest.device_id || topic.module != guest.module_id.as_deref() {
@@ -241,7 +241,7 @@ mod tests {
         for topic in ["", "a", "devices/e/messages/events/", "devices/d/modules/m/messages/events/", "$iothub/x"] {
             assert!(matches!(publish(topic, 1, false), Err(Violation::Topic(_))), "{topic}");
         }
-        assert!(matches!(publish("$iothub/twin/GET/?$rid=1", 1, false), Ok(Said::Unasked)));
+        assert!(matches!(publish("$iothub/twin/GET/?$rid=1", 1, false), Ok(Said::Request(Request::Twin { .. }))));
 
         let ask = |filters: &[&str]| filters.iter().map(|filter| ((*filter).to_owned(), 2)).collect::<Vec<_>>();
         let own = ask(&["$iothub/twin/res/#", "devices/d/messages/devicebound/#", "$iothub/methods/POST/#"]);

@@ -36,8 +36,11 @@ pub(in crate::hub) const HOST: &str = "hub.azure-devices.net";
 pub(in crate::hub) const PATIENCE: Duration = Duration::from_secs(20);
 pub(in crate::hub) const FAR: i64 = 32_503_680_000;
 
+mod answers;
+mod commands;
 mod faults;
 mod hostile;
+mod methods;
 mod sessions;
 mod tiers;
 mod websocket;
@@ -146,6 +149,16 @@ impl Stand {
         options
     }
 
+    /// As [`Stand::options`], for a module with keys.
+    fn module(&self, device: &str, module: &str) -> MqttOptions {
+        let known = self.door.desk.registry.now();
+        let known = known.device(device).and_then(|device| device.module(module)).expect("known").auth.keys().remove(0);
+        let token = sas::sign(&format!("{HOST}/devices/{device}/modules/{module}"), &known, FAR, None);
+        let mut options = self.options(&format!("{device}/{module}"), token.clone());
+        options.set_credentials(format!("{HOST}/{device}/{module}/?api-version=2021-04-12"), token);
+        options
+    }
+
     fn good(&self, device: &str) -> (AsyncClient, EventLoop) {
         self.device(device, self.token(device, FAR))
     }
@@ -216,6 +229,36 @@ async fn until(events: &mut EventLoop, wanted: impl Fn(&Packet) -> bool) -> Resu
         }
     };
     timeout(PATIENCE, poll).await.expect("in time")
+}
+
+/// Polls until a publish comes from the hub.
+async fn told(events: &mut EventLoop) -> rumqttc::Publish {
+    let poll = async {
+        loop {
+            if let Event::Incoming(Packet::Publish(publish)) = events.poll().await.expect("connected") {
+                return publish;
+            }
+        }
+    };
+    timeout(PATIENCE, poll).await.expect("in time")
+}
+
+/// Subscribes, and waits until that is granted.
+async fn listen(client: &AsyncClient, events: &mut EventLoop, filters: &[&str], qos: QoS) {
+    for filter in filters {
+        client.subscribe(*filter, qos).await.expect("queued");
+        until(events, |packet| matches!(packet, Packet::SubAck(_))).await.expect("granted");
+    }
+}
+
+/// Returns once it is so.
+async fn soon(what: &str, so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect(what);
 }
 
 async fn connected(events: &mut EventLoop) -> Result<(), ConnectionError> {
