@@ -163,8 +163,11 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
     });
     match judged {
         Ok(grant) => {
+            // Each as its service: SDKs of the one know no other success, nor do those of the other.
+            let status = if grant.realm == Realm::Hub { 200 } else { 202 };
             tokens.grant(grant, now_s);
-            Response { status: 202, description: "Accepted".to_owned(), body: Value::Null }
+            let description = if status == 200 { "OK" } else { "Accepted" };
+            Response { status, description: description.to_owned(), body: Value::Null }
         }
         Err(refusal) => {
             tracing::warn!(audience = %audience, why = %refusal.description, "refused a token");

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, IncomingSession, LinkAcceptor, LinkEndpoint, ListenerConnectionHandle, ListenerSessionHandle,
-    SessionAcceptor, SupportedSenderSettleModes,
+    SessionAcceptor, SupportedReceiverSettleModes, SupportedSenderSettleModes,
 };
-use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, Role, SenderSettleMode};
+use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp_types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp_types::performatives::Attach;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -275,8 +275,12 @@ fn link_acceptor(purpose: Option<&Purpose>) -> Acceptor {
             .supported_sender_settle_modes(SupportedSenderSettleModes::Unsettled)
             .fallback_sender_settle_mode(SenderSettleMode::Unsettled)
             .build(),
-        // Longer commands than the service takes are refused one by one, up to what a connection may have under way.
-        Some(Purpose::Commands) => builder.build(),
+        // Longer commands than the service takes are refused one by one, up to what a connection may have under way. A peer
+        // that would rather settle after the hub has (Microsoft's Python SDK) waits for ever if it is let.
+        Some(Purpose::Commands) => builder
+            .supported_receiver_settle_modes(SupportedReceiverSettleModes::First)
+            .fallback_receiver_settle_mode(ReceiverSettleMode::First)
+            .build(),
         _ => {
             // The acceptor tolerates a peer that would rather have unsettled deliveries; its version is pinned for that.
             let builder = builder
