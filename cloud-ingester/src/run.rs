@@ -108,6 +108,7 @@ pub fn settings(config: &Config) -> Settings {
         limits: config.limits(),
         patience: config.patience(),
         upkeep: config.upkeep(),
+        beside: true,
         ..Settings::default()
     }
 }

@@ -1,7 +1,9 @@
-//! The command line: `run | check | status | outbox (ls, export, resend, drop)`.
+//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop)`.
 
 mod check;
 mod outbox;
+mod provision;
+mod status;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -9,15 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use serde_json::Value as Json;
 use shared::cli::{self, Exit};
 use shared::{shutdown, telemetry, tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
-use crate::outbox::desk::{self, Answer, Request};
-use crate::outbox::lock::Lock;
-use crate::outbox::store::Glimpse;
 use crate::run::RunError;
 
 const PROGRAM: &str = "edge-agent";
@@ -55,6 +53,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the provisioning service which hub is ours, and keep the answer for `run`.
+    Provision {
+        /// One JSON document instead of a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at what waits on disk, send it again, or give it up.
     #[command(subcommand)]
     Outbox(outbox::Command),
@@ -72,7 +76,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Run => run(file),
         Command::Check { sample, json } => check::run(file, sample.as_deref(), json),
-        Command::Status { json } => with_config(file, |config| status(config, json)),
+        Command::Status { json } => with_config(file, |config| status::run(config, json)),
+        Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
     }
 }
@@ -82,9 +87,10 @@ fn run(file: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return cli::fail(PROGRAM, &errors, Exit::Usage),
     };
-    if let Err(fault) = telemetry::init(&config.log) {
-        return refuse(&fault, Exit::Usage);
-    }
+    let switch = match telemetry::init_switched(&config.log) {
+        Ok(switch) => switch,
+        Err(fault) => return refuse(&fault, Exit::Usage),
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return cli::fail(PROGRAM, &error, Exit::Retry),
@@ -93,7 +99,7 @@ fn run(file: Option<&Path>) -> ExitCode {
         let stop = CancellationToken::new();
         shutdown::on_signals(stop.clone())
             .map_err(|error| RunError::Stage(format!("install signal handlers: {error}")))?;
-        Box::pin(crate::run(config, stop)).await
+        Box::pin(crate::run(config, switch, stop)).await
     });
     match ended {
         Ok(()) => Exit::Ok.into(),
@@ -140,98 +146,4 @@ fn refuse(message: &str, exit: Exit) -> ExitCode {
         writeln!(std::io::stderr(), "{PROGRAM}: {message}").ok();
     }
     exit.into()
-}
-
-fn status(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
-    let path = &config.outbox.path;
-    let holder = Lock::holder(path);
-    let live = match &holder {
-        None => None,
-        Some(_) => match desk::ask(path, &Request::Status) {
-            Ok(Answer::Status(status)) => Some(status),
-            _ => None,
-        },
-    };
-    let stored = if live.is_none() && path.exists() {
-        let glimpse = Glimpse::open(path)?;
-        Some((glimpse.books()?, glimpse.oldest_held()?))
-    } else {
-        None
-    };
-    let mut out = std::io::stdout().lock();
-    let running = match (&holder, &live) {
-        (Some(holder), Some(_)) => format!("running: {holder}"),
-        (Some(holder), None) => format!("running, but does not answer: {holder}"),
-        (None, _) => "not running".to_owned(),
-    };
-    if json {
-        let document = match (live, stored) {
-            (Some(status), _) => {
-                let mut status = status;
-                status["running"] = Json::Bool(true);
-                status
-            }
-            (None, Some((books, oldest))) => serde_json::json!({
-                "running": holder.is_some(), "holder": holder, "outbox": books,
-                "oldest_held": oldest.map(|at| at.to_string()),
-            }),
-            (None, None) => serde_json::json!({ "running": holder.is_some(), "holder": holder, "outbox": null }),
-        };
-        writeln!(out, "{document:#}")?;
-        return Ok(Exit::Ok.into());
-    }
-    writeln!(out, "agent     {running}")?;
-    writeln!(out, "outbox    {}", path.display())?;
-    match (live, stored) {
-        (Some(status), _) => print_live(&mut out, &status)?,
-        (None, Some((books, oldest))) => {
-            print_books(&mut out, &serde_json::json!(books))?;
-            if let Some(oldest) = oldest {
-                writeln!(out, "oldest    {oldest}")?;
-            }
-        }
-        (None, None) => writeln!(out, "          there is none yet")?,
-    }
-    Ok(Exit::Ok.into())
-}
-
-fn print_live(out: &mut impl std::io::Write, status: &Json) -> std::io::Result<()> {
-    let text = |pointer: &str| match status.pointer(pointer) {
-        Some(Json::String(text)) => text.clone(),
-        Some(Json::Null) | None => "-".to_owned(),
-        Some(other) => other.to_string(),
-    };
-    writeln!(out, "gateway   {}, epoch {}, high {}", text("/gateway"), text("/epoch"), text("/high"))?;
-    writeln!(out, "started   {}", text("/started"))?;
-    print_books(out, &status["outbox"])?;
-    writeln!(out, "bytes     {} of {}", text("/outbox/bytes"), text("/outbox/bytes_max"))?;
-    if let Some(full) = status.pointer("/outbox/full").and_then(Json::as_str) {
-        writeln!(out, "FULL      {full}")?;
-    }
-    writeln!(
-        out,
-        "presilver {} messages, {} readings, {} refused",
-        text("/presilver/received"),
-        text("/presilver/readings"),
-        text("/presilver/rejected")
-    )?;
-    writeln!(out, "uplink    {}, {} rows in flight", text("/uplink/link"), text("/uplink/rows_in_flight"))?;
-    if let Some(error) = status.pointer("/uplink/last_error").and_then(Json::as_str) {
-        writeln!(out, "          {error}")?;
-    }
-    Ok(())
-}
-
-fn print_books(out: &mut impl std::io::Write, books: &Json) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "books     {} stored = {} acknowledged by the hub + {} given up + {} held; {} duplicates, {} gaps and {} closings wait",
-        books["stored"],
-        books["acked"],
-        books["given_up"],
-        books["held"],
-        books["duplicates"],
-        books["gaps_held"],
-        books["closings_held"]
-    )
 }

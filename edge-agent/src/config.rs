@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes};
 use shared::telemetry;
 
-use crate::{hub, intake, outbox, presilver, uplink};
+use crate::{hub, intake, outbox, presilver, provision, remote, uplink};
 
 /// The embedded default.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -21,6 +21,8 @@ pub const LAYERS: Layers = Layers { default: DEFAULT, env_prefix: "EDGE" };
 pub struct Config {
     /// Which hub, and who we are there.
     pub hub: hub::Config,
+    /// Whom to ask which hub it is.
+    pub provisioning: provision::Config,
     /// The ways in.
     pub intake: intake::Config,
     /// How messages are read and judged.
@@ -29,6 +31,8 @@ pub struct Config {
     pub outbox: outbox::Config,
     /// How they are sent.
     pub uplink: uplink::Config,
+    /// Whether the hub may look after us.
+    pub remote: remote::Config,
     /// Health, metrics, status.
     pub http: Http,
     /// What is logged.
@@ -48,6 +52,7 @@ impl Check for Config {
         mistakes.ensure(self.hub.port != 0, "hub.port", "must not be 0; write 8883");
         let host = self.hub.host.as_deref();
         mistakes.ensure(host != Some(""), "hub.host", "is empty; leave it out to dial the connection string's host");
+        self.provisioning.check(mistakes);
         self.intake.check(mistakes);
         self.presilver.check(mistakes);
         self.outbox.check(mistakes);
@@ -66,8 +71,10 @@ pub struct Runnable(pub Config);
 impl Check for Runnable {
     fn check(&self, mistakes: &mut Mistakes) {
         self.0.check(mistakes);
-        if let Err(error) = self.0.hub.target() {
-            mistakes.add("hub.connection-string", error.to_string());
+        match self.0.hub.source(&self.0.provisioning) {
+            Ok(_) => {}
+            Err(hub::SourceError::Hub(error)) => mistakes.add("hub.connection-string", error.to_string()),
+            Err(hub::SourceError::Provisioning(error)) => mistakes.add(error.path(), error.to_string()),
         }
     }
 }
@@ -107,6 +114,34 @@ mod tests {
         let errors = load(text).expect_err("mistakes");
         let places: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.place.to_string()).collect();
         assert_eq!(places, ["edge.toml:2", "edge.toml:4", "edge.toml:6"], "{errors}");
+    }
+
+    #[test]
+    fn a_hub_may_be_provisioned_instead_and_what_is_missing_for_that_is_named() {
+        let run = |text: &str| shared::config::load_from::<Runnable>(&LAYERS, Some(("edge.toml", text)), &[]);
+        let whole = "[provisioning]\nid-scope = \"0ne1\"\nregistration-id = \"gw-01\"\nkey = \"c2VjcmV0\"\n";
+        let config = run(whole).expect("no connection string is needed").0;
+        let source = config.hub.source(&config.provisioning).expect("an applicant");
+        assert!(matches!(source, hub::Source::Provisioned(_)), "{source:?}");
+        assert_eq!(source.known().gateway.as_str(), "gw-01");
+        for (text, path, part) in [
+            (whole.replace("key", "#key"), "provisioning.key", "is missing"),
+            (whole.replace("c2VjcmV0", "no base64"), "provisioning.key", "not base64"),
+            (whole.replace("id-scope", "#"), "provisioning.id-scope", "is missing"),
+            (whole.replace("0ne1", "a/b"), "provisioning.id-scope", "letters and digits"),
+            (whole.replace("registration", "#"), "provisioning.registration-id", "is missing"),
+            (whole.replace("gw-01", "gw/01"), "provisioning.registration-id", "end in"),
+            (format!("{whole}group-key = \"c2VjcmV0\"\n"), "provisioning.group-key", "both"),
+            (format!("{whole}port = 0\n"), "provisioning.port", "8883"),
+            (format!("{whole}timeout = \"0s\"\n"), "provisioning.timeout", "2m"),
+            (format!("{whole}backoff-min = \"1h\"\n"), "provisioning.backoff-min", "backoff-max"),
+        ] {
+            let errors = run(&text).expect_err(&text);
+            let [mistake] = errors.mistakes() else { panic!("{text}: {errors}") };
+            assert_eq!(mistake.path, path, "{errors}");
+            let said = errors.to_string();
+            assert!(said.contains(part) && !said.contains("c2VjcmV0"), "{said}");
+        }
     }
 
     #[test]

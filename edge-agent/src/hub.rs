@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shared::config::{SecretError, SecretSource};
 use shared::reading::GatewayId;
 use shared::sas;
 
+use crate::provision::{self, Applicant, Assignment};
 use crate::uplink::HubTarget;
 
 /// The hub's name, the dialled host, its port and whom to trust are separate settings, so that the same binary serves
@@ -24,12 +25,81 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
 }
 
+/// How the hub is dialled, whichever it is.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    /// Another host than the hub's name.
+    pub host: Option<String>,
+    /// The port.
+    pub port: u16,
+    /// Certificate authorities to trust.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where the hub comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// The connection string.
+    Fixed(HubTarget),
+    /// The provisioning service, asked now or earlier.
+    Provisioned(Applicant),
+}
+
+/// What is known of the hub, for the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Known {
+    /// Its name; `None` until it is assigned.
+    pub name: Option<String>,
+    /// Our device id there; until it is assigned, the registration id.
+    #[serde(skip)]
+    pub gateway: GatewayId,
+    /// `connection-string` or `provisioning`.
+    pub by: &'static str,
+    /// When it was assigned.
+    pub assigned_at: Option<String>,
+    /// Why it is not assigned yet.
+    pub last_error: Option<String>,
+}
+
+impl Source {
+    /// What is known at start.
+    pub fn known(&self) -> Known {
+        let (name, gateway, by) = match self {
+            Source::Fixed(target) => (Some(target.hub.clone()), target.gateway.clone(), "connection-string"),
+            Source::Provisioned(applicant) => (None, GatewayId::new(&applicant.registration_id), "provisioning"),
+        };
+        Known { name, gateway, by, assigned_at: None, last_error: None }
+    }
+}
+
+impl Known {
+    /// The hub is assigned.
+    pub fn assigned(&mut self, assignment: &Assignment) {
+        self.name = Some(assignment.hub.clone());
+        self.gateway = GatewayId::new(&assignment.device);
+        self.assigned_at = Some(assignment.assigned_at.clone());
+        self.last_error = None;
+    }
+}
+
+/// No hub can be had from the settings. Never holds a key.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Of the connection string.
+    #[error("`hub.connection-string` {0}")]
+    Hub(#[from] HubError),
+    /// Of the provisioning.
+    #[error("`{path}` {0}", path = .0.path())]
+    Provisioning(#[from] provision::ConfigError),
+}
+
 /// The connection string cannot be used. Never holds the key.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// It is not set.
     #[error(
-        "is missing; write {{ file = \"PATH\" }} with the device's connection string in that file, or set EDGE__HUB__CONNECTION_STRING"
+        "is missing; write {{ file = \"PATH\" }} with the device's connection string in that file, or set EDGE__HUB__CONNECTION_STRING; \
+         or let the provisioning service name the hub: [provisioning]"
     )]
     Missing,
     /// It cannot be read.
@@ -41,6 +111,22 @@ pub enum HubError {
 }
 
 impl Config {
+    /// How to dial the hub.
+    pub fn dial(&self) -> Dial {
+        Dial { host: self.host.clone(), port: self.port, ca_file: self.ca_file.clone() }
+    }
+
+    /// The connection string's hub, or, without one, the provisioning service's.
+    ///
+    /// # Errors
+    /// Neither can be had from the settings.
+    pub fn source(&self, provisioning: &provision::Config) -> Result<Source, SourceError> {
+        match &self.connection_string {
+            None if provisioning.is_set() => Ok(Source::Provisioned(provisioning.applicant()?)),
+            _ => Ok(Source::Fixed(self.target()?)),
+        }
+    }
+
     /// Reads the secret and takes it apart.
     ///
     /// # Errors
@@ -58,6 +144,12 @@ impl Config {
             tls: true,
         })
     }
+}
+
+/// IoT Hub's alphabet for device ids; anything else would bend topics and user names.
+pub(crate) fn is_device_id(text: &str) -> bool {
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-:.+%_#*?!(),=@;$'".contains(letter);
+    !text.is_empty() && text.len() <= 128 && text.chars().all(allowed)
 }
 
 struct Parts<'t> {
@@ -85,9 +177,7 @@ impl<'t> Parts<'t> {
         let given =
             |part: Option<&'t str>, missing| part.filter(|text| !text.is_empty()).ok_or(HubError::Malformed(missing));
         let device = given(device, "DeviceId is missing")?;
-        // IoT Hub's alphabet for device ids; anything else would bend the topic and the user name.
-        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-:.+%_#*?!(),=@;$'".contains(letter);
-        if 128 < device.len() || !device.chars().all(allowed) {
+        if !is_device_id(device) {
             return Err(HubError::Malformed("DeviceId has a letter the hub does not allow, or more than 128"));
         }
         Ok(Self { host: given(host, "HostName is missing")?, device, key: given(key, "SharedAccessKey is missing")? })

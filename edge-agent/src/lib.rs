@@ -20,7 +20,11 @@ pub mod outbox; // Reading | Rejected -> Row, on disk until the hub has it
 
 pub mod uplink; // Row -> Envelope -> the hub, done on PUBACK only
 
+pub mod remote; // what the hub desires of us and calls, beside the rows
+
 pub mod hub; // which hub, and who we are there
+
+pub mod provision; // asking the provisioning service which hub that is
 
 pub mod trust; // whom outgoing TLS connections trust
 

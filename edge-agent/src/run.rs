@@ -8,21 +8,22 @@ use shared::clock::Clock;
 use shared::http::{self, Health, ListenError};
 use shared::notify;
 use shared::shutdown::{Failure, Shutdown};
-use shared::telemetry::Registry;
-use tokio::sync::mpsc;
+use shared::telemetry::{LevelSwitch, Registry};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::hub::HubError;
+use crate::hub::{Source, SourceError};
 use crate::intake::broker::BrokerError;
 use crate::intake::listener::ListenerError;
 use crate::outbox::lock::{Lock, LockError};
 use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
 use crate::presilver::gateway::Gateway;
+use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, uplink};
+use crate::{intake, outbox, presilver, provision, remote, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -35,8 +36,8 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// No hub to send to.
-    #[error("`hub.connection-string` {0}")]
-    Hub(#[from] HubError),
+    #[error(transparent)]
+    Hub(#[from] SourceError),
     /// Another agent runs on this outbox.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -82,14 +83,16 @@ impl RunError {
     }
 }
 
-/// Runs the agent until `stop` is cancelled or a stage fails, and drains it.
+/// Runs the agent until `stop` is cancelled or a stage fails, and drains it. `switch` changes what it logs.
 ///
 /// # Errors
 /// What kept it from starting, or the first thing that went wrong.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
-    let target = config.hub.target()?;
-    let gateway = target.gateway.clone();
+    let source = config.hub.source(&config.provisioning)?;
+    // By this name a broker knows us from run to run, whatever a provisioning service calls us.
+    let gateway = source.known().gateway;
+    let known = watch::Sender::new(source.known());
     if let Some(parent) = config.outbox.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|source| LockError::Io { path: parent.to_owned(), source })?;
     }
@@ -100,6 +103,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let presilver_metrics = presilver::Metrics::register(&mut registry);
     let outbox_metrics = outbox::Metrics::register(&mut registry);
     let uplink_metrics = uplink::Metrics::register(&mut registry);
+    let remote_metrics = remote::Metrics::register(&mut registry);
 
     let judge = presilver::Judge::new(&config.presilver);
     let machine = Gateway::new(config.presilver.clock);
@@ -110,12 +114,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         report(&opened);
         outbox
     };
-    tracing::info!(%gateway, epoch = %outbox.epoch(), rules = judge.digest(), hub = target.host, "agent started");
+    tracing::info!(%gateway, epoch = %outbox.epoch(), rules = judge.digest(), hub = known.borrow().name, "agent started");
 
     let health = Health::new();
     let room = health.condition("outbox");
-    let reporter =
-        Reporter::new(&config, &gateway, judge.digest(), &outbox, &presilver_metrics, uplink_metrics.status());
+    let reporter = Reporter::new(
+        &config,
+        known.subscribe(),
+        judge.digest(),
+        &outbox,
+        &presilver_metrics,
+        (uplink_metrics.status(), remote_metrics.status()),
+    );
+    let remote = Remote::new(
+        &config.remote,
+        Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
+        Gateway::new(config.presilver.clock),
+        clock.clone(),
+        (&config.log.level, switch),
+        reporter.of_running(),
+        remote_metrics,
+    );
     let mut all = Shutdown::new(stop.clone(), STORE_GRACE + config.uplink.drain.duration() + LAST_GRACE);
     let (head, tail) = (CancellationToken::new(), CancellationToken::new());
 
@@ -155,11 +174,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         }
     });
     all.spawn("uplink", {
-        let (outbox, clock, settings, head) = (outbox.clone(), clock.clone(), config.uplink.clone(), head.clone());
+        let (outbox, clock, config, head) = (outbox.clone(), clock.clone(), config.clone(), head.clone());
         let tail = tail.clone();
         async move {
             let _told = tail.drop_guard();
-            Ok(uplink::run(settings, target, outbox, clock, head, uplink_metrics).await?)
+            let target = match source {
+                Source::Fixed(target) => target,
+                Source::Provisioned(applicant) => {
+                    let (settings, path) = (&config.provisioning, &config.outbox.path);
+                    let seeking = provision::seek(&applicant, settings, path, &clock, &known, &head);
+                    match Box::pin(seeking).await.map_err(UplinkError::Trust)? {
+                        Some(assignment) => applicant.target(&assignment, &config.hub.dial()),
+                        None => return Ok(()), // stopped before; what is held waits for the next run
+                    }
+                }
+            };
+            Ok(uplink::run(config.uplink, target, outbox, clock, head, uplink_metrics, remote).await?)
         }
     });
     all.spawn("outbox", {

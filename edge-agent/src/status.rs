@@ -10,9 +10,11 @@ use shared::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::hub::Known;
 use crate::outbox::{Books, Outbox};
 use crate::presilver::gateway::is_plausible;
 use crate::presilver::{self, Metrics};
+use crate::remote::{self, StatusOf};
 use crate::uplink;
 
 /// The agent's status.
@@ -20,6 +22,8 @@ use crate::uplink;
 pub(crate) struct Status {
     version: &'static str,
     gateway: GatewayId,
+    /// Which hub, and how it is known.
+    hub: Known,
     epoch: Epoch,
     /// Highest seq given in this run.
     high: Seq,
@@ -33,6 +37,7 @@ pub(crate) struct Status {
     outbox: OutboxStatus,
     presilver: presilver::Counts,
     uplink: uplink::Status,
+    remote: remote::Status,
 }
 
 /// The outbox's part.
@@ -53,32 +58,34 @@ pub(crate) struct Reporter {
 }
 
 struct Inner {
-    gateway: GatewayId,
+    hub: watch::Receiver<Known>,
     rules: String,
     started: Timestamp,
     bytes_max: u64,
     outbox: Outbox,
     presilver: Metrics,
     uplink: watch::Receiver<uplink::Status>,
+    remote: watch::Receiver<remote::Status>,
 }
 
 impl Reporter {
     pub(crate) fn new(
         config: &Config,
-        gateway: &GatewayId,
+        hub: watch::Receiver<Known>,
         rules: &str,
         outbox: &Outbox,
         presilver: &Metrics,
-        uplink: watch::Receiver<uplink::Status>,
+        (uplink, remote): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>),
     ) -> Self {
         let inner = Inner {
-            gateway: gateway.clone(),
+            hub,
             rules: rules.to_owned(),
             started: Clock::Real.now(),
             bytes_max: config.outbox.bytes_max.bytes(),
             outbox: outbox.clone(),
             presilver: presilver.clone(),
             uplink,
+            remote,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -86,9 +93,11 @@ impl Reporter {
     fn status(&self) -> Status {
         let inner = &self.inner;
         let (view, now) = (inner.outbox.view(), Clock::Real.now());
+        let hub = inner.hub.borrow().clone();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            gateway: inner.gateway.clone(),
+            gateway: hub.gateway.clone(),
+            hub,
             epoch: inner.outbox.epoch(),
             high: inner.outbox.high(inner.outbox.epoch()),
             rules: inner.rules.clone(),
@@ -99,6 +108,7 @@ impl Reporter {
             outbox: OutboxStatus { books: view.books, bytes: view.bytes, bytes_max: inner.bytes_max, full: view.full },
             presilver: inner.presilver.counts(),
             uplink: inner.uplink.borrow().clone(),
+            remote: inner.remote.borrow().clone(),
         }
     }
 
@@ -112,5 +122,14 @@ impl Reporter {
     pub(crate) fn json(&self) -> impl Fn() -> std::future::Ready<Json> + Clone + Send + Sync + 'static {
         let reporter = self.clone();
         move || std::future::ready(serde_json::to_value(reporter.status()).expect("a status is plain data"))
+    }
+    /// For the method: as `edge-agent status --json` shows it.
+    pub(crate) fn of_running(&self) -> StatusOf {
+        let reporter = self.clone();
+        Arc::new(move || {
+            let mut status = serde_json::to_value(reporter.status()).expect("a status is plain data");
+            status["running"] = Json::Bool(true);
+            status
+        })
     }
 }

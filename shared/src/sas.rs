@@ -34,6 +34,15 @@ impl Key {
         Self(text.as_bytes().to_vec())
     }
 
+    /// The key that a device of an enrolment group has, this being the group's: HMAC-SHA256 of its registration id.
+    /// Source: Azure IoT Hub Device Provisioning Service, "Symmetric key attestation", group enrolments.
+    #[must_use]
+    pub fn derived(&self, registration_id: &str) -> Self {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(registration_id.as_bytes());
+        Self(mac.finalize().into_bytes().to_vec())
+    }
+
     fn mac(&self, resource: &str, expiry_s: &str) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(resource.as_bytes());
@@ -46,6 +55,11 @@ impl Key {
 /// The resource of a device: `{hub}/devices/{device}`.
 pub fn device_resource(hub: &str, device: &str) -> String {
     format!("{hub}/devices/{device}")
+}
+
+/// The resource of a registration with the provisioning service: `{id scope}/registrations/{registration id}`.
+pub fn registration_resource(id_scope: &str, registration_id: &str) -> String {
+    format!("{id_scope}/registrations/{registration_id}")
 }
 
 /// Signs a token for `resource` (not yet encoded) that holds until `expiry_s`, in Unix seconds.
@@ -148,6 +162,15 @@ mod tests {
 
     fn device_key() -> Key {
         Key::device("c2VjcmV0IGtleSBvZiBhIGRldmljZQ==").expect("base64")
+    }
+
+    #[test]
+    fn the_key_of_a_groups_device_is_the_one_microsofts_tools_compute() {
+        // The pair of Microsoft's own documents: group key, registration id, and what `az iot dps compute-device-key` gives.
+        let group =
+            Key::device("8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==");
+        let made = group.expect("base64").derived("sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6");
+        assert_eq!(STANDARD.encode(&made.0), "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc=");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Logs on stderr, panics in the log, and the metrics registry's type.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use serde::Deserialize;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 pub use prometheus_client::registry::Registry;
 
@@ -42,8 +46,66 @@ impl Config {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), String> {
-        let readable = EnvFilter::try_new(&self.level).map(|_| ());
-        readable.map_err(|error| format!("`{}` cannot be read ({error}); write e.g. \"info\"", self.level))
+        check_level(&self.level)
+    }
+}
+
+/// Whether `level` can be read as a filter.
+///
+/// # Errors
+/// Why not.
+pub fn check_level(level: &str) -> Result<(), String> {
+    let readable = EnvFilter::try_new(level).map(|_| ());
+    readable.map_err(|error| format!("`{level}` cannot be read ({error}); write e.g. \"info\""))
+}
+
+type Turn = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
+/// Changes what a running process logs. Cheap to clone.
+#[derive(Clone)]
+pub struct LevelSwitch {
+    turn: Arc<Turn>,
+}
+
+impl LevelSwitch {
+    /// A switch that does what it is told with a level.
+    pub fn new(turn: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { turn: Arc::new(turn) }
+    }
+
+    /// From now on this is logged.
+    ///
+    /// # Errors
+    /// `level` cannot be read, or nobody listens to this switch any more.
+    pub fn set(&self, level: &str) -> Result<(), String> {
+        (self.turn)(level)
+    }
+
+    fn of<S: 'static>(filter: Handle<EnvFilter, S>) -> Self {
+        Self::new(move |level| {
+            check_level(level)?;
+            filter.reload(EnvFilter::new(level)).map_err(|error| format!("change what is logged: {error}"))?;
+            // Libraries that log through `log` are held to the level of the start otherwise.
+            log::set_max_level(ceiling(LevelFilter::current()));
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Debug for LevelSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LevelSwitch")
+    }
+}
+
+fn ceiling(level: LevelFilter) -> log::LevelFilter {
+    match level.into_level() {
+        None => log::LevelFilter::Off,
+        Some(Level::ERROR) => log::LevelFilter::Error,
+        Some(Level::WARN) => log::LevelFilter::Warn,
+        Some(Level::INFO) => log::LevelFilter::Info,
+        Some(Level::DEBUG) => log::LevelFilter::Debug,
+        Some(Level::TRACE) => log::LevelFilter::Trace,
     }
 }
 
@@ -52,18 +114,36 @@ impl Config {
 /// # Errors
 /// `level` cannot be read as a filter; the text says why.
 pub fn init(config: &Config) -> Result<(), String> {
+    init_switched(config).map(|_| ())
+}
+
+/// As [`init`], for a program whose level can be changed while it runs.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_switched(config: &Config) -> Result<LevelSwitch, String> {
     let filter = EnvFilter::try_new(&config.level).map_err(|error| format!("log level `{}`: {error}", config.level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    // An error says that the process logs already, as in tests that start several programs.
-    let _ = match config.format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().try_init(),
+    // An error of `try_init` says that the process logs already, as in tests that start several programs.
+    let switch = match config.format {
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let switch = LevelSwitch::of(builder.reload_handle());
+            let _ = builder.try_init();
+            switch
+        }
+        Format::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let switch = LevelSwitch::of(builder.reload_handle());
+            let _ = builder.try_init();
+            switch
+        }
     };
     log_panics();
-    Ok(())
+    Ok(switch)
 }
 
 fn log_panics() {

@@ -20,6 +20,10 @@ mod memory; // a backlog of garbage
 
 mod offline; // hub away, broker away, wrong key
 
+mod provisioned; // a gateway that gets its hub from the provisioning service
+
+mod remote; // the twin and direct methods, through the hub's own API
+
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full

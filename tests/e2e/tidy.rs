@@ -27,7 +27,13 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("bincode", &["edge-agent/src/outbox/codec.rs"]),
     (
         "rumqttc",
-        &["edge-agent/src/intake", "edge-agent/src/uplink", "simulator/src/fleet", "simulator/src/hub/mqtt/tests"],
+        &[
+            "edge-agent/src/intake",
+            "edge-agent/src/provision/service.rs",
+            "edge-agent/src/uplink",
+            "simulator/src/fleet",
+            "simulator/src/hub/mqtt/tests",
+        ],
     ),
     ("deltalake", &["cloud-ingester/src/lake", "simulator/src/verify"]),
     (
@@ -68,7 +74,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 69] = [
+const PURE: [&str; 76] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -79,10 +85,17 @@ const PURE: [&str; 69] = [
     "shared/src/time.rs",
     "shared/src/topic.rs",
     "edge-agent/src/intake/listener/session.rs",
+    "edge-agent/src/provision/exchange.rs",
     "edge-agent/src/presilver/judge.rs",
     "edge-agent/src/presilver/mapping.rs",
     "edge-agent/src/outbox/codec.rs",
     "edge-agent/src/outbox/memory.rs",
+    "edge-agent/src/remote/document.rs",
+    "edge-agent/src/remote/ear.rs",
+    "edge-agent/src/remote/level.rs",
+    "edge-agent/src/remote/method.rs",
+    "edge-agent/src/remote/topic.rs",
+    "edge-agent/src/remote/twin.rs",
     "edge-agent/src/uplink/batch.rs",
     "edge-agent/src/uplink/link.rs",
     "edge-agent/src/uplink/window.rs",

@@ -78,6 +78,7 @@ pub fn sim(layout: &Layout) -> Table {
     set(&mut table, "hub.registry", text(layout.hub_registry().display()));
     set(&mut table, "hub.devices", Value::Array(vec![text(GATEWAY)]));
     set(&mut table, "hub.mqtt-listen", text(ports.hub_mqtt));
+    set(&mut table, "dps.data-dir", text(layout.dir().join("dps").display()));
     set(&mut table, "hub.amqp-listen", text(ports.hub_amqp));
     set(&mut table, "hub.http.listen", text(ports.hub_http));
     table

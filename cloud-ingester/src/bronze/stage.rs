@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::cutter::{Cut, Cutter, Limits, Pushed};
 use super::rows;
-use crate::lake::{Kind, Lake, LakeError, Table, TableCommit, Txn};
+use crate::lake::{Kind, Lake, LakeError, Steps, Table, TableCommit, Txn};
 use crate::source::flow::Receiver;
 use crate::source::{Arrival, Event, Stream};
 
@@ -176,12 +176,15 @@ impl Stage {
             // What waits long is written anew: files that nobody names go some day.
             let ready = match written.take().filter(|(_, at)| now.since(*at) < WRITTEN_MAX) {
                 Some(ready) => Ok(ready),
-                None => self.lake.written(table_commit(&cut, now)).await.map(|commit| (commit, now)),
+                None => {
+                    let writing = self.lake.written(table_commit(&cut, now));
+                    Steps::default().of(writing, || self.pulse.beat()).await.map(|commit| (commit, now))
+                }
             };
             let done = match ready {
                 Ok(ready) => {
                     let commit = written.insert(ready).0.clone();
-                    self.lake.commit(commit, None).await
+                    Steps::default().of(self.lake.commit(commit, None), || self.pulse.beat()).await
                 }
                 Err(error) => Err(error),
             };
@@ -238,9 +241,13 @@ impl Stage {
     }
 
     /// Storage that fails is waited for: the hub keeps what is not read yet.
-    async fn patiently<T, F: Future<Output = Result<T, LakeError>>>(&self, act: &str, attempt: impl Fn() -> F) -> T {
+    async fn patiently<T, F: Future<Output = Result<T, LakeError>> + Send>(
+        &self,
+        act: &str,
+        attempt: impl Fn() -> F,
+    ) -> T {
         loop {
-            match attempt().await {
+            match Steps::default().of(attempt(), || self.pulse.beat()).await {
                 Ok(done) => return done,
                 Err(error) => {
                     self.metrics.failed.inc();

@@ -8,6 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
+use futures::TryStreamExt as _;
 
 use super::inputs::{File, Inputs, Refused};
 use super::keys::{KeyReader, Keys};
@@ -98,7 +99,8 @@ impl Affected {
         let mut asked = columns.to_vec();
         asked.push("event_time".to_owned());
         for file in files {
-            for batch in inputs.read(file.source, &file.add, &asked).await? {
+            let mut rows = inputs.stream(file.source, &file.add, &asked).await?;
+            while let Some(batch) = rows.try_next().await? {
                 let times = times(&batch, "event_time");
                 let mut reader = KeyReader::new(&batch, columns);
                 for at in 0..batch.num_rows() {
@@ -240,29 +242,28 @@ impl Affected {
     }
 
     /// The rows of a batch that lie in the windows which begin in `range`, with their windows; a row that lies in several
-    /// is there several times. `part`: which of how many parts of all keys.
+    /// is there several times.
     #[must_use]
     pub fn within(
         &self,
         keys: &[String],
         batch: &RecordBatch,
         range: std::ops::RangeInclusive<i64>,
-        part: (u64, u64),
     ) -> Option<RecordBatch> {
         match &self.which {
-            Which::Starts(grid) if grid.is_plain() && part.1 == 1 => {
+            Which::Starts(grid) if grid.is_plain() => {
                 let holds = |_: &mut KeyReader, _: usize, start: i64| {
                     self.spans.binary_search_by_key(&start, |(start, _)| *start).is_ok()
                 };
                 plain(*grid, keys, batch, range, holds)
             }
-            Which::Pairs(grid, pairs) if grid.is_plain() && part.1 == 1 => {
+            Which::Pairs(grid, pairs) if grid.is_plain() => {
                 let holds = |reader: &mut KeyReader, at: usize, start: i64| {
                     self.keys.find(reader.at(at)).is_some_and(|key| pairs.contains(&(key, start)))
                 };
                 plain(*grid, keys, batch, range, holds)
             }
-            which => self.spread(which, keys, batch, &range, part),
+            which => self.spread(which, keys, batch, &range),
         }
     }
 
@@ -272,7 +273,6 @@ impl Affected {
         keys: &[String],
         batch: &RecordBatch,
         range: &std::ops::RangeInclusive<i64>,
-        (part, parts): (u64, u64),
     ) -> Option<RecordBatch> {
         let times = times(batch, "event_time");
         let mut reader = KeyReader::new(batch, keys);
@@ -282,11 +282,7 @@ impl Affected {
         let mut last: Option<(i64, i64)> = None;
         for (at, row) in (0..batch.num_rows()).zip(0_u32..) {
             let time = times.value(at);
-            let key = reader.at(at);
-            if 1 < parts && hash(key) % parts != part {
-                continue;
-            }
-            let number = self.keys.find(key);
+            let number = self.keys.find(reader.at(at));
             match which {
                 Which::Starts(grid) | Which::Pairs(grid, _) => {
                     if !(grid.overlap() == 1 && last.is_some_and(|(start, end)| start <= time && time < end)) {
@@ -343,7 +339,8 @@ impl Found {
         }
         let mut held: Vec<Span> = vec![];
         let mut last: Option<Span> = None;
-        for batch in inputs.read_of(file.source, &file.add, &asked, Refused::Ever).await? {
+        let mut rows = inputs.stream_of(file.source, &file.add, &asked, Refused::Ever).await?;
+        while let Some(batch) = rows.try_next().await? {
             let times = times(&batch, "event_time");
             let mut reader = (!keys.is_empty()).then(|| KeyReader::new(&batch, keys));
             for at in 0..batch.num_rows() {
@@ -375,6 +372,21 @@ impl Found {
         }
         Ok(())
     }
+}
+
+/// The rows of a batch by parts of all keys: rows of one key are in one part, whichever batch they come in.
+pub(super) fn split(keys: &[String], batch: &RecordBatch, parts: usize) -> Vec<Option<RecordBatch>> {
+    let mut reader = KeyReader::new(batch, keys);
+    let mut rows = vec![vec![]; parts];
+    for (at, row) in (0..batch.num_rows()).zip(0_u32..) {
+        let part = hash(reader.at(at)) % parts as u64;
+        rows[usize::try_from(part).unwrap_or(0)].push(row);
+    }
+    let part = |rows: Vec<u32>| {
+        let some = !rows.is_empty();
+        some.then(|| take_record_batch(batch, &UInt32Array::from(rows)).expect("rows of this batch"))
+    };
+    rows.into_iter().map(part).collect()
 }
 
 fn hash(key: &[u8]) -> u64 {

@@ -7,6 +7,9 @@ use arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatc
 use arrow::compute::{filter_record_batch, is_null, take};
 use arrow::datatypes::{Schema, SchemaRef};
 
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+
 use super::model::{Model, Source};
 use super::planned::{CATALOGUE, readings};
 use crate::lake::{Add, Extent, Lake, LakeError, Table, View};
@@ -96,20 +99,33 @@ impl Inputs {
         add: &Add,
         columns: &[N],
     ) -> Result<Vec<RecordBatch>, LakeError> {
-        self.read_of(source, add, columns, Refused::Standing).await
+        self.stream(source, add, columns).await?.try_collect().await
+    }
+
+    /// The same, as they are read.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub async fn stream<N: AsRef<str>>(
+        &self,
+        source: Source,
+        add: &Add,
+        columns: &[N],
+    ) -> Result<BoxStream<'_, Result<RecordBatch, LakeError>>, LakeError> {
+        self.stream_of(source, add, columns, Refused::Standing).await
     }
 
     /// The same, of these rows.
     ///
     /// # Errors
     /// When the file can't be read.
-    pub async fn read_of<N: AsRef<str>>(
+    pub async fn stream_of<N: AsRef<str>>(
         &self,
         source: Source,
         add: &Add,
         columns: &[N],
         refused: Refused,
-    ) -> Result<Vec<RecordBatch>, LakeError> {
+    ) -> Result<BoxStream<'_, Result<RecordBatch, LakeError>>, LakeError> {
         let known = relation();
         let wanted: Vec<_> = columns
             .iter()
@@ -133,8 +149,8 @@ impl Inputs {
         if source == Source::Rejected {
             physical.push("replayed_at");
         }
-        let mut shaped = vec![];
-        for batch in view.read(add, &physical).await? {
+        let rows = view.stream(add, &physical).await?;
+        let shaped = rows.map_ok(move |batch| {
             let batch = match (source, refused) {
                 (Source::Readings, _) | (Source::Rejected, Refused::Ever) => batch,
                 (Source::Rejected, Refused::Standing) => {
@@ -142,9 +158,9 @@ impl Inputs {
                     filter_record_batch(&batch, &left).expect("a mask is as long as its batch")
                 }
             };
-            shaped.push(self.shape(source, &batch, &wanted, joined));
-        }
-        Ok(shaped)
+            self.shape(source, &batch, &wanted, joined)
+        });
+        Ok(shaped.boxed())
     }
 
     fn shape(&self, source: Source, batch: &RecordBatch, wanted: &SchemaRef, joined: bool) -> RecordBatch {

@@ -24,6 +24,8 @@ pub mod pruned; // and which files can hold them
 
 pub mod rewrite; // replacing rows in one commit
 
+mod spill; // more rows than memory holds
+
 pub mod windowed; // mode `window`
 
 pub mod latest; // mode `latest`

@@ -52,6 +52,14 @@ pub enum Refresh {
     Final,
 }
 
+impl Refresh {
+    /// Whether its turn comes by the clock.
+    #[must_use]
+    pub const fn is_scheduled(self) -> bool {
+        matches!(self, Self::Every { .. })
+    }
+}
+
 /// What the rows of the relation are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {

@@ -11,6 +11,7 @@ use arrow::array::{ArrayRef, AsArray as _, BooleanArray, Date32Array, RecordBatc
 use arrow::compute::{cast, filter_record_batch, not};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
+use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
@@ -149,8 +150,22 @@ pub async fn select(
         if at % 2 == 0 { left.push(batch) } else { right.push(batch) }
     }
     let table = datafusion::datasource::MemTable::try_new(schema, vec![left, right]).map_err(failed)?;
+    run(session, sql, relation, Arc::new(table)).await
+}
+
+/// The same over rows that lie elsewhere.
+///
+/// # Errors
+/// As [`select`].
+pub(super) async fn run(
+    session: &SessionContext,
+    sql: &str,
+    relation: &str,
+    rows: Arc<dyn TableProvider>,
+) -> Result<Vec<RecordBatch>, LakeError> {
+    let failed = |source: DataFusionError| LakeError::Query { act: "compute a gold table", source: Box::new(source) };
     session.deregister_table(relation).map_err(failed)?;
-    session.register_table(relation, std::sync::Arc::new(table)).map_err(failed)?;
+    session.register_table(relation, rows).map_err(failed)?;
     let collected = match session.sql(sql).await {
         Ok(frame) => frame.collect().await,
         Err(error) => Err(error),

@@ -1,18 +1,24 @@
 //! Models of mode `window`: each window that a new row falls into is computed again from all its rows, whether it is
 //! final or not. Late rows need nothing of their own.
 
+use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
+use futures::TryStreamExt as _;
 
 use super::affected::{Affected, Final};
 use super::inputs::{File, Inputs};
 use super::model::{Model, Windows};
 use super::pruned::Wanted;
 use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
+use super::spill::Spill;
 use super::window::cut;
 use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes};
 
-/// Rows whose windows are computed together.
-const ROWS_MAX: u64 = 2_000_000;
+/// Rows whose windows are computed together in memory, by default: some 150 MB.
+pub const ROWS_MAX: u64 = 1_000_000;
+
+/// Parts of one slice: each is a file that is open while the slice is read.
+const PARTS_MAX: usize = 64;
 
 /// Which rows a hop starts from.
 #[derive(Debug, Clone)]
@@ -23,10 +29,12 @@ pub enum Scope {
     All,
 }
 
-/// Computes the affected windows of `model` and says how its table changes.
+/// Computes the affected windows of `model` and says how its table changes. More than `rows_max` rows of one window are
+/// put aside, by their keys.
 ///
 /// # Errors
 /// When a file can't be read or written, or the SELECT fails.
+#[expect(clippy::too_many_arguments, reason = "a hop's parts, each of its own kind")]
 pub async fn recompute(
     lake: &Lake,
     session: &SessionContext,
@@ -35,6 +43,7 @@ pub async fn recompute(
     inputs: &Inputs,
     scope: &Scope,
     bounds: Final,
+    rows_max: u64,
 ) -> Result<Rewrite, LakeError> {
     let keys = &model.draft.keys;
     let target = lake.view(model.target).await?;
@@ -72,37 +81,58 @@ pub async fn recompute(
         Windows::Grid(grid) => grid.overlap(),
         Windows::Session { .. } => 1,
     };
-    let rows_max = (ROWS_MAX / overlap).max(1);
+    let rows_max = (rows_max / overlap).max(1);
     for slice in cut(affected.spans(), &extents, rows_max) {
         let spans = &affected.spans()[slice.windows.clone()];
         let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
             continue;
         };
-        // A window with more rows than that is computed in parts, some keys at a time.
-        let parts = slice.rows.div_ceil(rows_max).max(1);
-        for part in 0..parts {
-            let mut windowed = vec![];
-            for &file in &slice.files {
-                let File { source, add, .. } = &files[file];
-                for batch in inputs.read(*source, add, &model.columns).await? {
-                    windowed.extend(affected.within(keys, &batch, first..=last, (part, parts)));
+        // A window with more rows than that is computed in parts, some keys at a time; its files are read once.
+        let mut parts = match usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX) {
+            0 | 1 => Parts::InMemory(vec![]),
+            parts => Parts::OnDisk(Spill::new(session, parts.min(PARTS_MAX))?),
+        };
+        for &file in &slice.files {
+            let File { source, add, .. } = &files[file];
+            let mut batches = inputs.stream(*source, add, &model.columns).await?;
+            while let Some(batch) = batches.try_next().await? {
+                let Some(batch) = affected.within(keys, &batch, first..=last) else { continue };
+                match &mut parts {
+                    Parts::InMemory(held) => held.push(batch),
+                    Parts::OnDisk(spill) => spill.add(keys, &batch).await?,
                 }
             }
-            rows += write_selected(session, model, windows, windowed, &mut writer).await?;
+        }
+        match parts {
+            Parts::InMemory(held) => {
+                let selected = select(session, &model.draft.sql, "windowed", held).await?;
+                rows += write(model, windows, selected, &mut writer).await?;
+            }
+            Parts::OnDisk(spill) => {
+                for part in spill.finish().await? {
+                    let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
+                    rows += write(model, windows, selected, &mut writer).await?;
+                }
+            }
         }
     }
     Ok(Rewrite { adds: writer.finish().await?, removes, rows })
 }
 
-async fn write_selected(
-    session: &SessionContext,
+/// The rows of one slice until they are computed.
+enum Parts {
+    InMemory(Vec<RecordBatch>),
+    OnDisk(Spill),
+}
+
+async fn write(
     model: &Model,
     windows: Windows,
-    windowed: Vec<arrow::array::RecordBatch>,
+    selected: Vec<RecordBatch>,
     writer: &mut FileWriter,
 ) -> Result<u64, LakeError> {
     let mut rows = 0;
-    for batch in select(session, &model.draft.sql, "windowed", windowed).await? {
+    for batch in selected {
         rows += batch.num_rows() as u64;
         writer.write(as_table(model.target, &batch, Some(windows))?).await?;
     }

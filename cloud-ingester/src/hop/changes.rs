@@ -1,9 +1,14 @@
 //! What a range of source versions added.
 
+use futures::StreamExt as _;
+
 use crate::lake::{Change, LakeError, Table, View};
 
 use super::error::HopError;
 use super::plan::{Plan, Range, Stand, Step, Take, Why, stand};
+
+/// Entries of the log that are asked for at once.
+const ENTRIES_AHEAD: usize = 16;
 
 /// How a commit of silver.quarantine counts that marks refusals as replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +60,11 @@ pub(super) async fn news(
     };
     let mut range = Range::new(from, bytes_max);
     let mut changes = vec![];
-    for version in from..=source.version() {
-        let change = match source.change(version).await {
+    // One after the other they would take an object store's whole patience where a model has not run for an hour.
+    let read = |version| async move { (version, source.change(version).await) };
+    let mut entries = futures::stream::iter(from..=source.version()).map(read).buffered(ENTRIES_AHEAD);
+    while let Some((version, change)) = entries.next().await {
+        let change = match change {
             Ok(change) => change,
             Err(LakeError::Gone { .. }) => return Ok(News::Refresh(Why::LogGone)),
             Err(error) => return Err(error.into()),

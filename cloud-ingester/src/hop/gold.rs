@@ -1,7 +1,9 @@
 //! The gold hops.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use datafusion::prelude::SessionContext;
 use serde_json::{Value, json};
 
 use super::changes::{Marks, News, news};
@@ -13,7 +15,7 @@ use crate::gold::watermark::Watermarks;
 use crate::gold::{
     Final, Inputs, Mode, Model, Refresh, Rewrite, Scope, Windows, health, inputs, latest, plain, windowed,
 };
-use crate::lake::{Add, Kind, LakeError, Removes, Table, TableCommit, Txn, View};
+use crate::lake::{Add, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View};
 use crate::silver::EpochKey;
 
 /// What a gold hop did.
@@ -68,9 +70,71 @@ fn final_app(target: Table) -> String {
 /// Names how health is computed, as the digest of a SELECT names a model.
 const HEALTH_RULES: &str = "gateway-health-1";
 
+/// What it takes to make a model's next commit, without the lease that it takes to commit it.
+#[derive(Clone)]
+pub(super) struct Maker {
+    pub(super) lake: Arc<Lake>,
+    pub(super) session: SessionContext,
+    pub(super) chunk_bytes: u64,
+    pub(super) window_rows: u64,
+    /// The lake's watermark.
+    pub(super) watermark: Option<i64>,
+    /// The watermark up to which the model's windows were looked at.
+    pub(super) seen: Option<i64>,
+}
+
+/// What a model's hop came to.
+pub(super) struct Made {
+    /// The watermark up to which windows were looked at, where some wait for theirs.
+    pub(super) seen: Option<i64>,
+    /// To be committed; none where nothing is new.
+    pub(super) commit: Option<ToCommit>,
+}
+
+/// Files that were written, and what their commit says.
+pub(super) struct ToCommit {
+    /// The target as the plan found it.
+    planned: View,
+    rewrite: Rewrite,
+    sources: Vec<Source>,
+    extra: Vec<Txn>,
+    scope: Scope,
+}
+
 impl Hops {
     /// Brings one model's table up to what its sources hold; `None` if it is.
     pub(super) async fn model(&mut self, model: &Model, asked: Option<Why>) -> Result<Option<GoldReport>, HopError> {
+        // Whatever is being made of it beside would be about an older state.
+        self.beside.forget(model.target);
+        let made = self.maker(model, self.session.clone()).make(model, asked).await?;
+        self.land(model, made).await
+    }
+
+    /// What it takes to make a model's next commit, with this session.
+    pub(super) fn maker(&self, model: &Model, session: SessionContext) -> Maker {
+        Maker {
+            lake: Arc::clone(&self.lake),
+            session,
+            chunk_bytes: self.settings.chunk_bytes,
+            window_rows: self.settings.window_rows,
+            watermark: self.watermark(),
+            seen: self.seen(model.target),
+        }
+    }
+
+    /// Commits what was made of a model.
+    pub(super) async fn land(&mut self, model: &Model, made: Made) -> Result<Option<GoldReport>, HopError> {
+        if made.seen.is_some() {
+            self.turn(model.target).seen = made.seen;
+        }
+        let Some(ToCommit { planned, rewrite, sources, extra, scope }) = made.commit else { return Ok(None) };
+        self.commit_gold(&planned, rewrite, sources, extra, &scope).await.map(Some)
+    }
+}
+
+impl Maker {
+    /// Computes and writes what brings the model's table up to what its sources hold; commits nothing.
+    pub(super) async fn make(&self, model: &Model, asked: Option<Why>) -> Result<Made, HopError> {
         let target = self.lake.view(model.target).await?;
         let mut sources = vec![];
         let mut views = vec![];
@@ -124,7 +188,7 @@ impl Hops {
         }
         let bounds = self.bounds(model, &target).await?;
         if refresh.is_none() && !moved && !self.crossed(model, bounds) {
-            return Ok(None);
+            return Ok(Made { seen: None, commit: None });
         }
         let scope = match refresh {
             Some(why) => {
@@ -143,23 +207,23 @@ impl Hops {
         let inputs = Inputs::new(&self.lake, model, views).await?;
         let (lake, session) = (&self.lake, &self.session);
         let rewrite = match model.draft.mode {
-            Mode::Window(windows) => windowed::recompute(lake, session, model, windows, &inputs, &scope, bounds).await,
+            Mode::Window(windows) => {
+                let rows_max = self.window_rows;
+                windowed::recompute(lake, session, model, windows, &inputs, &scope, bounds, rows_max).await
+            }
             Mode::Latest => latest::recompute(lake, session, model, &inputs, &scope).await,
             Mode::Append => plain::append(lake, session, model, &inputs, &scope).await,
             Mode::Full => plain::full(lake, session, model, &inputs).await,
         };
         let rewrite = match rewrite {
             Err(LakeError::FileGone { .. }) if matches!(scope, Scope::New(_)) => {
-                return Box::pin(self.model(model, Some(Why::FileGone))).await;
+                return Box::pin(self.make(model, Some(Why::FileGone))).await;
             }
             rewrite => rewrite?,
         };
-        if bounds.upto.is_some() {
-            self.turn(model.target).seen = bounds.upto;
-        }
         // Nothing new and no window to fill: the watermark alone is not worth a commit.
         if refresh.is_none() && !moved && rewrite.is_nothing() {
-            return Ok(None);
+            return Ok(Made { seen: bounds.upto, commit: None });
         }
         let mut extra = vec![];
         if let Some(upto) = bounds.upto {
@@ -169,14 +233,15 @@ impl Hops {
                 extra.push(Txn { app, expected, version: upto });
             }
         }
-        self.commit_gold(&target, rewrite, sources, extra, &scope).await.map(Some)
+        let commit = ToCommit { planned: target, rewrite, sources, extra, scope };
+        Ok(Made { seen: bounds.upto, commit: Some(commit) })
     }
 
     /// About how many bytes of a source one commit reads: what runs now and then has most of a window to compute anyway.
     fn bytes_max(&self, model: &Model) -> u64 {
         match (model.draft.mode, model.draft.refresh) {
             (Mode::Window(_), Refresh::Every { .. }) | (Mode::Full, _) => u64::MAX,
-            _ => self.settings.chunk_bytes,
+            _ => self.chunk_bytes,
         }
     }
 
@@ -185,7 +250,7 @@ impl Hops {
         if model.draft.refresh != Refresh::Final {
             return Ok(Final::default());
         }
-        let upto = self.watermark().unwrap_or(i64::MIN);
+        let upto = self.watermark.unwrap_or(i64::MIN);
         let after = target.txn(&final_app(model.target)).await?.unwrap_or(i64::MIN);
         Ok(Final { upto: Some(upto.max(after)), after: Some(after) })
     }
@@ -197,10 +262,12 @@ impl Hops {
         else {
             return false;
         };
-        let seen = self.seen(model.target).unwrap_or(i64::MIN).max(after);
+        let seen = self.seen.unwrap_or(i64::MIN).max(after);
         seen < grid.boundary(upto)
     }
+}
 
+impl Hops {
     /// Brings gold.watermarks up to silver.readings and the clock; `None` if nothing came.
     pub(super) async fn watermarks(
         &mut self,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
+use super::seen::At;
 use super::silver::{NewRange, highs, refresh_app, rules_path, stands};
 use crate::lake::{LakeError, Table, View};
 use crate::silver::{Rules, Totals, rebuild, rebuild_messages};
@@ -63,7 +64,8 @@ impl Hops {
         }
         let [quarantine, gaps, _] = before;
         self.memory = Some(self.remember(&rules, Some((&quarantine, &gaps))).await?);
-        let range = NewRange { from: plan.from, to: plan.to, changes, rules, quarantine, stood };
+        let at = targets.each_ref().map(At::of);
+        let range = NewRange { from: plan.from, to: plan.to, changes, rules, quarantine, stood, at };
         self.range(&bronze, range).await?;
         // What was counted so far left the side tables' own rows out: ask the tables.
         self.memory = None;
@@ -78,7 +80,10 @@ impl Hops {
             Some((quarantine, gaps)) => (quarantine.clone(), gaps.clone()),
             None => (self.lake.view(Table::SilverQuarantine).await?, self.lake.view(Table::SilverGaps).await?),
         };
-        let mut seen = rebuild(&readings, &quarantine, &gaps).await?;
+        let mut seen = match self.recall_seen([&quarantine, &gaps, &readings]).await? {
+            Some(seen) => seen,
+            None => rebuild(&readings, &quarantine, &gaps).await?,
+        };
         if !rules.unique.devices.is_empty() {
             let bronze = self.lake.view(Table::BronzeMessages).await?;
             let done = readings.txn(&Table::SilverReadings.app_id(&bronze.id())).await?.filter(|done| 0 <= *done);

@@ -20,6 +20,10 @@ mod silver; // the silver hop
 
 mod replays; // which refusals a range takes up again, and marking them
 
+mod seen; // what was seen, kept beside the tables
+
+mod beside; // a model computed beside the other hops
+
 mod half_done; // what an earlier one left, and what was seen before
 
 pub mod replay; // refusals sent through bronze again

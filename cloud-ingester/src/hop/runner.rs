@@ -10,6 +10,7 @@ use shared::rules::{Rule, TimeWindow};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::{Beside, Finished};
 use super::catalogue::{Following, Source};
 use super::error::HopError;
 use super::gold::{GoldReport, HEALTH_SOURCES};
@@ -17,9 +18,9 @@ use super::plan::Why;
 use super::silver::{SilverReport, TARGETS};
 use crate::gold::models::embedded;
 use crate::gold::watermark::{Patience, Watermarks};
-use crate::gold::{Mode, Model, Refresh, Windows};
-use crate::lake::session::{Limits, session};
-use crate::lake::{Lake, LakeError, Layer, Lease, Table};
+use crate::gold::{Mode, Model, Refresh, Windows, windowed};
+use crate::lake::session::{Limits, watched};
+use crate::lake::{Lake, LakeError, Layer, Lease, Steps, Table};
 use crate::silver::{Mapping, Rules, Seen, Totals, Unique};
 use crate::upkeep::{self, Done, Upkeep};
 
@@ -43,6 +44,12 @@ pub struct Settings {
     /// While silver has news, a model rests this many times as long as its last hop took: its windows are computed anew
     /// with each hop, so fewer hops cost less, and silver and whatever else runs here get on. 0: it never rests.
     pub rest: u32,
+    /// Rows of a window model that are computed together in memory.
+    pub window_rows: u64,
+    /// Whether models that run by a schedule are computed beside the other hops, not within a round.
+    pub beside: bool,
+    /// What was seen is kept beside the tables this often.
+    pub note_every: Duration,
     /// Users' models.
     pub own: Vec<Model>,
     /// When windows are final.
@@ -64,6 +71,9 @@ impl Default for Settings {
             chunk_bytes: 32 << 20,
             limits: Limits { memory_bytes: 512 << 20 },
             rest: 2,
+            window_rows: windowed::ROWS_MAX,
+            beside: false,
+            note_every: Duration::from_secs(60),
             own: vec![],
             patience: Patience::default(),
             clock: Clock::Real,
@@ -99,6 +109,13 @@ pub(super) struct Turn {
     ailing: Option<Instant>,
 }
 
+impl Turn {
+    /// It is due in the next round.
+    pub(super) fn due_now(&mut self) {
+        (self.resting, self.due) = (None, None);
+    }
+}
+
 /// A user's model that failed is tried again after so long.
 const AILING: Duration = Duration::from_secs(60);
 
@@ -118,6 +135,10 @@ pub struct Hops {
     pub(super) settings: Settings,
     pub(super) rules: Arc<Rules>,
     pub(super) session: SessionContext,
+    steps: Steps,
+    pub(super) beside: Beside,
+    /// When what was seen was kept last.
+    pub(super) noted: Option<Instant>,
     pub(super) memory: Option<Memory>,
     upkeep: Upkeep,
     pub(super) devices: Following,
@@ -157,8 +178,24 @@ impl Hops {
     /// # Errors
     /// When the lake refuses, or a half done commit cannot be finished.
     pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
+        Self::take_over_with(lake, lease, settings, Steps::default()).await
+    }
+
+    /// The same; what the memory of SQL does counts among `steps`.
+    ///
+    /// # Errors
+    /// As [`Hops::take_over`].
+    pub async fn take_over_with(
+        lake: Arc<Lake>,
+        lease: Lease,
+        settings: Settings,
+        steps: Steps,
+    ) -> Result<Self, HopError> {
         let mut hops = Self {
-            session: session(settings.limits)?,
+            session: watched(settings.limits, &steps)?,
+            steps,
+            beside: Beside::default(),
+            noted: None,
             rules: Arc::new(settings.rules_of_now()),
             devices: Following::new(settings.catalogue.clone()),
             models: embedded().await?,
@@ -253,9 +290,22 @@ impl Hops {
         self.follow_catalogue().await?;
         let mut report = Report { silver: self.silver().await?, ..Report::default() };
         report.gold.extend(self.watermarks(None, turns == Turns::All).await?);
-        for model in self.models.clone() {
+        let models = self.models.clone();
+        if let Some(Finished { model, begun, done }) = self.finish_beside(&models).await {
+            let done = done.map(|done| report.gold.extend(done));
+            self.went(&model, begun, done, &mut report)?;
+        }
+        for model in models {
             let begun = Instant::now();
+            let beside = turns == Turns::Due && self.settings.beside && model.draft.refresh.is_scheduled();
+            if beside && self.beside.is_busy() {
+                continue;
+            }
             if turns == Turns::Due && !self.is_due(&model, begun, report.silver.is_some()) {
+                continue;
+            }
+            if beside {
+                self.begin_beside(&model, begun)?;
                 continue;
             }
             let done = self.level(&model, &mut report).await;
@@ -355,6 +405,12 @@ impl Hops {
     /// What the lake says.
     pub async fn maintain(&mut self, tables: &[Table]) -> Result<Vec<Done>, HopError> {
         Ok(self.upkeep.all(&self.lake, &self.lease, tables).await?)
+    }
+
+    /// The count of what goes on inside a round.
+    #[must_use]
+    pub fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// The lake they work on.

@@ -11,6 +11,7 @@ use super::changes::{Marks, News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
+use super::seen::At;
 use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View, sorted};
 use crate::silver::events::{BRONZE_COLUMNS, REPLAY_HUB};
 use crate::silver::replays::Replays;
@@ -105,6 +106,8 @@ pub(super) struct NewRange {
     pub(super) quarantine: View,
     /// Where each of [`TARGETS`] stood when the range was chosen: whoever moved one since makes its commit fail.
     pub(super) stood: [Option<i64>; 3],
+    /// And at which version it was then.
+    pub(super) at: [At; 3],
 }
 
 /// The progress of each of [`TARGETS`].
@@ -128,7 +131,8 @@ impl Hops {
             News::Refresh(why) => self.refresh_silver(why).await.map(Some),
             News::Some { from, to, changes } => {
                 let rules = Arc::clone(&self.rules);
-                let range = NewRange { from, to, changes, rules, quarantine: quarantine.clone(), stood };
+                let at = targets.each_ref().map(At::of);
+                let range = NewRange { from, to, changes, rules, quarantine: quarantine.clone(), stood, at };
                 match self.range(&bronze, range).await {
                     Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
                     Err(error) if error.is_log_gone() => self.refresh_silver(Why::LogGone).await.map(Some),
@@ -145,7 +149,7 @@ impl Hops {
     }
 
     pub(super) async fn range(&mut self, bronze: &View, range: NewRange) -> Result<SilverReport, HopError> {
-        let NewRange { from, to, changes, rules, quarantine, stood } = range;
+        let NewRange { from, to, changes, rules, quarantine, stood, at: mut upto } = range;
         // Taken, so that a hop that fails midway leaves nothing half counted: the next one asks the tables.
         let Memory { mut seen, mut totals } = match self.memory.take() {
             Some(memory) => memory,
@@ -205,11 +209,12 @@ impl Hops {
                 txns: vec![Txn { app, expected, version: to }],
                 metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
-            self.lake.commit(commit, Some(&self.lease)).await?;
+            upto[at].version = self.lake.commit(commit, Some(&self.lease)).await?.version();
             if !main {
                 shared::crash::here("silver-side-committed");
             }
         }
+        self.note_seen(upto, &seen).await;
         self.memory = Some(Memory { seen, totals });
         Ok(report(versions, rows, before, totals, false))
     }
@@ -218,6 +223,7 @@ impl Hops {
     pub(super) async fn refresh_silver(&mut self, why: Why) -> Result<SilverReport, HopError> {
         let bronze = self.lake.view(Table::BronzeMessages).await?;
         let targets = self.targets().await?;
+        let mut upto = targets.each_ref().map(At::of);
         let stood = stands(&targets, |table| table.app_id(&bronze.id())).await?;
         let refreshes = stands(&targets, refresh_app).await?;
         tracing::info!(target = "silver", version = bronze.version(), %why, "full refresh begins");
@@ -265,11 +271,13 @@ impl Hops {
                 ],
                 metadata: metadata(&plan, main.then_some((&totals, &seen))),
             };
-            self.lake.commit(commit, Some(&self.lease)).await?;
+            upto[at].version = self.lake.commit(commit, Some(&self.lease)).await?.version();
             if !main {
                 shared::crash::here("silver-side-committed");
             }
         }
+        self.noted = None;
+        self.note_seen(upto, &seen).await;
         tracing::info!(target = "silver", readings = rows[2], quarantined = rows[0], "full refresh done");
         self.memory = Some(Memory { seen, totals });
         Ok(report(0, rows, Totals::default(), totals, true))

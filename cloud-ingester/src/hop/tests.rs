@@ -15,4 +15,7 @@ mod replay; // refusals taken up again
 mod devices; // the catalogue
 
 mod messages;
+
+mod shortcuts; // what makes hops cheaper changes nothing
+
 mod splits; // however a stream is cut, the tables are the same

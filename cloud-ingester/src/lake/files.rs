@@ -21,7 +21,8 @@ use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader}
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError, ObjectStore, ObjectStoreError, Path};
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, TryStreamExt as _};
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use shared::time::Timestamp;
 
 use super::commit::{delta, writer_properties};
@@ -112,19 +113,32 @@ impl View {
         }
     }
 
-    /// The rows of one file, of this or an earlier version. Columns the file does not have are null; partition columns
-    /// are not in files and so are null as well.
+    /// The rows of one file, of this or an earlier version, all at once: for files, or columns, that are small.
+    ///
+    /// # Errors
+    /// As [`View::stream`], and when the file can't be read to its end.
+    pub async fn read(&self, add: &Add, columns: &[&str]) -> Result<Vec<RecordBatch>, LakeError> {
+        self.stream(add, columns).await?.try_collect().await
+    }
+
+    /// The rows of one file, of this or an earlier version, as they are read. Columns the file does not have are null;
+    /// partition columns are not in files and so are null as well.
     ///
     /// # Errors
     /// [`LakeError::FileGone`] where it was vacuumed; otherwise when it can't be read.
-    pub async fn read(&self, add: &Add, columns: &[&str]) -> Result<Vec<RecordBatch>, LakeError> {
-        let failed = |error: ParquetError| match &error {
+    pub async fn stream(
+        &self,
+        add: &Add,
+        columns: &[&str],
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        let (table, path) = (self.table(), add.path.clone());
+        let failed = move |error: ParquetError| match &error {
             ParquetError::External(source)
                 if matches!(source.downcast_ref(), Some(ObjectStoreError::NotFound { .. })) =>
             {
-                LakeError::FileGone { table: self.table().full_name(), path: add.path.clone() }
+                LakeError::FileGone { table: table.full_name(), path: path.clone() }
             }
-            _ => delta("read a file of", self.table())(DeltaTableError::from(error)),
+            _ => delta("read a file of", table)(DeltaTableError::from(error)),
         };
         let wanted = self.table().schema();
         let wanted = columns
@@ -134,14 +148,18 @@ impl View {
             .expect("callers name columns of the table");
         let wanted =
             Arc::new(Schema::new(wanted.into_iter().map(|field| field.with_nullable(true)).collect::<Vec<_>>()));
-        let builder = ParquetRecordBatchStreamBuilder::new(self.remote(add)).await.map_err(failed)?;
+        let builder = ParquetRecordBatchStreamBuilder::new(self.remote(add)).await.map_err(&failed)?;
         let roots = builder.parquet_schema().root_schema().get_fields();
         let found = roots.iter().enumerate().filter(|(_, root)| columns.contains(&root.name())).map(|(at, _)| at);
         let mask = ProjectionMask::roots(builder.parquet_schema(), found.collect::<Vec<_>>());
-        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(failed)?;
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
-        let shaped = batches.into_iter().map(|batch| shape(&batch, &wanted));
-        shaped.collect::<Result<_, _>>().map_err(|error| failed(ParquetError::ArrowError(error.to_string())))
+        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&failed)?;
+        let shaped = stream.map(move |batch| {
+            super::steps::step();
+            let shaped = batch
+                .and_then(|batch| shape(&batch, &wanted).map_err(|error| ParquetError::ArrowError(error.to_string())));
+            shaped.map_err(&failed)
+        });
+        Ok(shaped.boxed())
     }
 }
 
@@ -271,6 +289,7 @@ impl FileWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
+        super::steps::step();
         self.open = true;
         let failed = delta("write rows of", self.table);
         let batch = conform(batch, &self.columns).map_err(|error| failed(error.into()))?;

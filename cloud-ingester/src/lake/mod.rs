@@ -34,6 +34,8 @@ pub mod foreign; // a table of somebody else
 
 mod view; // a table at one version; what changed between two
 
+mod steps; // signs of progress inside long work
+
 mod keep; // what lies in the storage, and whether it is needed
 
 mod lease; // one holder runs the hops
@@ -68,6 +70,7 @@ pub use numbers::numbers;
 pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;
+pub use steps::Steps;
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
 pub use travel::{Travel, lake_session_at};

@@ -10,7 +10,7 @@ use datafusion::common::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -18,6 +18,7 @@ use datafusion_spark::SessionStateBuilderSpark as _;
 use deltalake::delta_datafusion::planner::DeltaPlanner;
 
 use super::error::LakeError;
+use super::steps::{Steps, Watched};
 use super::store::Lake;
 use super::tables::{Layer, timestamp};
 
@@ -50,11 +51,21 @@ fn threads(cores: usize, limits: Limits) -> usize {
 /// # Errors
 /// When the spill directory can't be made.
 pub fn session(limits: Limits) -> Result<SessionContext, LakeError> {
-    session_on(SessionConfig::new().target_partitions(), limits)
+    watched(limits, &Steps::default())
 }
 
+/// The same; whatever its memory does counts among `steps`.
+///
+/// # Errors
+/// As [`session`].
+pub fn watched(limits: Limits, steps: &Steps) -> Result<SessionContext, LakeError> {
+    let cores = SessionConfig::new().target_partitions();
+    with(limits, SessionConfig::new().with_target_partitions(threads(cores, limits)), steps)
+}
+
+#[cfg(test)]
 fn session_on(cores: usize, limits: Limits) -> Result<SessionContext, LakeError> {
-    with(limits, SessionConfig::new().with_target_partitions(threads(cores, limits)))
+    with(limits, SessionConfig::new().with_target_partitions(threads(cores, limits)), &Steps::default())
 }
 
 /// The same on one thread, which is handed so many rows at a time.
@@ -62,15 +73,28 @@ fn session_on(cores: usize, limits: Limits) -> Result<SessionContext, LakeError>
 /// # Errors
 /// As [`session`].
 pub fn one_thread(limits: Limits, rows: usize) -> Result<SessionContext, LakeError> {
-    with(limits, SessionConfig::new().with_target_partitions(1).with_batch_size(rows))
+    with(limits, SessionConfig::new().with_target_partitions(1).with_batch_size(rows), &Steps::default())
 }
 
-fn with(limits: Limits, config: SessionConfig) -> Result<SessionContext, LakeError> {
+fn with(limits: Limits, config: SessionConfig, steps: &Steps) -> Result<SessionContext, LakeError> {
     let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_memory_pool(Arc::new(Watched { inner: FairSpillPool::new(memory), steps: steps.clone() }))
         .build_arc()
         .map_err(failed("prepare a query session"))?;
+    over(runtime, config)
+}
+
+/// A session without tables that shares memory and spill directory with another.
+///
+/// # Errors
+/// As [`session`].
+pub fn sibling(session: &SessionContext) -> Result<SessionContext, LakeError> {
+    let threads = session.state().config().target_partitions();
+    over(session.runtime_env(), SessionConfig::new().with_target_partitions(threads))
+}
+
+fn over(runtime: Arc<RuntimeEnv>, config: SessionConfig) -> Result<SessionContext, LakeError> {
     let mut config = config.with_information_schema(true).with_sort_spill_reservation_bytes(SORT_RESERVE);
     // Exactly `UTC`: any other spelling makes a type Delta refuses, none makes times without a zone.
     config.options_mut().execution.time_zone = Some("UTC".to_owned());

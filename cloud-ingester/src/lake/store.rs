@@ -38,6 +38,10 @@ const FENCES_MAX: u32 = 6;
 /// Versions between two checkpoints of a table.
 pub const CHECKPOINT_EVERY: i64 = 20;
 
+/// How long the storage's client tries one request again by itself, and how often.
+const RETRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const RETRIES_MAX: usize = 4;
+
 /// The lake: all tables, one handle each.
 pub struct Lake {
     location: Location,
@@ -379,6 +383,7 @@ impl Lake {
                 error = Some(failed);
                 Heard::Failed(trouble)
             });
+            super::steps::step();
             next = attempt.step(heard);
         }
     }
@@ -478,7 +483,15 @@ fn log_store(
     storage: Option<&Arc<dyn ObjectStore>>,
     url: &Url,
 ) -> Result<LogStoreRef, DeltaTableError> {
-    let options = StorageConfig::parse_options(location.options())?;
+    let mut options = StorageConfig::parse_options(location.options())?;
+    // What fails is tried again by us, who tell of it; a request that is tried for minutes before anybody hears of it looks
+    // as if we were stuck. Whoever sets them knows why.
+    if !location.options().contains_key("retry_timeout") {
+        options.retry.retry_timeout = RETRY_TIMEOUT;
+    }
+    if !location.options().contains_key("max_retries") {
+        options.retry.max_retries = RETRIES_MAX;
+    }
     match storage {
         Some(storage) => deltalake::logstore::logstore_with(Arc::clone(storage), url, options),
         None => deltalake::logstore::logstore_for(url, options),

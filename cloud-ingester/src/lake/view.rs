@@ -212,6 +212,7 @@ impl View {
     /// # Errors
     /// [`LakeError::Gone`] when its log entry is not there any more.
     pub async fn change(&self, version: i64) -> Result<Change, LakeError> {
+        super::steps::step();
         let failed = delta("read the log of", self.table);
         let gone = || LakeError::Gone { table: self.table.full_name(), version };
         let number = u64::try_from(version).map_err(|_| gone())?;

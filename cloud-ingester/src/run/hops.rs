@@ -219,12 +219,14 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
     loop {
         hold.pulse.beat();
         while let Ok(asked) = hold.asked.try_recv() {
-            if answer(&mut hops, asked, hold.metrics).await?.is_break() {
+            let steps = hops.steps().clone();
+            if steps.of(answer(&mut hops, asked, hold.metrics), || hold.pulse.beat()).await?.is_break() {
                 return Ok(Ended::LeaseLost);
             }
         }
         hold.committed.borrow_and_update();
-        let idle = match hops.round().await {
+        let steps = hops.steps().clone();
+        let idle = match steps.of(hops.round(), || hold.pulse.beat()).await {
             Ok(report) => {
                 hold.looks.went_well();
                 let idle = report.is_idle();
@@ -265,7 +267,8 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
             tokio::select! {
                 changed = hold.committed.changed() => open = changed.is_ok(),
                 Some(asked) = hold.asked.recv() => {
-                    if answer(&mut hops, asked, hold.metrics).await?.is_break() {
+                    let steps = hops.steps().clone();
+                    if steps.of(answer(&mut hops, asked, hold.metrics), || hold.pulse.beat()).await?.is_break() {
                         return Ok(Ended::LeaseLost);
                     }
                 }

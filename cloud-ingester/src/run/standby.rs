@@ -12,7 +12,7 @@ use super::RunError;
 use super::hops::{Asked, Ended, Hold, HopMetrics, Looks, hop_loop};
 use crate::bronze::stage::Committed;
 use crate::hop::{Hops, Settings};
-use crate::lake::{Holder, Lake, Lease, Waiting};
+use crate::lake::{Holder, Lake, Lease, Steps, Waiting};
 use crate::source::eventhubs::Held;
 
 /// After something failed that may pass.
@@ -94,7 +94,9 @@ impl Standby {
     }
 
     async fn hold(&mut self, lease: Lease) -> Result<Ended, RunError> {
-        let hops = match Hops::take_over(Arc::clone(&self.lake), lease, self.settings.clone()).await {
+        let steps = Steps::default();
+        let taking = Hops::take_over_with(Arc::clone(&self.lake), lease, self.settings.clone(), steps.clone());
+        let hops = match steps.of(taking, || self.pulse.beat()).await {
             Ok(hops) => hops,
             Err(error) => {
                 self.looks.failed(&error);

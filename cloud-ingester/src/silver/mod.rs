@@ -48,6 +48,6 @@ mod rebuild; // what came before, out of the tables
 
 pub use judge::{Rules, RulesError, Unique};
 pub use mapping::{Mapping, MessageId};
-pub use rebuild::{rebuild, rebuild_messages};
-pub use seen::{EpochKey, Highs, Seen};
+pub use rebuild::{learn, rebuild, rebuild_messages};
+pub use seen::{EpochKey, Highs, Kept, Seen};
 pub use work::{Made, Totals, held, work};

@@ -2,6 +2,7 @@
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use shared::rules::glob;
 use shared::time::Timestamp;
@@ -104,7 +105,8 @@ pub async fn refusals(quarantine: &View, filter: &Filter, bytes: bool) -> Result
     let young = |date: &str| from.is_none_or(|from| day(date).is_none_or(|day| from <= day.days()));
     let mut found = vec![];
     for add in quarantine.files_in("ingest_date", young) {
-        for batch in quarantine.read(&add, &COLUMNS).await? {
+        let mut rows = quarantine.stream(&add, &COLUMNS).await?;
+        while let Some(batch) = rows.try_next().await? {
             found.extend(fitting(&batch, filter, bytes));
         }
     }

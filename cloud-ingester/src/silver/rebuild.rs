@@ -6,13 +6,14 @@ use std::time::Duration;
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt as _;
 use shared::time::Timestamp;
 
 use super::events::{BRONZE_COLUMNS, events};
 use super::judge::Rules;
 use super::rows::{GapKind, GapRow, Origin};
 use super::seen::{Seen, Where};
-use crate::lake::{LakeError, View};
+use crate::lake::{Add, LakeError, Table, View};
 
 /// Rebuilds what was seen from the three tables, each as it was before whatever is to be done again.
 ///
@@ -20,26 +21,37 @@ use crate::lake::{LakeError, View};
 /// When a file can't be read.
 pub async fn rebuild(readings: &View, quarantine: &View, gaps: &View) -> Result<Seen, LakeError> {
     let mut seen = Seen::default();
-    let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time"];
-    for add in readings.all_files() {
-        for batch in readings.read(&add, &columns).await? {
-            admit(&mut seen, Where::Readings, &batch);
-        }
-    }
-    let columns = ["gateway_id", "epoch", "seq", "high", "enqueued_time", "replayed_at"];
-    for add in quarantine.all_files() {
-        for batch in quarantine.read(&add, &columns).await? {
-            admit(&mut seen, Where::Quarantine, &batch);
-        }
-    }
-    let columns = ["gateway_id", "epoch", "from_seq", "to_seq", "kind", "hub", "incarnation", "partition_id"];
-    for add in gaps.all_files() {
-        for batch in gaps.read(&add, &columns).await? {
-            admit_gaps(&mut seen, &batch);
-        }
+    for view in [readings, quarantine, gaps] {
+        learn(&mut seen, view, &view.all_files()).await?;
     }
     Ok(seen)
 }
+
+/// Learns what was seen from some files of one of the three tables.
+///
+/// # Errors
+/// When a file can't be read.
+pub async fn learn(seen: &mut Seen, view: &View, adds: &[Add]) -> Result<(), LakeError> {
+    let (columns, place): (&[&str], _) = match view.table() {
+        Table::SilverGaps => (&GAPS, None),
+        Table::SilverQuarantine => (&QUARANTINE, Some(Where::Quarantine)),
+        _ => (&QUARANTINE[..QUARANTINE.len() - 1], Some(Where::Readings)),
+    };
+    for add in adds {
+        let mut rows = view.stream(add, columns).await?;
+        while let Some(batch) = rows.try_next().await? {
+            match place {
+                Some(place) => admit(seen, place, &batch),
+                None => admit_gaps(seen, &batch),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Readings have all of them but the last.
+const QUARANTINE: [&str; 6] = ["gateway_id", "epoch", "seq", "high", "enqueued_time", "replayed_at"];
+const GAPS: [&str; 8] = ["gateway_id", "epoch", "from_seq", "to_seq", "kind", "hub", "incarnation", "partition_id"];
 
 /// The longest that a hub keeps an Event for its reader (IoT Hub's own limit): so much later than another of the same
 /// time may one come.
@@ -60,7 +72,8 @@ pub async fn rebuild_messages(bronze: &View, rules: &Rules, seen: &mut Seen) -> 
     let Some(newest) = newest else { return Ok(()) };
     let oldest = newest.minus(rules.unique.horizon).minus(LATE_MAX);
     for add in bronze.files_in("ingest_date", |date| day(date).is_none_or(|day| oldest <= day)) {
-        for batch in bronze.read(&add, &BRONZE_COLUMNS).await? {
+        let mut rows = bronze.stream(&add, &BRONZE_COLUMNS).await?;
+        while let Some(batch) = rows.try_next().await? {
             for event in events(&batch, own).into_iter().filter(|event| event.replay.is_none()) {
                 seen.messages.is_repeat(&event, rules);
             }

@@ -1,8 +1,9 @@
 //! What is known per gateway and epoch: which seqs arrived, were quarantined or given up. It decides what is a
 //! duplicate, and is the source of `gold.gateway_health`. It is rebuilt from the tables at start: no second truth.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shared::reading::Epoch;
 use shared::time::Timestamp;
@@ -31,7 +32,7 @@ pub enum Where {
 
 /// What is known of one epoch. About a hundred bytes where seqs came without holes, however many: which of them stand in
 /// quarantine is only counted, the table knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBooks {
     /// In readings, or in quarantine and not replayed.
     came: Ranges,
@@ -188,6 +189,13 @@ pub struct Seen {
     pub messages: Messages,
 }
 
+/// What was seen, as it is kept beside the tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    epochs: BTreeMap<String, BTreeMap<u64, EpochBooks>>,
+    gaps: BTreeSet<GapMark>,
+}
+
 /// The bits of an epoch. Whoever decodes or wrote a row has made sure that it is 16 hex digits.
 fn bits(epoch: &str) -> u64 {
     epoch.parse::<Epoch>().map_or(0, Epoch::bits)
@@ -211,6 +219,24 @@ impl Seen {
             self.epochs.insert(gateway.to_owned(), HashMap::new());
         }
         self.epochs.get_mut(gateway).expect("just inserted").entry(bits(epoch)).or_default()
+    }
+
+    /// All of it but messages, to be kept.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let books = |books: &EpochBooks| EpochBooks { named: books.named().unwrap_or(0), ..books.clone() };
+        let epochs = self
+            .epochs
+            .iter()
+            .map(|(gateway, epochs)| (gateway.clone(), epochs.iter().map(|(epoch, of)| (*epoch, books(of))).collect()));
+        Kept { epochs: epochs.collect(), gaps: self.gaps.iter().copied().collect() }
+    }
+
+    /// What was kept, without messages.
+    #[must_use]
+    pub fn of(kept: Kept) -> Self {
+        let epochs = kept.epochs.into_iter().map(|(gateway, epochs)| (gateway, epochs.into_iter().collect()));
+        Self { epochs: epochs.collect(), gaps: kept.gaps.into_iter().collect(), messages: Messages::default() }
     }
 
     /// Notes one row of a gateway. The first row with a seq wins, in whichever table it stands.

@@ -131,7 +131,7 @@ fn ls(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
         let gap = &held.gap;
         writeln!(out, "gap waits: {} seqs {} to {}, {}", gap.epoch, gap.from, gap.to, gap.reason)?;
     }
-    super::print_books(&mut out, &json!(books))?;
+    super::status::print_books(&mut out, &json!(books))?;
     Ok(Exit::Ok.into())
 }
 

@@ -85,7 +85,7 @@ impl Drop for Lock {
 }
 
 /// The file beside the database with this ending: `outbox.db` -> `outbox.db.lock`.
-pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".");
     name.push(ending);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, StateError,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
+    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
 use shared::time::Timestamp;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::HubTarget;
 use super::batch::Cut;
+use crate::remote::{Out, ear, topic};
 
 /// Of Azure IoT Hub's MQTT; newer ones exist as previews only.
 const API_VERSION: &str = "2021-04-12";
@@ -39,6 +40,12 @@ pub(super) enum Happening {
     Published(u16),
     /// PUBACK.
     Acked(u16),
+    /// SUBACK, and whether every filter was granted.
+    Subscribed(bool),
+    /// The hub published something.
+    Heard(Publish),
+    /// Something that was said at QoS 0 is written.
+    Said,
     /// It broke, or did not come about. Nothing follows.
     Lost(Lost),
 }
@@ -90,8 +97,8 @@ impl Dialer {
         if let Some(tls) = &self.tls {
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
         }
-        // Room for the whole window and the goodbye, so that handing over never waits.
-        let (requests, mut events) = AsyncClient::new(options, self.envelopes_max + 8);
+        // Room for the whole window, what is said beside it, and the goodbye, so that handing over never waits.
+        let (requests, mut events) = AsyncClient::new(options, self.envelopes_max + ear::SAID_MAX + 8);
         events.network_options.set_connection_timeout(self.connect_timeout.as_secs().max(1)).set_tcp_nodelay(true);
         // Each Envelope in flight tells twice.
         let (tell, happenings) = mpsc::channel(2 * self.envelopes_max + 16);
@@ -114,6 +121,17 @@ impl Client {
     /// Hands an Envelope over. An error means that the connection is gone, which it will tell by itself.
     pub(super) async fn publish(&self, cut: &Cut) {
         let _ = self.requests.publish_bytes(&cut.topic, QoS::AtLeastOnce, false, cut.body.clone()).await;
+    }
+
+    /// Hands over what is no Envelope. At QoS 0: it takes no packet id, so the window never hears of it. An error means
+    /// that the connection is gone, which it will tell by itself.
+    pub(super) fn say(&self, out: Out) {
+        let _ = match out {
+            Out::Subscribe => self.requests.try_subscribe_many(
+                topic::FILTERS.map(|filter| SubscribeFilter::new(filter.to_owned(), QoS::AtLeastOnce)),
+            ),
+            Out::Say { topic, payload } => self.requests.try_publish(topic, QoS::AtMostOnce, false, payload),
+        };
     }
 
     /// Says DISCONNECT and waits until it is written, or for two seconds.
@@ -167,6 +185,12 @@ fn happening(event: Event) -> Told {
     Told::Happening(match event {
         Event::Incoming(Packet::ConnAck(_)) => Happening::Connected,
         Event::Incoming(Packet::PubAck(puback)) => Happening::Acked(puback.pkid),
+        Event::Incoming(Packet::SubAck(suback)) => {
+            Happening::Subscribed(!suback.return_codes.contains(&SubscribeReasonCode::Failure))
+        }
+        Event::Incoming(Packet::Publish(publish)) => Happening::Heard(publish),
+        // Only what has a packet id is an Envelope.
+        Event::Outgoing(Outgoing::Publish(0)) => Happening::Said,
         Event::Outgoing(Outgoing::Publish(packet_id)) => {
             crash::here("uplink-published");
             Happening::Published(packet_id)

@@ -1,5 +1,7 @@
 //! Drives the link: outbox -> iothub -> outbox.
 
+mod telling; // what is told: to the ear, the log, the books
+
 use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
@@ -8,16 +10,16 @@ use shared::crash;
 use shared::envelope::METERING_UNIT_BYTES;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::batch::{Cut, Cutter, Heading, Pace, Shape};
 use super::iothub::{Client, Dialer, Happening, Lost};
 use super::link::{Do, Limits, Link, Notice, State};
-use super::metrics::Why;
 use super::taken::Taken;
 use super::window::Window;
 use super::{Config, HubTarget, Metrics, UplinkError};
 use crate::outbox::{Outbox, OutboxError, RowId};
+use crate::remote::{Remote, ear};
 use crate::trust;
 
 /// Rows asked for at once: a few Envelopes.
@@ -41,6 +43,7 @@ pub async fn run(
     clock: Clock,
     stop: CancellationToken,
     metrics: Metrics,
+    remote: Remote,
 ) -> Result<(), UplinkError> {
     let tls = if target.tls { Some(trust::client(target.ca_file.as_deref())?) } else { None };
     let shape = Shape {
@@ -84,6 +87,7 @@ pub async fn run(
         changed,
         clock,
         metrics,
+        remote,
     };
     stage.run(stop).await
 }
@@ -118,6 +122,8 @@ struct Stage {
     stopping: Option<Instant>,
     clock: Clock,
     metrics: Metrics,
+    /// What the hub says beside PUBACKs is for it.
+    remote: Remote,
 }
 
 impl Stage {
@@ -149,7 +155,10 @@ impl Stage {
                         self.more = More::Maybe;
                     }
                 }
-                () = sleep_until(wake) => self.tell(Notice::Tick).await,
+                () = sleep_until(wake) => {
+                    self.tell(Notice::Tick).await;
+                    self.hear(ear::Notice::Tick);
+                }
             }
         }
         if let Some(client) = self.client.take() {
@@ -252,6 +261,7 @@ impl Stage {
                     self.hung_up(why);
                 }
                 Do::SayGoodbye => {
+                    self.hear(ear::Notice::Lost { closed: false });
                     if let Some(client) = self.client.take() {
                         client.say_goodbye().await;
                     }
@@ -279,48 +289,28 @@ impl Stage {
         }));
         // All that has happened by now, so that one mark on disk serves many PUBACKs.
         while let Some(happening) = next {
-            let notice = match happening {
+            let notice = match &happening {
                 Happening::Connected => {
                     let (life, margin) = (self.config.token_life.duration(), self.config.token_margin.duration());
                     self.metrics.inner().connected.inc();
                     (self.more, self.notes_stale) = (More::Maybe, true);
-                    Notice::Connected { renew_at: Instant::now() + life.saturating_sub(margin) }
+                    Some(Notice::Connected { renew_at: Instant::now() + life.saturating_sub(margin) })
                 }
-                Happening::Published(packet_id) => Notice::Published(packet_id),
+                Happening::Published(packet_id) => Some(Notice::Published(*packet_id)),
                 Happening::Acked(packet_id) => {
-                    if let Some(handed_at) = self.link.window().handed_at(packet_id) {
+                    if let Some(handed_at) = self.link.window().handed_at(*packet_id) {
                         self.metrics.inner().puback_seconds.observe(handed_at.elapsed().as_secs_f64());
                     }
-                    Notice::Acked(packet_id)
+                    Some(Notice::Acked(*packet_id))
                 }
-                Happening::Lost(lost) => self.lost(lost),
+                Happening::Lost(lost) => Some(self.lost(lost)),
+                Happening::Subscribed(_) | Happening::Heard(_) | Happening::Said => None,
             };
-            self.tell(notice).await;
+            if let Some(notice) = notice {
+                self.tell(notice).await;
+            }
+            self.hear_of(&happening);
             next = self.client.as_mut().and_then(Client::try_next);
-        }
-    }
-
-    fn lost(&mut self, lost: Lost) -> Notice {
-        let target = &self.dialer.target;
-        let repeated = self.metrics.status().borrow().last_error.as_ref() == Some(&lost.text);
-        let (host, port) = (&target.host, target.port);
-        match (lost.denied, repeated) {
-            (true, _) => error!(host, port, device = %target.gateway, "failed to connect to the hub: {}", lost.text),
-            (false, false) => warn!(host, port, "no connection to the hub: {}", lost.text),
-            (false, true) => debug!(host, port, "still no connection to the hub: {}", lost.text),
-        }
-        self.metrics.inner().lost.get_or_create(&Why { reason: lost.reason }).inc();
-        let denied = lost.denied;
-        self.metrics.show(|status| status.last_error = Some(lost.text));
-        if denied { Notice::Denied } else { Notice::Lost }
-    }
-
-    fn hung_up(&mut self, why: &'static str) {
-        // A client that was dropped by our own decision has not told why.
-        if self.client.take().is_some() && !matches!(why, "lost" | "denied") {
-            warn!("gave the connection to the hub up: {why}");
-            self.metrics.inner().lost.get_or_create(&Why { reason: "given-up" }).inc();
-            self.metrics.show(|status| status.last_error = Some(why.to_owned()));
         }
     }
 
@@ -387,41 +377,7 @@ impl Stage {
         };
         let fetch = fetch.filter(|_| wants_rows);
         let notes = Some(self.notes_at).filter(|_| takes_more && self.notes_stale);
-        [link, linger, fetch, notes, self.stopping].into_iter().flatten().min()
-    }
-
-    fn report(&self, before: State) {
-        let after = self.link.state();
-        if before.as_str() == after.as_str() {
-            return;
-        }
-        let target = &self.dialer.target;
-        match (before, after) {
-            (State::Dialing, State::CatchingUp(_)) => {
-                info!(
-                    host = target.host,
-                    port = target.port,
-                    hub = target.hub,
-                    in_flight = self.link.window().len(),
-                    "connected to the hub"
-                );
-                self.metrics.show(|status| status.last_error = None);
-            }
-            (_, State::Renewing(_)) => info!("the token ends soon: making a new connection"),
-            _ => debug!(from = before.as_str(), to = after.as_str(), "link"),
-        }
-    }
-
-    fn show(&self) {
-        let window = self.link.window();
-        let books = self.metrics.inner();
-        books.in_flight.set(i64::try_from(window.len()).unwrap_or(i64::MAX));
-        books.up.set(i64::from(self.link.up_since().is_some()));
-        self.metrics.show(|status| {
-            status.link = self.link.state().as_str();
-            status.envelopes_in_flight = window.len();
-            status.rows_in_flight = window.cuts().map(|cut| cut.rows.len()).sum();
-        });
+        [link, linger, fetch, notes, self.stopping, self.remote.deadline()].into_iter().flatten().min()
     }
 }
 

@@ -1,175 +1,30 @@
 //! The uplink with a real outbox, against a small hub that acknowledges, stays silent, hangs up or refuses as told.
 
+mod hearing;
+mod hub;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet, PubAck};
-use rumqttc::{Error as MqttError, Publish};
+use serde_json::json;
 use shared::clock::Clock;
 use shared::config::Size;
-use shared::envelope::{Envelope, decompress};
 use shared::reading::{DeviceId, MetricName, Reading, Seq, TimeQuality, Value};
+use shared::telemetry::LevelSwitch;
 use shared::time::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::hub::{Hub, Mode};
 use super::*;
 use crate::outbox::store::Selection;
 use crate::outbox::{BootTime, HeldItem, NewRow, Outbox};
+use crate::presilver::config::ClockTrust;
+use crate::presilver::gateway::Gateway;
+use crate::remote::{self, Agent, Remote};
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
 const HUB: &str = "plant.azure-devices.net";
-
-/// What the hub does from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Acknowledge,
-    /// Takes publishes and says nothing.
-    Silent,
-    /// Hangs up, on everybody.
-    Away,
-    /// CONNACK 5.
-    Refuse,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    connections: usize,
-    goodbyes: usize,
-    /// Connection and publish.
-    publishes: Vec<(usize, Publish)>,
-    faults: Vec<String>,
-}
-
-struct Hub {
-    port: u16,
-    mode: watch::Sender<Mode>,
-    seen: Arc<Mutex<Seen>>,
-}
-
-impl Hub {
-    async fn start(mode: Mode) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let port = listener.local_addr().expect("bound").port();
-        let (mode, modes) = watch::channel(mode);
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let all = seen.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, modes.clone(), all.clone()));
-            }
-        });
-        Self { port, mode, seen }
-    }
-
-    fn look<T>(&self, at: impl FnOnce(&Seen) -> T) -> T {
-        at(&self.seen.lock().expect("no panic"))
-    }
-
-    fn envelopes(&self) -> Vec<Envelope> {
-        self.look(|seen| seen.publishes.iter().map(|(_, publish)| unpacked(publish)).collect())
-    }
-
-    /// Waits until the hub has read this many DISCONNECTs.
-    async fn said_goodbye(&self, times: usize) {
-        for _ in 0..1_000 {
-            if times <= self.look(|seen| seen.goodbyes) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no DISCONNECT came");
-    }
-
-    /// Distinct seqs, in the order they first came.
-    fn seqs(&self) -> Vec<i64> {
-        let mut seqs = Vec::new();
-        for reading in self.envelopes().iter().flat_map(|envelope| &envelope.readings) {
-            if !seqs.contains(&reading.s.0) {
-                seqs.push(reading.s.0);
-            }
-        }
-        seqs
-    }
-}
-
-fn unpacked(publish: &Publish) -> Envelope {
-    Envelope::from_json(&decompress(&publish.payload).expect("zstd")).expect("an Envelope")
-}
-
-async fn serve(mut stream: TcpStream, mut modes: watch::Receiver<Mode>, seen: Arc<Mutex<Seen>>) {
-    let connection = {
-        let mut seen = seen.lock().expect("no panic");
-        seen.connections += 1;
-        seen.connections
-    };
-    let mut inbox = BytesMut::new();
-    loop {
-        let mode = *modes.borrow_and_update();
-        if mode == Mode::Away {
-            return;
-        }
-        let packet = match Packet::read(&mut inbox, 1 << 20) {
-            Ok(packet) => packet,
-            Err(MqttError::InsufficientBytes(_)) => {
-                tokio::select! {
-                    read = stream.read_buf(&mut inbox) => match read {
-                        Ok(0) | Err(_) => return,
-                        Ok(_) => {}
-                    },
-                    _ = modes.changed() => {}
-                }
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        let mut out = BytesMut::new();
-        match packet {
-            Packet::Connect(connect) => {
-                let code =
-                    if mode == Mode::Refuse { ConnectReturnCode::NotAuthorized } else { ConnectReturnCode::Success };
-                if let Some(fault) = fault(&connect) {
-                    seen.lock().expect("no panic").faults.push(fault);
-                }
-                ConnAck::new(code, false).write(&mut out).expect("fits");
-            }
-            Packet::Publish(publish) => {
-                if mode == Mode::Acknowledge {
-                    PubAck::new(publish.pkid).write(&mut out).expect("fits");
-                }
-                seen.lock().expect("no panic").publishes.push((connection, publish));
-            }
-            Packet::PingReq => rumqttc::mqttbytes::v4::PingResp.write(&mut out).map(|_| ()).expect("fits"),
-            Packet::Disconnect => seen.lock().expect("no panic").goodbyes += 1,
-            other => seen.lock().expect("no panic").faults.push(format!("{other:?}")),
-        }
-        if stream.write_all(&out).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// What is wrong with a CONNECT, as IoT Hub sees it.
-fn fault(connect: &rumqttc::mqttbytes::v4::Connect) -> Option<String> {
-    let login = connect.login.as_ref()?;
-    let token = sas::Token::parse(&login.password).ok()?;
-    let key = sas::Key::device(KEY).expect("base64");
-    let now_s = Clock::Real.now().micros() / 1_000_000;
-    if connect.client_id != "gw-01" {
-        return Some(format!("client id {}", connect.client_id));
-    }
-    if login.username != format!("{HUB}/gw-01/?api-version=2021-04-12") {
-        return Some(format!("user {}", login.username));
-    }
-    if token.resource != format!("{HUB}/devices/gw-01") {
-        return Some(format!("resource {}", token.resource));
-    }
-    token.check([&key], now_s).err().map(|refusal| refusal.to_string())
-}
 
 fn config() -> Config {
     let span = |ms| Span::new(Duration::from_millis(ms));
@@ -202,13 +57,19 @@ struct Stand {
     hub: Hub,
     outbox: Outbox,
     metrics: Metrics,
+    remote: remote::Metrics,
+    /// What was logged at, as it changed.
+    levels: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
     ran: JoinHandle<Result<(), UplinkError>>,
     _dir: tempfile::TempDir,
 }
 
 async fn stand(mode: Mode, config: Config) -> Stand {
-    let hub = Hub::start(mode).await;
+    stand_before(Hub::start(mode).await, config).await
+}
+
+async fn stand_before(hub: Hub, config: Config) -> Stand {
     let dir = tempfile::tempdir().expect("temp dir");
     let outbox = open(dir.path());
     let target = HubTarget {
@@ -222,8 +83,26 @@ async fn stand(mode: Mode, config: Config) -> Stand {
     };
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let stop = CancellationToken::new();
-    let ran = tokio::spawn(run(config, target, outbox.clone(), Clock::Real, stop.clone(), metrics.clone()));
-    Stand { hub, outbox, metrics, stop, ran, _dir: dir }
+    let levels: Arc<Mutex<Vec<String>>> = Arc::default();
+    let switch = {
+        let levels = levels.clone();
+        LevelSwitch::new(move |level| {
+            levels.lock().expect("no panic").push(level.to_owned());
+            Ok(())
+        })
+    };
+    let heard = remote::Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let remote = Remote::new(
+        &remote::Config { enabled: true },
+        Agent { epoch: outbox.epoch(), rules: "d1".into() },
+        Gateway::new(ClockTrust::Trusted),
+        Clock::Real,
+        ("info", switch),
+        Arc::new(|| json!({ "running": true })),
+        heard.clone(),
+    );
+    let ran = tokio::spawn(run(config, target, outbox.clone(), Clock::Real, stop.clone(), metrics.clone(), remote));
+    Stand { hub, outbox, metrics, remote: heard, levels, stop, ran, _dir: dir }
 }
 
 impl Stand {

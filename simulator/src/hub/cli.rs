@@ -122,6 +122,11 @@ fn serve(configs: Vec<Both>) -> Result<(), Failed> {
     })
 }
 
+fn failed(error: HubError) -> Failed {
+    let exit = error.exit();
+    (error.into(), exit)
+}
+
 /// Why a task ended; what crosses threads.
 type Ended = (Box<dyn Error + Send + Sync>, Exit);
 
@@ -163,6 +168,8 @@ fn enroll(configs: &[Both], asked: &dps::cli::Args) -> Result<(), Failed> {
         let wanted = "`enroll` takes one provisioning service: write `listen = \"127.0.0.2:8883\"` under [dps]";
         return Err((format!("{wanted}; there are {}", services.len()).into(), Exit::Usage));
     };
+    // The authority that devices are told to trust is made if the hub never ran.
+    run::identities(hub).map_err(failed)?;
     dps::cli::enroll(asked, dps, *listen, &hub.identity_dir())
 }
 
@@ -183,10 +190,6 @@ fn register(configs: &[Both], asked: &Register) -> Result<(), Failed> {
             })?),
             None => None,
         };
-    let failed = |error: HubError| -> Failed {
-        let exit = error.exit();
-        (error.into(), exit)
-    };
     let [(config, _)] = configs else { return Err(refuse("`register` takes one --config: one hub".to_owned())) };
     let (device, module) = (asked.device.as_str(), asked.module.as_deref());
     let by_authority = asked.auth == Means::X509Ca;
@@ -256,10 +259,6 @@ fn folders<'a>(hub: &'a Config, dps: &'a dps::Config) -> Vec<&'a Path> {
 }
 
 fn connection_strings(configs: &[Both], json: bool) -> Result<(), Failed> {
-    let failed = |error: HubError| -> Failed {
-        let exit = error.exit();
-        (error.into(), exit)
-    };
     let mut all = vec![];
     for (config, dps) in configs {
         let identities = run::identities(config).map_err(failed)?;

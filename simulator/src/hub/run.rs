@@ -161,6 +161,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
     });
     let setup = amqp::Setup {
         name: config.name.clone(),
+        desk: desk.clone(),
         policies: {
             let registry = registry.clone();
             Arc::new(move || policies(&registry.now()))

@@ -142,7 +142,7 @@ impl Gateway {
         let now = Clock::Real.now().micros();
         let first = message * self.per_message;
         let high = Seq(signed(first + self.per_message));
-        let mut envelope = Envelope::new(self.id.clone(), self.epoch.clone(), high, "d2409bb8ddc4eeb9".to_owned());
+        let mut envelope = Envelope::new(self.id.clone(), self.epoch, high, "d2409bb8ddc4eeb9".to_owned());
         envelope.readings = (first..first + self.per_message).map(|at| self.reading(at, now)).collect();
         envelope.to_json()
     }

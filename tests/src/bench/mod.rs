@@ -24,7 +24,6 @@ mod read; // a service
 mod servers;
 mod sink; // a server that only acknowledges // the hub, Mosquitto
 
-mod direct; // the simulator's own devices
 mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
@@ -99,7 +98,6 @@ struct HubArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     In,
-    Direct,
     Out,
     Idle,
     Flat,
@@ -190,9 +188,6 @@ fn measure(args: &HubArgs) -> Result<(), BenchError> {
     let without_fsync = Hub::start(&plan.binary, &plan.directory, "hub-without-fsync", false)?;
     if wanted(Part::In) {
         intake::run(&plan, &hub, &without_fsync)?;
-    }
-    if wanted(Part::Direct) {
-        direct::run(&plan, &hub)?;
     }
     if wanted(Part::Out) {
         if !wanted(Part::In) {

@@ -5,6 +5,7 @@ use serde_json::json;
 use shared::rules::TimeWindow;
 
 use super::kit::{EPOCH, Kit, NOW, SECOND, envelope, event, raw};
+use crate::hop::seen::At;
 use crate::hop::silver::{NewRange, TARGETS};
 use crate::hop::{HopError, Plan, Settings};
 use crate::lake::{Kind, LakeError, Layer, Table, TableCommit, Txn};
@@ -143,7 +144,8 @@ async fn progress_that_moved_after_the_plan_was_made_refuses_the_hop() {
     let changes = bronze.changes(done).await.expect("the log");
     let quarantine = kit.lake.view(Table::SilverQuarantine).await.expect("a view");
     let rules = hops.rules.clone();
-    let range = NewRange { from: done + 1, to: done + 2, changes, rules, quarantine, stood: [Some(done); 3] };
+    let at = hops.targets().await.expect("views").each_ref().map(At::of);
+    let range = NewRange { from: done + 1, to: done + 2, changes, rules, quarantine, stood: [Some(done); 3], at };
     for table in TARGETS {
         let moved = TableCommit {
             table,

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use shared::clock::Clock;
 
-use super::Finding;
+use super::{Finding, Grade};
 use crate::config::Config;
+use crate::hub::Source;
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
 use crate::presilver::mapping::Format;
+use crate::provision::record;
 use crate::trust;
+use crate::uplink::HubTarget;
 
 /// How long a host may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,23 +98,51 @@ fn clock(config: &Config) -> Finding {
 }
 
 fn hub(config: &Config) -> Vec<Finding> {
-    let target = match config.hub.target() {
-        Ok(target) => target,
-        Err(error) => return vec![Finding::fail("credentials", format!("`hub.connection-string` {error}"))],
+    let applicant = match config.hub.source(&config.provisioning) {
+        Ok(Source::Fixed(target)) => {
+            let credentials = Finding::ok("credentials", format!("device {} of {}", target.gateway, target.hub));
+            return [credentials].into_iter().chain(dialled(&target)).collect();
+        }
+        Ok(Source::Provisioned(applicant)) => applicant,
+        Err(error) => return vec![Finding::fail("credentials", error.to_string())],
     };
-    let mut findings = vec![Finding::ok("credentials", format!("device {} of {}", target.gateway, target.hub))];
-    findings.push(match trust::client(target.ca_file.as_deref()) {
-        Ok(_) => Finding::ok(
-            "trust",
-            target.ca_file.as_ref().map_or_else(
-                || "this machine's certificate authorities".to_owned(),
-                |file| format!("the certificate authorities in {}", file.display()),
-            ),
-        ),
-        Err(error) => Finding::fail("trust", format!("cannot {error}")),
-    });
-    findings.push(reach("hub", &target.host, target.port));
+    let who = format!("registration {} of ID scope {}", applicant.registration_id, applicant.id_scope);
+    let mut findings = vec![Finding::ok("credentials", who), trusted("provisioning", applicant.ca_file.as_deref())];
+    let reached = reach("provisioning", &applicant.host, applicant.port);
+    match record::read(&config.outbox.path) {
+        Ok(Some(assignment)) if assignment.is_of(&applicant) => {
+            let text =
+                format!("device {} of {}, assigned {}", assignment.device, assignment.hub, assignment.assigned_at);
+            // The hub is known: the service is not needed now.
+            findings.push(if reached.grade == Grade::Fail {
+                Finding::note("provisioning", reached.text)
+            } else {
+                reached
+            });
+            findings.push(Finding::ok("assigned", text));
+            findings.extend(dialled(&applicant.target(&assignment, &config.hub.dial())));
+        }
+        Ok(other) => {
+            let whose = if other.is_some() { "the one on file is another registration's" } else { "none yet" };
+            findings.push(reached);
+            findings
+                .push(Finding::note("assigned", format!("{whose}; `run` asks for a hub, or `edge-agent provision`")));
+        }
+        Err(error) => findings.extend([reached, Finding::note("assigned", error.to_string())]),
+    }
     findings
+}
+
+fn dialled(target: &HubTarget) -> [Finding; 2] {
+    [trusted("trust", target.ca_file.as_deref()), reach("hub", &target.host, target.port)]
+}
+
+fn trusted(what: &'static str, ca_file: Option<&Path>) -> Finding {
+    match (trust::client(ca_file), ca_file) {
+        (Ok(_), None) => Finding::ok(what, "trusts this machine's certificate authorities"),
+        (Ok(_), Some(file)) => Finding::ok(what, format!("trusts the certificate authorities in {}", file.display())),
+        (Err(error), _) => Finding::fail(what, format!("cannot {error}")),
+    }
 }
 
 /// DNS, then TCP.

@@ -9,9 +9,22 @@ pub(super) enum Node {
     Management,
     /// Delivers events.
     Partition { entity: String, consumer_group: String, partition: String },
+    /// Takes commands for devices.
+    DeviceBound,
+    /// Tells what became of commands.
+    Feedback,
+    /// Would tell of files that devices uploaded.
+    FileNotifications,
     /// Nothing the hub has.
     Unknown,
 }
+
+/// Where services put commands for devices.
+pub(super) const DEVICE_BOUND: &str = "messages/devicebound";
+/// Where they hear what became of them.
+pub(super) const FEEDBACK: &str = "messages/serviceBound/feedback";
+/// Where they would hear of uploaded files.
+pub(super) const FILE_NOTIFICATIONS: &str = "messages/serviceBound/filenotifications";
 
 const GROUPS: &str = "/consumergroups/";
 const PARTITIONS: &str = "/partitions/";
@@ -34,6 +47,17 @@ pub(super) fn host(address: &str) -> &str {
     }
 }
 
+/// The path below one of these hosts, for an address that says so with or without a scheme: `host`, `https://host/x`.
+pub(super) fn below<'a>(address: &'a str, hosts: &[String]) -> Option<&'a str> {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    hosts.iter().any(|known| known.eq_ignore_ascii_case(host)).then(|| path.trim_matches('/'))
+}
+
 /// Which node an address names.
 pub(super) fn node(address: &str) -> Node {
     let path = path(address);
@@ -43,6 +67,13 @@ pub(super) fn node(address: &str) -> Node {
     }
     if lower == "$management" || lower.ends_with("/$management") {
         return Node::Management;
+    }
+    for (known, node) in
+        [(DEVICE_BOUND, Node::DeviceBound), (FEEDBACK, Node::Feedback), (FILE_NOTIFICATIONS, Node::FileNotifications)]
+    {
+        if known.eq_ignore_ascii_case(path) {
+            return node;
+        }
     }
     // Lower-casing ASCII moves no byte, so places found in one are places in the other.
     let Some(groups) = lower.find(GROUPS) else { return Node::Unknown };
@@ -83,6 +114,8 @@ mod tests {
                 let _ = (node(&address), host(&address));
                 prop_assert!(covers(path(&address), path(&address)), "{address}");
                 prop_assert!(covers("", path(&address)), "{address}");
+                let hosts = ["a".to_owned(), String::new()];
+                prop_assert!(below(&address, &hosts).is_none_or(|path| address.contains(path)), "{address}");
             }
         }
     }
@@ -103,6 +136,13 @@ mod tests {
             ("/myhub/consumergroups/a b/partitions/x", partition("a b", "x")),
             ("amqps://localhost/myhub/ConsumerGroups/$Default/Partitions/1", partition("$Default", "1")),
             ("sb://127.0.0.1:15672/myhub/ConsumerGroups/g/Partitions/31/", partition("g", "31")),
+            ("/messages/devicebound", Node::DeviceBound),
+            ("amqps://127.0.0.1/messages/deviceBound", Node::DeviceBound),
+            ("/messages/serviceBound/feedback", Node::Feedback),
+            ("messages/servicebound/Feedback/", Node::Feedback),
+            ("/messages/serviceBound/filenotifications", Node::FileNotifications),
+            ("/messages/serviceBound", Node::Unknown),
+            ("/devices/d/messages/devicebound", Node::Unknown),
             ("", Node::Unknown),
             ("myhub", Node::Unknown),
             ("myhub/Partitions/0", Node::Unknown),
@@ -133,6 +173,23 @@ mod tests {
             ("other", "myhub", false),
         ] {
             assert_eq!(covers(granted, wanted), opens, "{granted:?} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_below_a_host_is_known_with_and_without_scheme_and_port() {
+        let hosts = ["h.example".to_owned(), "127.0.0.2".to_owned()];
+        for (address, is) in [
+            ("h.example", Some("")),
+            ("https://H.example", Some("")),
+            ("https://h.example/", Some("")),
+            ("h.example/devices/d", Some("devices/d")),
+            ("amqps://127.0.0.2:5671/messages/devicebound", Some("messages/devicebound")),
+            ("myhub", None),
+            ("sb://elsewhere/h.example", None),
+            ("", None),
+        ] {
+            assert_eq!(below(address, &hosts), is, "{address}");
         }
     }
 

@@ -6,32 +6,26 @@ use std::time::Duration;
 
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, IncomingSession, LinkAcceptor, LinkEndpoint, ListenerConnectionHandle, ListenerSessionHandle,
-    SessionAcceptor, SupportedSenderSettleModes,
+    SessionAcceptor, SupportedReceiverSettleModes, SupportedSenderSettleModes,
 };
-use fe2o3_amqp_types::definitions::{
-    self, AmqpError, ConnectionError, ErrorCondition, LinkError, Role, SenderSettleMode,
-};
+use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp_types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp_types::performatives::Attach;
-use fe2o3_amqp_types::primitives::{Symbol, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::address::{self, Node};
-use super::cbs::{self, Tokens};
+use super::cbs::{self, Realm, Tokens};
 use super::line::Line;
-use super::management;
-use super::owners::Denied;
 use super::pad::{INCOMING_FRAME_MAX, PadIo};
 use super::quota::{Ahead, CREDIT, HANDLE_MAX};
-use super::receiver::{self, Delivery, Ending, Place};
+use super::receiver::{self, Delivery, Place};
 use super::request::{Answers, Desk, Response};
 use super::sasl::Mechanisms;
-use super::{AmqpHub, filter};
-use crate::hub::log::Position;
+use super::{AmqpHub, claim, commands, feedback, management};
 
 /// As the service answers.
 const FRAME_BYTES_MAX: u32 = INCOMING_FRAME_MAX as u32;
@@ -49,12 +43,6 @@ const CONNECTION_FRAMES: usize = 64;
 const SESSION_FRAMES: usize = 512;
 /// How long a peer may take to answer a closing frame.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-const METRICS: &str = "com.microsoft:enable-receiver-runtime-metric";
-const EPOCH: &str = "com.microsoft:epoch";
-const SELECTOR: &str = "apache.org:selector-filter:string";
-/// The same, misspelt, by one SDK.
-const RECEIVER_NAMES: [&str; 2] = ["com.microsoft:receiver-name", "com.microsoft.com:receiver-name"];
 
 /// What the links of a connection share.
 #[derive(Clone)]
@@ -100,7 +88,7 @@ where
         // The peer is told half of it ([`super::frame`]).
         .idle_time_out(silence_ms)
         .buffer_size(CONNECTION_FRAMES)
-        .sasl_acceptor(Mechanisms::new(Arc::clone(&hub.inner.setup.policies), Arc::clone(&tokens)))
+        .sasl_acceptor(Mechanisms::new(hub.clone(), Arc::clone(&tokens)))
         .build();
     let patience = hub.limits().handshake;
     let stream = PadIo::new(stream);
@@ -116,7 +104,7 @@ where
     let shared = Shared { hub, tokens, end };
     let mut sessions = JoinSet::new();
     let error = loop {
-        let known = shared.tokens.until_any(shared.hub.clock().now().millis().div_euclid(1_000)).is_some();
+        let known = shared.tokens.until_any(shared.hub.now_s()).is_some();
         let sessions_max = if known { SESSIONS_MAX } else { STRANGERS_SESSIONS_MAX };
         if sessions_max < sessions.len() {
             let why = format!("More than {sessions_max} sessions.");
@@ -169,7 +157,7 @@ async fn serve_session(mut session: ListenerSessionHandle, ahead: Arc<Ahead>, sh
         tokio::select! {
             attach = session.next_incoming_attach() => match attach {
                 Some(attach) => {
-                    if STRANGERS_LINKS_MAX <= links.len() && shared.tokens.until_any(now_s(&shared.hub)).is_none() {
+                    if STRANGERS_LINKS_MAX <= links.len() && shared.tokens.until_any(shared.hub.now_s()).is_none() {
                         let why = format!("More than {STRANGERS_LINKS_MAX} links without a token.");
                         shared.close(definitions::Error::new(ConnectionError::ConnectionForced, why, None));
                         break;
@@ -193,6 +181,12 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 enum Purpose {
     Desk(Desk),
     Deliver(Delivery, Place),
+    /// Takes commands for devices.
+    Commands,
+    /// Tells what became of them.
+    Feedback,
+    /// Would tell of uploaded files, of which there are none.
+    Silence,
 }
 
 /// Accepts a link and starts its task. A link that is refused is accepted too, and closed with the reason: so the
@@ -209,11 +203,10 @@ async fn accept(
     if let Ok(Purpose::Deliver(..)) = &purpose {
         ahead.count(&attach.name);
     }
-    let metrics = matches!(&purpose, Ok(Purpose::Deliver(delivery, _)) if delivery.metrics);
     if attach.role == Role::Receiver && attach.target.is_none() {
         attach.target = Some(Box::new(TargetArchetype::Target(Target::default())));
     }
-    let link = match link_acceptor(metrics).accept_incoming_attach(attach, session).await {
+    let link = match link_acceptor(purpose.as_ref().ok()).accept_incoming_attach(attach, session).await {
         Ok(LinkEndpoint::Receiver(mut receiver)) => {
             // What the acceptor gives at first never reaches the peer ([`super::quota`]).
             if receiver.set_credit(CREDIT).await.is_err() {
@@ -240,7 +233,7 @@ async fn accept(
             links.spawn(async move {
                 let answer = |request: &_| match desk {
                     Desk::Cbs => cbs::answer(request, &hub, &tokens),
-                    Desk::Management if tokens.until_any(now_s(&hub)).is_none() => {
+                    Desk::Management if tokens.until_any(hub.now_s()).is_none() => {
                         Response::refused(401, "Unauthorized access: no token holds any more.")
                     }
                     Desk::Management => management::answer(request, hub.name(), hub.log()),
@@ -248,7 +241,17 @@ async fn accept(
                 answers.listen(desk, receiver, answer).await;
             });
         }
-        (Ok(Purpose::Deliver(..)), LinkEndpoint::Receiver(_)) => unreachable!("only receivers are delivered to"),
+        (Ok(Purpose::Commands), LinkEndpoint::Receiver(receiver)) => {
+            links.spawn(commands::take(receiver, shared.clone()));
+        }
+        (Ok(Purpose::Feedback), LinkEndpoint::Sender(sender)) => {
+            links.spawn(feedback::tell(sender, shared.clone()));
+        }
+        (Ok(Purpose::Silence), LinkEndpoint::Sender(sender)) => {
+            links.spawn(feedback::stay_silent(sender, shared.clone()));
+        }
+        (Ok(Purpose::Deliver(..) | Purpose::Feedback | Purpose::Silence), LinkEndpoint::Receiver(_))
+        | (Ok(Purpose::Commands), LinkEndpoint::Sender(_)) => unreachable!("a purpose goes with the peer's role"),
         (Err(error), link) => {
             tracing::debug!(%error, "refused a link");
             shared.hub.books().link_refused();
@@ -264,13 +267,30 @@ async fn accept(
 
 type Acceptor = LinkAcceptor<fn(Source) -> Option<Source>, fn(Target) -> Option<Target>>;
 
-fn link_acceptor(metrics: bool) -> Acceptor {
-    // The acceptor tolerates a peer that would rather have unsettled deliveries; its version is pinned for that.
-    let builder = LinkAcceptor::builder()
-        .supported_sender_settle_modes(SupportedSenderSettleModes::Settled)
-        .fallback_sender_settle_mode(SenderSettleMode::Settled)
-        .max_message_size(MESSAGE_BYTES_MAX);
-    if metrics { builder.add_offered_capabilities(METRICS).build() } else { builder.build() }
+fn link_acceptor(purpose: Option<&Purpose>) -> Acceptor {
+    let builder = LinkAcceptor::builder();
+    match purpose {
+        // Settled by the peer, once it has done what is to be done.
+        Some(Purpose::Feedback | Purpose::Silence) => builder
+            .supported_sender_settle_modes(SupportedSenderSettleModes::Unsettled)
+            .fallback_sender_settle_mode(SenderSettleMode::Unsettled)
+            .build(),
+        // Longer commands than the service takes are refused one by one, up to what a connection may have under way. A peer
+        // that would rather settle after the hub has (Microsoft's Python SDK) waits for ever if it is let.
+        Some(Purpose::Commands) => builder
+            .supported_receiver_settle_modes(SupportedReceiverSettleModes::First)
+            .fallback_receiver_settle_mode(ReceiverSettleMode::First)
+            .build(),
+        _ => {
+            // The acceptor tolerates a peer that would rather have unsettled deliveries; its version is pinned for that.
+            let builder = builder
+                .supported_sender_settle_modes(SupportedSenderSettleModes::Settled)
+                .fallback_sender_settle_mode(SenderSettleMode::Settled)
+                .max_message_size(MESSAGE_BYTES_MAX);
+            let metrics = matches!(purpose, Some(Purpose::Deliver(delivery, _)) if delivery.metrics);
+            if metrics { builder.add_offered_capabilities(claim::METRICS).build() } else { builder.build() }
+        }
+    }
 }
 
 /// What a link is for, or why it may not be.
@@ -281,14 +301,17 @@ async fn purpose(attach: &Attach, shared: &Shared) -> Result<Purpose, definition
         _ => None,
     };
     let address = address.unwrap_or_default();
-    let now_s = now_s(&shared.hub);
-    match address::node(address) {
-        Node::Cbs => Ok(Purpose::Desk(Desk::Cbs)),
-        Node::Management if shared.tokens.until_any(now_s).is_some() => Ok(Purpose::Desk(Desk::Management)),
-        Node::Management => Err(unauthorized(address)),
-        Node::Partition { entity, consumer_group, partition } if attach.role == Role::Receiver => {
-            if shared.tokens.until(address::path(address), now_s).is_none() {
-                return Err(unauthorized(address));
+    let now_s = shared.hub.now_s();
+    let node = address::node(address);
+    match (node, &attach.role) {
+        (Node::Cbs, _) => Ok(Purpose::Desk(Desk::Cbs)),
+        (Node::Management, _) if shared.tokens.until_any_of(Realm::Events, now_s).is_some() => {
+            Ok(Purpose::Desk(Desk::Management))
+        }
+        (Node::Management, _) => Err(unauthorized("Listen", address)),
+        (Node::Partition { entity, consumer_group, partition }, Role::Receiver) => {
+            if shared.tokens.until(Realm::Events, address::path(address), now_s).is_none() {
+                return Err(unauthorized("Listen", address));
             }
             if !entity.eq_ignore_ascii_case(shared.hub.name()) {
                 return Err(not_found(format!("The messaging entity '{address}' could not be found.")));
@@ -301,134 +324,38 @@ async fn purpose(attach: &Attach, shared: &Shared) -> Result<Purpose, definition
                 );
                 return Err(not_found(why));
             }
-            receive(attach, address, &consumer_group, &partition, shared).await
+            let (delivery, place) = claim::receive(attach, address, &consumer_group, &partition, shared).await?;
+            Ok(Purpose::Deliver(delivery, place))
         }
-        Node::Partition { .. } => {
+        (Node::Partition { .. }, Role::Sender) => {
             Err(error(AmqpError::NotAllowed, "Events cannot be sent to this endpoint.".to_owned()))
         }
-        Node::Unknown => Err(not_found(format!("The messaging entity '{address}' could not be found."))),
-    }
-}
-
-async fn receive(
-    attach: &Attach,
-    address: &str,
-    consumer_group: &str,
-    partition: &str,
-    shared: &Shared,
-) -> Result<Purpose, definitions::Error> {
-    let log = shared.hub.log();
-    let count = log.partition_count();
-    let id = management::partition_id(partition, count)
-        .ok_or_else(|| not_found(management::no_partition(partition, count)))?;
-    let position = position(attach).map_err(|bad| error(AmqpError::InvalidField, bad.to_string()))?;
-    within(position, id, shared)?;
-    let next = log.seek(id, position).await.map_err(|disk| {
-        tracing::error!(partition = id, error = %disk, "failed to seek in the log");
-        error(AmqpError::InternalError, format!("the log of partition {id} cannot be read"))
-    })?;
-    let place = claim(attach, consumer_group, id, shared)?;
-    let desired = attach.desired_capabilities.as_ref();
-    let metrics = desired.is_some_and(|desired| desired.iter().any(|capability| capability.as_str() == METRICS));
-    let delivery = Delivery { partition: id, next, path: address::path(address).to_owned(), metrics };
-    Ok(Purpose::Deliver(delivery, place))
-}
-
-/// Takes a place among the receivers, and tells those who lose theirs.
-fn claim(attach: &Attach, consumer_group: &str, partition: u32, shared: &Shared) -> Result<Place, definitions::Error> {
-    let level = property(attach, EPOCH).and_then(|value| match value {
-        Value::Long(level) => Some(*level),
-        Value::Int(level) => Some(i64::from(*level)),
-        _ => None,
-    });
-    let name = RECEIVER_NAMES.iter().find_map(|name| property(attach, name)).and_then(|value| match value {
-        Value::String(name) => Some(name.as_str()),
-        _ => None,
-    });
-    let key = (consumer_group.to_ascii_lowercase(), partition);
-    let (tell, lost) = oneshot::channel();
-    let claimed = shared.hub.owners().claim(key.clone(), level, tell).map_err(|denied| {
-        let condition: ErrorCondition = match denied {
-            Denied::Owned { .. } => LinkError::Stolen.into(),
-            Denied::Full => AmqpError::ResourceLimitExceeded.into(),
-        };
-        definitions::Error::new(condition, denied.to_string(), None)
-    })?;
-    for displaced in claimed.displaced {
-        let (name, level) = (name.unwrap_or("nil"), level.unwrap_or_default());
-        let why = format!(
-            "New receiver '{name}' with higher epoch of '{level}' is created hence current receiver is getting \
-             disconnected. If you are recreating the receiver, make sure a higher epoch is used."
-        );
-        // Who has just gone by itself need not be told.
-        let _ = displaced.send(Ending::Stolen(why));
-    }
-    Ok(Place { shared: shared.clone(), key, id: claimed.id, lost })
-}
-
-/// Refuses a position behind the end: it is one of another log, and waiting for it would hide a loss.
-fn within(position: Position, partition: u32, shared: &Shared) -> Result<(), definitions::Error> {
-    let Some(info) = shared.hub.log().info(partition) else { return Ok(()) };
-    let last_offset = info.last_enqueued_offset.parse().unwrap_or(-1_i64);
-    let (what, asked, last) = match position {
-        Position::Offset { offset, .. } if last_offset < offset => ("offset", offset, last_offset),
-        Position::Sequence { sequence_number, inclusive } => {
-            let last = info.last_enqueued_sequence_number;
-            if sequence_number <= last.saturating_add(i64::from(inclusive)) {
-                return Ok(());
-            }
-            ("sequence number", sequence_number, last)
+        (Node::DeviceBound | Node::Feedback | Node::FileNotifications, _)
+            if shared.tokens.until(Realm::Hub, address::path(address), now_s).is_none() =>
+        {
+            Err(unauthorized("ServiceConnect", address))
         }
-        _ => return Ok(()),
-    };
-    let why = format!(
-        "The supplied {what} '{asked}' is invalid. The last {what} in the system is '{last}' (partition {partition}, hub \
-         made at {} ms).",
-        shared.hub.log().created_at()
-    );
-    let condition = ErrorCondition::Custom(Symbol::from("com.microsoft:argument-out-of-range"));
-    Err(definitions::Error::new(condition, why, None))
-}
-
-/// Where the receiver wants to begin: at the beginning, unless a filter says otherwise.
-fn position(attach: &Attach) -> Result<Position, filter::BadFilter> {
-    let filters = attach.source.as_ref().and_then(|source| source.filter.as_ref());
-    match filters.and_then(|filters| filters.get(SELECTOR)) {
-        None | Some(Value::Null) => Ok(Position::Earliest),
-        Some(value) => filter::parse(selector(value)),
+        (Node::DeviceBound, Role::Sender) => Ok(Purpose::Commands),
+        (Node::Feedback, Role::Receiver) => Ok(Purpose::Feedback),
+        (Node::FileNotifications, Role::Receiver) => Ok(Purpose::Silence),
+        (Node::DeviceBound | Node::Feedback | Node::FileNotifications, _) => {
+            Err(error(AmqpError::NotAllowed, format!("'{address}' is for links in the other direction.")))
+        }
+        (Node::Unknown, _) => Err(not_found(format!("The messaging entity '{address}' could not be found."))),
     }
 }
 
-/// The text of a filter, described (by code or by name) or bare.
-fn selector(value: &Value) -> &str {
-    match value {
-        Value::Described(described) => selector(&described.value),
-        Value::String(text) => text,
-        Value::Symbol(symbol) => symbol.as_str(),
-        Value::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
-        _ => "",
-    }
-}
-
-fn now_s(hub: &AmqpHub) -> i64 {
-    hub.clock().now().millis().div_euclid(1000)
-}
-
-fn property<'a>(attach: &'a Attach, name: &str) -> Option<&'a Value> {
-    attach.properties.as_ref()?.get(name)
-}
-
-fn error(condition: AmqpError, description: String) -> definitions::Error {
+pub(super) fn error(condition: AmqpError, description: String) -> definitions::Error {
     definitions::Error::new(condition, description, None)
 }
 
-fn not_found(description: String) -> definitions::Error {
+pub(super) fn not_found(description: String) -> definitions::Error {
     error(AmqpError::NotFound, description)
 }
 
-fn unauthorized(address: &str) -> definitions::Error {
+fn unauthorized(right: &str, address: &str) -> definitions::Error {
     let why = format!(
-        "Unauthorized access. 'Listen' claim(s) are required to perform this operation. Resource: '{address}'."
+        "Unauthorized access. '{right}' claim(s) are required to perform this operation. Resource: '{address}'."
     );
     error(AmqpError::UnauthorizedAccess, why)
 }

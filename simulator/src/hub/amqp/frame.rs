@@ -33,8 +33,13 @@ const LIST_8: u8 = 0xc0;
 const LIST_32: u8 = 0xd0;
 /// `idle-time-out` is the fifth field of `open`.
 const IDLE_TIME_OUT: usize = 4;
-/// `more` is the sixth field of `transfer`.
+/// Fields of `transfer`; of `detach` the handle is the first one too, of `attach` the second.
+const HANDLE: usize = 0;
+const DELIVERY_ID: usize = 1;
 const MORE: usize = 5;
+const STATE: usize = 7;
+const RESUME: usize = 8;
+const ABORTED: usize = 9;
 /// `first` and `last` are the second and third field of `disposition`.
 const FIRST: usize = 1;
 const LAST: usize = 2;
@@ -87,6 +92,24 @@ pub(super) struct Performative {
     count: u32,
     /// The bytes of its fields; the payload begins after them.
     fields: Range<usize>,
+}
+
+impl Performative {
+    /// Where the payload begins.
+    pub(super) fn end(&self) -> usize {
+        self.fields.end
+    }
+}
+
+/// What a transfer says about the delivery it is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) handle: u32,
+    pub(super) delivery_id: Option<u32>,
+    /// The delivery goes on in the next transfer of the link.
+    pub(super) more: bool,
+    /// Neither with a state, nor resumed, nor aborted: what comes is appended to what came.
+    pub(super) plain: bool,
 }
 
 /// What is in a whole frame after its header; `None` for protocol headers.
@@ -166,10 +189,42 @@ pub(super) fn halve_idle_time_out(frame: &mut [u8], performative: &Performative)
     }
 }
 
+/// Reads a transfer; `None` if its fields cannot be told apart.
+pub(super) fn transfer(frame: &[u8], performative: &Performative) -> Option<Transfer> {
+    let is = |number| match field(frame, performative, number) {
+        Some(at) => is_true(frame.get(at..)?),
+        None if performative.count as usize <= number => Some(false),
+        None => None,
+    };
+    let handle = uint(frame, performative, HANDLE)??;
+    let delivery_id = uint(frame, performative, DELIVERY_ID)?;
+    let more = is(MORE)?;
+    let stateless = match field(frame, performative, STATE) {
+        Some(at) => *frame.get(at)? == NULL,
+        None if performative.count as usize <= STATE => true,
+        None => return None,
+    };
+    // Behind a state nothing is told apart, and need not be.
+    let plain = stateless && !is(RESUME)? && !is(ABORTED)?;
+    Some(Transfer { handle, delivery_id, more, plain })
+}
+
 /// Whether a frame is a transfer whose delivery goes on in the next one.
 pub(super) fn goes_on(frame: &[u8], performative: &Performative) -> bool {
-    let more = (performative.code == TRANSFER).then(|| field(frame, performative, MORE)).flatten();
-    more.is_some_and(|at| matches!(frame.get(at..), Some([0x41, ..] | [0x56, 1, ..])))
+    performative.code == TRANSFER && transfer(frame, performative).is_some_and(|transfer| transfer.more)
+}
+
+/// The handle that an `attach` or `detach` names.
+pub(super) fn handle(frame: &[u8], performative: &Performative) -> Option<u32> {
+    uint(frame, performative, if performative.code == ATTACH { HANDLE + 1 } else { HANDLE })?
+}
+
+fn is_true(bytes: &[u8]) -> Option<bool> {
+    match bytes {
+        [0x41, ..] | [0x56, 1, ..] => Some(true),
+        [0x42 | NULL, ..] | [0x56, 0, ..] => Some(false),
+        _ => None,
+    }
 }
 
 /// How many deliveries a disposition speaks of; none of any other frame, and `None` if its numbers cannot be read or run
@@ -346,6 +401,46 @@ mod tests {
     }
 
     #[test]
+    fn a_transfer_says_what_it_is_a_part_of() {
+        let read = |fields: &[u8], count: u8| {
+            let size = u8::try_from(fields.len() + 1).expect("short");
+            let frame = frame(&[&[0, 0x53, TRANSFER, LIST_8, size, count], fields].concat());
+            transfer(&frame, &performative(&frame).expect("a performative"))
+        };
+        let is = |handle, delivery_id, more, plain| Some(Transfer { handle, delivery_id, more, plain });
+        for (what, fields, count, wanted) in [
+            ("only a handle", &[0x43][..], 1, is(0, None, false, true)),
+            ("the first of some", &[0x52, 3, 0x52, 9, 0xa0, 1, 7, 0x43, 0x42, 0x41], 6, is(3, Some(9), true, true)),
+            ("the last of some", &[0x52, 3, 0x40, 0x40, 0x40, 0x40, 0x42], 6, is(3, None, false, true)),
+            (
+                "in long",
+                &[0x70, 0, 0, 1, 0, 0x70, 0, 0, 0, 1, 0x40, 0x40, 0x40, 0x56, 1],
+                6,
+                is(256, Some(1), true, true),
+            ),
+            (
+                "with a state",
+                &[0x43, 0x43, 0x40, 0x40, 0x40, 0x41, 0x40, 0, 0x53, 0x24, 0x45],
+                8,
+                is(0, Some(0), true, false),
+            ),
+            ("resumed", &[0x43, 0x43, 0x40, 0x40, 0x40, 0x41, 0x40, 0x40, 0x41], 9, is(0, Some(0), true, false)),
+            (
+                "aborted",
+                &[0x43, 0x43, 0x40, 0x40, 0x40, 0x42, 0x40, 0x40, 0x40, 0x41],
+                10,
+                is(0, Some(0), false, false),
+            ),
+            ("without a handle", &[0x40], 1, None),
+            ("`more` that is no truth", &[0x43, 0x43, 0x40, 0x40, 0x40, 0x52, 1], 6, None),
+            ("fields that cannot be told apart", &[0x43, 0, 0x53, 1, 0x41, 0x40, 0x40, 0x41], 6, None),
+            ("fewer fields than said", &[0x43], 6, None),
+        ] {
+            assert_eq!(read(fields, count), wanted, "{what}");
+        }
+    }
+
+    #[test]
     fn a_disposition_says_how_many_deliveries_it_is_about() {
         let at = |numbers: &[u8], count: u8| {
             let size = u8::try_from(numbers.len() + 2).expect("short");
@@ -395,8 +490,7 @@ mod tests {
             }
             let _ = unit(&bytes, 64 * 1024);
             if let Some(p) = performative(&bytes) {
-                let _ = goes_on(&bytes, &p);
-                let _ = deliveries(&bytes, &p);
+                let _ = (transfer(&bytes, &p), handle(&bytes, &p), deliveries(&bytes, &p));
                 halve_idle_time_out(&mut bytes, &p);
             }
             let _ = body(&bytes);

@@ -1,13 +1,16 @@
-//! The service side: an Event-Hubs-compatible endpoint, AMQP 1.0, read by Microsoft's SDKs as they are.
+//! The service side over AMQP 1.0, as Microsoft's SDKs are: an Event-Hubs-compatible endpoint, and the hub's own for commands.
 //!
 //! ```text
 //! socket ── line ── TLS? ── WebSocket? ── pad ── acceptor ── sasl ──> sessions ──> links
 //!                                                  ├─ $cbs         tokens, checked
 //!                                                  ├─ $management  the hub and its partitions
-//!                                                  └─ {hub}/ConsumerGroups/{group}/Partitions/{n}  events from the log
+//!                                                  ├─ {hub}/ConsumerGroups/{group}/Partitions/{n}  events from the log
+//!                                                  ├─ /messages/devicebound            commands, into their queues
+//!                                                  └─ /messages/serviceBound/feedback  what became of them
 //! ```
 //!
-//! Never: an event to a link without a token that covers it; memory that grows with what is stored.
+//! Never: an event to a link without a token that covers it; a command accepted before it is stored; memory that grows
+//! with what is stored.
 
 mod listener; // the port
 
@@ -29,10 +32,15 @@ mod cbs; // tokens: who may do what
 mod management;
 mod request; // questions and answers over two links // [p] what the hub says about itself
 
+mod claim; // what a receiver of events asks for
 mod filter; // [p] where a receiver begins
 mod message; // [p] event -> AMQP message
 mod owners; // [p] who receives from a partition
 mod receiver; // a partition to a link
+
+mod command; // [p] AMQP message -> command
+mod commands; // a link's messages to the queues
+mod feedback; // what became of commands to a link
 
 mod faults; // what tests do to peers
 
@@ -50,13 +58,14 @@ use shared::config::Secret;
 use shared::sas::Key;
 use tokio::sync::oneshot;
 
-use self::cbs::Tokens;
+use self::cbs::{House, Tokens};
 pub use self::faults::Break;
 pub(super) use self::line::{Line, LineIo};
 pub(super) use self::listener::attend;
 pub use self::listener::{Wrapping, serve};
 use self::owners::Owners;
 use self::receiver::Ending;
+use super::desk::Desk;
 use super::log::Log;
 
 /// A shared-access policy that may read. A policy with two keys is two of these.
@@ -73,8 +82,14 @@ impl Policy {
         Self { name: name.into(), key: Secret::new(key) }
     }
 
+    /// What signs tokens for the Event-Hubs-compatible endpoint.
     fn key(&self) -> Key {
         Key::service(self.key.reveal())
+    }
+
+    /// What signs tokens for the IoT hub itself; nothing, if the key is no base64.
+    fn hub_key(&self) -> Option<Key> {
+        Key::device(self.key.reveal())
     }
 
     fn has_key(&self, key: &[u8]) -> bool {
@@ -111,7 +126,9 @@ pub type Policies = Arc<dyn Fn() -> Vec<Policy> + Send + Sync>;
 pub struct Setup {
     /// The Event-Hubs-compatible name: the `EntityPath`.
     pub name: String,
-    /// Who may read.
+    /// Where commands go, and the names the hub goes by.
+    pub desk: Desk,
+    /// Who may read, and command.
     pub policies: Policies,
     /// Consumer groups that exist, in any case of letters.
     pub consumer_groups: Vec<String>,
@@ -190,6 +207,9 @@ impl AmqpHub {
             tokens_refused: books.tokens_refused.load(Relaxed),
             events_delivered: books.events_delivered.load(Relaxed),
             bytes_delivered: books.bytes_delivered.load(Relaxed),
+            commands_accepted: books.commands_accepted.load(Relaxed),
+            commands_rejected: books.commands_rejected.load(Relaxed),
+            feedback_settled: books.feedback_settled.load(Relaxed),
         }
     }
 
@@ -209,6 +229,20 @@ impl AmqpHub {
 
     fn policies(&self) -> Vec<Policy> {
         (self.inner.setup.policies)()
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.inner.setup.desk
+    }
+
+    /// Whom tokens have to do with.
+    fn house<'a>(&'a self, policies: &'a [Policy]) -> House<'a> {
+        House { entity: self.name(), hosts: &self.desk().hosts, policies }
+    }
+
+    /// In Unix seconds.
+    fn now_s(&self) -> i64 {
+        self.clock().now().millis().div_euclid(1000)
     }
 
     fn limits(&self) -> &Limits {
@@ -266,6 +300,12 @@ pub struct Status {
     pub events_delivered: u64,
     /// Bytes of their bodies.
     pub bytes_delivered: u64,
+    /// Commands stored.
+    pub commands_accepted: u64,
+    /// Commands not stored: no such device, its queue full, too long, unreadable.
+    pub commands_rejected: u64,
+    /// Feedback messages settled by services.
+    pub feedback_settled: u64,
 }
 
 #[derive(Debug, Default)]
@@ -277,6 +317,9 @@ struct Books {
     tokens_refused: AtomicU64,
     events_delivered: AtomicU64,
     bytes_delivered: AtomicU64,
+    commands_accepted: AtomicU64,
+    commands_rejected: AtomicU64,
+    feedback_settled: AtomicU64,
 }
 
 impl Books {
@@ -299,6 +342,15 @@ impl Books {
 
     fn tokens_refused(&self) {
         self.tokens_refused.fetch_add(1, Relaxed);
+    }
+
+    fn command(&self, accepted: bool) {
+        let count = if accepted { &self.commands_accepted } else { &self.commands_rejected };
+        count.fetch_add(1, Relaxed);
+    }
+
+    fn feedback_settled(&self) {
+        self.feedback_settled.fetch_add(1, Relaxed);
     }
 
     fn delivered(&self, bytes: usize) {

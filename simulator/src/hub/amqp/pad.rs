@@ -7,6 +7,8 @@
 //! And the acceptor flushes after each frame: a system call, and on a loopback a packet, for each event. Transfers wait here
 //! for the next ones until the acceptor has nothing more to write.
 
+mod gather; // [p] deliveries that span frames
+
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +22,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use self::gather::{Gather, Unfit};
 use super::frame::{self, ATTACH, CLOSE, DETACH, END, TRANSFER, Unit};
-use super::nest;
-use super::quota::{Exceeded, Quota, Sessions};
+use super::quota::{Quota, Sessions};
 
 /// How long a `detach` waits for an `end`. In trials 5 ms were enough; a busy machine needs more.
 const HOLD: Duration = Duration::from_millis(25);
@@ -33,7 +35,7 @@ const TOGETHER_MAX: usize = 32 * 1024;
 /// The hub's own frames are as long as the peer allows: an event, its properties, and room.
 const OUTGOING_FRAME_MAX: usize = 16 * 1024 * 1024;
 /// One `disposition` is about at most so many deliveries: the acceptor looks at each number between its first and last,
-/// four milliards of them if a peer likes. What leaves is settled, so there is little to be said about it at all.
+/// four milliards of them if a peer likes. Most of what leaves is settled, so there is little to be said about it.
 const DELIVERIES_MAX: u64 = 10_000;
 /// As the hub tells its peers.
 pub(super) const INCOMING_FRAME_MAX: usize = 64 * 1024;
@@ -133,21 +135,7 @@ impl Outgoing {
 struct Incoming {
     part: BytesMut,
     ready: BytesMut,
-}
-
-/// Why a peer is not listened to any further.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum Unfit {
-    #[error("not AMQP, or a frame longer than allowed")]
-    Bytes,
-    #[error("values lie too deep in one another, or are said to be more than there can be")]
-    Values,
-    #[error("a question longer than a frame")]
-    Length,
-    #[error("a disposition about more deliveries than {DELIVERIES_MAX}, or about none")]
-    Deliveries,
-    #[error(transparent)]
-    Quota(#[from] Exceeded),
+    gather: Gather,
 }
 
 impl Incoming {
@@ -159,15 +147,10 @@ impl Incoming {
                 Unit::Broken => return Err(Unfit::Bytes),
                 Unit::Whole(length) => {
                     let mut frame = self.part.split_to(length);
-                    if !frame::body(&frame).is_none_or(nest::decodable) {
-                        return Err(Unfit::Values);
-                    }
-                    if let Some(performative) = frame::performative(&frame) {
+                    let performative = frame::performative(&frame);
+                    self.gather.look(&frame, performative.as_ref())?;
+                    if let Some(performative) = performative {
                         frame::halve_idle_time_out(&mut frame, &performative);
-                        // What spans frames would be gathered, and could lie deeper than any of its parts shows.
-                        if frame::goes_on(&frame, &performative) {
-                            return Err(Unfit::Length);
-                        }
                         if frame::deliveries(&frame, &performative).is_none_or(|count| DELIVERIES_MAX < count) {
                             return Err(Unfit::Deliveries);
                         }

@@ -289,8 +289,9 @@ impl Session {
                 let began = *link.began.get_or_insert(count);
                 link.granted = link.granted.max(count.wrapping_sub(began).saturating_add(credit));
             }
-            TRANSFER if !frame::goes_on(frame, performative) => {
-                if uint(frame, handle_of(TRANSFER)).is_some_and(|handle| self.events.contains(&handle)) {
+            TRANSFER => {
+                let handle = uint(frame, handle_of(TRANSFER)).filter(|_| !frame::goes_on(frame, performative));
+                if handle.is_some_and(|handle| self.events.contains(&handle)) {
                     self.ahead.left();
                 }
             }

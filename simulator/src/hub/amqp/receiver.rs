@@ -9,6 +9,7 @@ use fe2o3_amqp::link::{SendError, Sender};
 use fe2o3_amqp_types::definitions::{self, AmqpError, ConnectionError, LinkError};
 use tokio::sync::oneshot;
 
+use super::cbs::Realm;
 use super::connection::Shared;
 use super::message;
 use super::owners::Key;
@@ -80,7 +81,7 @@ pub(super) async fn deliver(mut sender: Sender, mut place: Place, delivery: Deli
     let end = tokio::select! {
         end = pump(&mut sender, &shared, delivery, &ahead) => end,
         Ok(ending) = &mut place.lost => ending.error(&shared, &path),
-        () = shared.tokens.expired(&path, shared.hub.clock()) => {
+        () = shared.tokens.expired(Realm::Events, &path, shared.hub.clock()) => {
             let why = "The token for this link has expired.".to_owned();
             Some(definitions::Error::new(AmqpError::UnauthorizedAccess, why, None))
         }

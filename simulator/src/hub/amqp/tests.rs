@@ -1,5 +1,6 @@
 //! The endpoint as Microsoft's Rust SDK sees it, unmodified, and as the uninvited see it.
 
+mod backend;
 mod kit;
 mod misfortune;
 mod processor;

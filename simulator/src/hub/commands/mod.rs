@@ -320,6 +320,11 @@ impl Commands {
         }
     }
 
+    /// How long a service has for feedback.
+    pub(super) fn feedback_lock(&self) -> Duration {
+        self.inner.limits.feedback_lock_duration
+    }
+
     /// What became of commands: waits until there is something, then gives at most `max` records (at least one), each
     /// to nobody else until it is settled or `feedback-lock-duration` has passed.
     pub async fn feedback(&self, max: usize) -> Vec<FeedbackRecord> {

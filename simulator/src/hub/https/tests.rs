@@ -72,6 +72,7 @@ impl Served {
         let doing = tokio::spawn(jobs::run(Arc::clone(&api), door.stop.clone()));
         let setup = amqp::Setup {
             name: "hub".to_owned(),
+            desk: door.desk.clone(),
             policies: Arc::new(Vec::new),
             consumer_groups: vec![],
             limits: amqp::Limits::default(),

@@ -15,7 +15,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{AmqpHub, Limits, Policy, Setup, Status, Wrapping, serve};
+use crate::config::Config;
+use crate::hub::commands::{Ack, Command};
+use crate::hub::desk::{Desk, Stood};
+use crate::hub::devices::Registry;
+use crate::hub::limits::{self, SharedLimits};
 use crate::hub::log::{Log, NewEvent, Options, SystemProperties};
+use crate::hub::metrics::Metrics;
+use crate::hub::who::Who;
 
 pub(super) const NAME: &str = "myhub";
 pub(super) const POLICY: &str = "service";
@@ -24,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct TestHub {
     pub(super) log: Log,
+    desk: Desk,
     pub(super) hub: AmqpHub,
     pub(super) port: u16,
     stop: CancellationToken,
@@ -39,8 +47,10 @@ impl TestHub {
         shared::tls::install_provider();
         let options = Options::new(2, Clock::Real);
         let log = Log::open(&directory.join("log"), &options).expect("a log");
+        let desk = desk(directory, &log);
         let setup = Setup {
             name: NAME.to_owned(),
+            desk: desk.clone(),
             policies: Arc::new(|| vec![Policy::new(POLICY, KEY)]),
             consumer_groups: vec!["second".to_owned()],
             limits,
@@ -50,7 +60,7 @@ impl TestHub {
         let port = listener.local_addr().expect("bound").port();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, Wrapping::Plain, hub.clone(), stop.clone()));
-        Self { log, hub, port, stop, serving }
+        Self { log, desk, hub, port, stop, serving }
     }
 
     /// Returns once the books say so.
@@ -93,10 +103,46 @@ impl TestHub {
         }
     }
 
+    /// How many commands wait for the device.
+    pub(super) fn depth(&self) -> usize {
+        self.desk.commands.depth(&Who::device(DEVICE))
+    }
+
+    /// Takes what waits for the device.
+    pub(super) fn take(&self) -> Vec<Vec<u8>> {
+        let mut bodies = vec![];
+        while let Some((lock, command)) = self.desk.commands.next_for(&Who::device(DEVICE)).expect("readable") {
+            bodies.push(command.body.to_vec());
+            self.desk.commands.complete(&Who::device(DEVICE), lock).expect("written");
+        }
+        bodies
+    }
+
+    /// Has services told of a command.
+    pub(super) async fn tell(&self, message_id: &str) {
+        let command = Command { message_id: Some(message_id.to_owned()), ack: Ack::Full, ..Command::default() };
+        self.desk.commands.send(&Who::device(DEVICE), command).await.expect("stored");
+        assert_eq!(self.take().len(), 1);
+    }
+
     /// A device whose events go to a partition.
     pub(super) fn device_of(&self, partition: u32) -> String {
         (0..).map(|n| format!("gw-{n}")).find(|id| self.log.partition_of(id) == partition).expect("there are many")
     }
+}
+
+fn desk(directory: &Path, log: &Log) -> Desk {
+    let registry = Registry::prepare(directory.join("devices.toml"), &[DEVICE.to_owned()]).expect("a registry");
+    let tier = Config::load(None).expect("the default").hub.limits;
+    Desk::stand(Stood {
+        directory,
+        registry,
+        log: log.clone(),
+        limits: SharedLimits::new(limits::Limits::new(tier, limits::Metered::default())),
+        hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
+        sources: vec![],
+    })
 }
 
 pub(super) fn event(device: &str, body: String) -> NewEvent {
@@ -151,6 +197,9 @@ pub(super) async fn end(receiver: &EventReceiver) -> EventHubsError {
     })
     .await
 }
+
+/// A device that may be commanded.
+pub(super) const DEVICE: &str = "gw-1";
 
 /// A test that hangs fails.
 pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {

@@ -42,7 +42,7 @@ pub(super) fn plain(key: &str) -> SaslProfile {
 }
 
 /// Attaches a receiver; the error it ends with, if it is refused.
-async fn refused(peer: &mut Peer, name: &str, address: &str) -> String {
+pub(super) async fn refused(peer: &mut Peer, name: &str, address: &str) -> String {
     match within(Receiver::attach(&mut peer.1, name, address)).await {
         Ok(mut receiver) => match within(receiver.recv::<Body<Value>>()).await {
             Ok(_) => panic!("delivered"),

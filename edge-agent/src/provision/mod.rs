@@ -1,0 +1,72 @@
+//! Provisioning: which hub is ours, asked of Azure's Device Provisioning Service.
+//!
+//! ```text
+//! [provisioning] -> exchange <--service (MQTT)--> the service
+//!                      |
+//!                      v
+//!                 Assignment -> record, beside the outbox -> the uplink's target
+//! ```
+//!
+//! The key that proves us to the service is our key at the hub, as Azure has it; so the record holds names only.
+//! [`exchange`] is pure; [`service`] drives it.
+
+pub mod config; // [provisioning]
+
+pub mod exchange; // what to ask, what an answer means
+
+mod service; // rumqttc, TLS, token
+
+pub mod record; // what became of it, beside the outbox
+
+mod seek; // ask until there is an answer
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use shared::reading::GatewayId;
+use shared::sas;
+
+pub use self::config::{Config, ConfigError};
+pub use self::exchange::{Assigned, Refusal};
+pub use self::record::Assignment;
+pub use self::seek::{attempt, seek};
+pub use self::service::Fault;
+
+use crate::hub::Dial;
+use crate::uplink::HubTarget;
+
+/// Who asks, and whom.
+#[derive(Debug, Clone)]
+pub struct Applicant {
+    /// Tells one provisioning service from others.
+    pub id_scope: String,
+    /// Who we are there.
+    pub registration_id: String,
+    /// Our key, at the service and at the hub.
+    pub key: sas::Key,
+    /// The service.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Certificate authorities to trust, PEM; without it the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// False only in tests on loopback.
+    pub tls: bool,
+}
+
+impl Applicant {
+    /// The uplink's target, once a hub is assigned.
+    pub fn target(&self, assignment: &Assignment, dial: &Dial) -> HubTarget {
+        HubTarget {
+            host: dial.host.clone().unwrap_or_else(|| assignment.hub.clone()),
+            hub: assignment.hub.clone(),
+            gateway: GatewayId::new(&assignment.device),
+            key: self.key.clone(),
+            port: dial.port,
+            ca_file: dial.ca_file.clone(),
+            tls: self.tls,
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The ear: what to do about what the hub says, given what happened. No socket, no clock.
+//!
+//! ```text
+//! away --connected--> asking (SUBSCRIBE) --SUBACK--> hearing --lost--> away
+//!           |
+//!           +--> deaf, for a while: a hub closed several connections rather than hear of twins
+//! ```
+//!
+//! Nothing here holds telemetry up: what is said goes beside the Envelopes, at QoS 0 and without a place in their window,
+//! and a hub that answers nothing is just not heard.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+use shared::backoff::Backoff;
+
+use super::document::Section;
+use super::level::{self, Levels};
+use super::method::{self, Call};
+use super::topic::{self, Heard};
+use super::twin::{self, Changes, Outcome, Twin};
+
+/// The reported property with what the agent is.
+const AGENT: &str = "agent";
+/// The desired property, the reported one, and the method.
+const LOG_LEVEL: &str = "log-level";
+/// Messages handed to the client and not yet written. The client has room for them beside the window.
+pub const SAID_MAX: usize = 16;
+/// Calls that wait for that room; more are not answered, and their callers time out.
+const CALLS_MAX: usize = 256;
+/// Unknown desired properties that are answered; more are only logged.
+const UNKNOWN_MAX: usize = 32;
+/// A value up to this size is repeated in its acknowledgement.
+const ECHO_BYTES_MAX: usize = 256;
+/// So many connections in a row the hub may close before it has answered about the twin…
+const CLOSED_MAX: u32 = 3;
+/// …before it is spared for so long: a tier without twins closes instead of saying no, and telemetry comes first.
+const DEAF: Duration = Duration::from_secs(600);
+/// SUBACK should have come by then.
+const SUBACK: Duration = Duration::from_secs(60);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// CONNACK.
+    Connected,
+    /// SUBACK, and whether every filter was granted.
+    Subscribed {
+        /// All of them.
+        granted: bool,
+    },
+    /// A publish of the hub.
+    Heard {
+        /// Its topic.
+        topic: &'a str,
+        /// Its payload.
+        payload: &'a [u8],
+    },
+    /// Something that was said is written.
+    Said,
+    /// What the agent is has changed.
+    Agent(Json),
+    /// The connection is gone.
+    Lost {
+        /// The hub closed it.
+        closed: bool,
+    },
+    /// Time went by.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Do {
+    /// Subscribe to [`topic::FILTERS`].
+    Subscribe,
+    /// Publish this at QoS 0; [`Notice::Said`] tells when it is written.
+    Say {
+        /// Where.
+        topic: String,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// As [`Do::Say`], with the status of now under [`topic::answer`].
+    SayStatus {
+        /// Of the call.
+        rid: String,
+    },
+    /// From now on this is logged.
+    SetLevel {
+        /// The filter.
+        level: String,
+        /// On whose word.
+        why: &'static str,
+    },
+    /// Count it.
+    Count(Count),
+    /// For the log.
+    Note(Note),
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// A call was answered.
+    Call {
+        /// Of the method, or `refused`.
+        name: &'static str,
+        /// Of the answer.
+        status: u16,
+    },
+    /// A call was not answered.
+    CallDropped,
+    /// A write of reported properties was answered.
+    Write(u16),
+    /// A desired property: `applied`, `refused` or `unknown`.
+    Desired(&'static str),
+}
+
+/// What is worth a line in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Note {
+    /// Of the twin.
+    #[error("{0}")]
+    Twin(twin::Note),
+    /// A desired property was not applied.
+    #[error("desired property `{name}` is not applied: {why}")]
+    NotApplied {
+        /// Which.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// The hub says no.
+    #[error("the hub does not let us subscribe to twins and methods: it is not heard on this connection")]
+    NotGranted,
+    /// The hub says nothing.
+    #[error("the hub does not answer SUBSCRIBE: it is not heard on this connection")]
+    NoSuback,
+    /// The hub closes.
+    #[error("the hub closed {CLOSED_MAX} connections before it answered about the twin: not asking for ten minutes")]
+    Deaf,
+    /// Too many calls.
+    #[error("more calls than can be answered: some are not")]
+    CallsDropped,
+}
+
+impl Note {
+    /// True where somebody should look.
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Note::Twin(twin::Note::ChangedMeanwhile { .. } | twin::Note::Missed { .. }) => false,
+            Note::Twin(_)
+            | Note::NotApplied { .. }
+            | Note::NotGranted
+            | Note::NoSuback
+            | Note::Deaf
+            | Note::CallsDropped => true,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Away,
+    Asking { until: Option<Instant> },
+    Hearing,
+    Refused,
+    Deaf,
+}
+
+/// The ear.
+#[derive(Debug)]
+pub struct Ear {
+    link: Link,
+    twin: Twin,
+    levels: Levels,
+    calls: VecDeque<(String, Call)>,
+    /// Handed over and not yet written.
+    said: usize,
+    closed: u32,
+    deaf_until: Option<Instant>,
+    dropping: bool,
+}
+
+impl Ear {
+    /// An ear of an agent that logs as configured.
+    pub fn new(level: &str, backoff: Backoff) -> Self {
+        Self {
+            link: Link::Away,
+            twin: Twin::new(backoff),
+            levels: Levels::new(level),
+            calls: VecDeque::new(),
+            said: 0,
+            closed: 0,
+            deaf_until: None,
+            dropping: false,
+        }
+    }
+
+    /// For the status.
+    pub fn state(&self) -> &'static str {
+        match self.link {
+            Link::Away => "away",
+            Link::Asking { .. } => "asking",
+            Link::Hearing => "hearing",
+            Link::Refused => "refused",
+            Link::Deaf => "deaf",
+        }
+    }
+
+    /// The twin.
+    pub fn twin(&self) -> &Twin {
+        &self.twin
+    }
+
+    /// What is logged.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// When [`Notice::Tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let link = match self.link {
+            Link::Asking { until } => until,
+            Link::Deaf => self.deaf_until,
+            Link::Hearing if self.said < SAID_MAX => self.twin.deadline(),
+            Link::Hearing | Link::Away | Link::Refused => None,
+        };
+        [link, self.levels.until()].into_iter().flatten().min()
+    }
+
+    /// One edge.
+    pub fn step(&mut self, notice: Notice<'_>, now: Instant) -> Vec<Do> {
+        let mut todo = vec![];
+        match notice {
+            Notice::Connected => self.connected(now, &mut todo),
+            Notice::Subscribed { granted } => self.subscribed(granted, &mut todo),
+            Notice::Heard { topic, payload } => self.heard(topic, payload, now, &mut todo),
+            Notice::Said => self.said = self.said.saturating_sub(1),
+            Notice::Agent(facts) => self.twin.want(AGENT, facts, now),
+            Notice::Lost { closed } => self.lost(closed, now, &mut todo),
+            Notice::Tick => {}
+        }
+        self.go_on(now, &mut todo);
+        todo
+    }
+
+    fn connected(&mut self, now: Instant, todo: &mut Vec<Do>) {
+        self.twin.end();
+        self.calls.clear();
+        self.said = 0;
+        if self.deaf_until.is_some_and(|until| now < until) {
+            self.link = Link::Deaf;
+            return;
+        }
+        self.deaf_until = None;
+        self.subscribe(now, todo);
+    }
+
+    fn subscribe(&mut self, now: Instant, todo: &mut Vec<Do>) {
+        self.link = Link::Asking { until: Some(now + SUBACK) };
+        todo.push(Do::Subscribe);
+    }
+
+    fn subscribed(&mut self, granted: bool, todo: &mut Vec<Do>) {
+        match (self.link, granted) {
+            (Link::Asking { .. }, true) => {
+                self.link = Link::Hearing;
+                self.twin.begin();
+            }
+            (Link::Asking { .. }, false) => {
+                self.link = Link::Refused;
+                todo.push(Do::Note(Note::NotGranted));
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&mut self, closed: bool, now: Instant, todo: &mut Vec<Do>) {
+        let early = match self.link {
+            Link::Asking { .. } => true,
+            Link::Hearing => !self.twin.is_read(),
+            Link::Away | Link::Refused | Link::Deaf => false,
+        };
+        if closed && early {
+            self.closed += 1;
+            if CLOSED_MAX <= self.closed {
+                (self.closed, self.deaf_until) = (0, Some(now + DEAF));
+                todo.push(Do::Note(Note::Deaf));
+            }
+        }
+        self.link = Link::Away;
+        self.twin.end();
+        self.calls.clear();
+        self.said = 0;
+    }
+
+    fn heard(&mut self, topic: &str, payload: &[u8], now: Instant, todo: &mut Vec<Do>) {
+        match topic::parse(topic) {
+            Some(Heard::Answer { status, rid }) => {
+                let outcome = self.twin.answered(status, rid, payload, now);
+                if self.twin.is_read() {
+                    self.closed = 0;
+                }
+                self.follow(outcome, now, todo);
+            }
+            Some(Heard::Desired { version }) => {
+                let outcome = self.twin.patched(version, payload);
+                self.follow(outcome, now, todo);
+            }
+            Some(Heard::Call { method, rid }) => {
+                if self.calls.len() < CALLS_MAX {
+                    self.calls.push_back((rid.to_owned(), method::read(method, payload)));
+                } else {
+                    todo.push(Do::Count(Count::CallDropped));
+                    if !std::mem::replace(&mut self.dropping, true) {
+                        todo.push(Do::Note(Note::CallsDropped));
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn follow(&mut self, outcome: Outcome, now: Instant, todo: &mut Vec<Do>) {
+        todo.extend(outcome.note.map(|note| Do::Note(Note::Twin(note))));
+        todo.extend(outcome.written.map(|status| Do::Count(Count::Write(status))));
+        if let Some(changes) = outcome.changes {
+            self.apply(changes, now, todo);
+            self.tidy(now);
+        }
+    }
+
+    fn apply(&mut self, changes: Changes, now: Instant, todo: &mut Vec<Do>) {
+        let version = self.twin.version().unwrap_or_default();
+        for (name, value) in changes {
+            match (name.as_str(), value) {
+                (LOG_LEVEL, Some(value)) => self.desire_level(&value, version, now, todo),
+                (LOG_LEVEL, None) => {
+                    self.levels.desire(None);
+                    self.turn("the twin desires none any more", todo);
+                    self.twin.want(LOG_LEVEL, Json::Null, now);
+                }
+                (_, Some(value)) => self.unknown(name, &value, version, now, todo),
+                (_, None) => {
+                    if is_unknown_ack(self.twin.reported().get(&name)) {
+                        self.twin.want(&name, Json::Null, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn desire_level(&mut self, value: &Json, version: i64, now: Instant, todo: &mut Vec<Do>) {
+        let wish = value.as_str().ok_or_else(|| "it is no text; write e.g. \"debug\"".to_owned());
+        let refused = match wish.and_then(|level| level::check(level).map(|()| level.to_owned())) {
+            Ok(level) => {
+                self.levels.desire(Some(level));
+                self.turn("the twin desires it", todo);
+                todo.push(Do::Count(Count::Desired("applied")));
+                self.twin.want(LOG_LEVEL, ack(value, 200, version, "applied"), now);
+                return;
+            }
+            Err(refused) => refused,
+        };
+        let in_force = self.levels.in_force();
+        let said = format!("{refused}; `{in_force}` stays in force");
+        todo.push(Do::Count(Count::Desired("refused")));
+        self.twin.want(LOG_LEVEL, ack(value, 400, version, &said), now);
+        todo.push(Do::Note(Note::NotApplied { name: LOG_LEVEL.to_owned(), why: said }));
+    }
+
+    fn unknown(&mut self, name: String, value: &Json, version: i64, now: Instant, todo: &mut Vec<Do>) {
+        let known = self.twin.desired().keys().filter(|other| *other != LOG_LEVEL);
+        // The hub's own rule for names; in its order, so that it is always the same ones.
+        let fits = name.len() <= 128 && !name.contains(|letter: char| letter.is_control() || ".$# ".contains(letter));
+        let answered = name != AGENT && fits && known.take(UNKNOWN_MAX).any(|other| *other == name);
+        if answered {
+            let words = "this version of the agent has no such property";
+            self.twin.want(&name, ack(value, 404, version, words), now);
+        }
+        todo.push(Do::Count(Count::Desired("unknown")));
+        let name = name.chars().filter(|letter| !letter.is_control()).take(128).collect();
+        todo.push(Do::Note(Note::NotApplied { name, why: "there is no such property".to_owned() }));
+    }
+
+    /// Acknowledgements of an earlier run, about what is desired no more.
+    fn tidy(&mut self, now: Instant) {
+        let twin = &self.twin;
+        let stale = |(name, value): &(&String, &Json)| {
+            !twin.desired().contains_key(*name) && (*name == LOG_LEVEL || is_unknown_ack(Some(*value)))
+        };
+        let gone: Vec<String> = twin.reported().iter().filter(stale).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.twin.want(&name, Json::Null, now);
+        }
+    }
+
+    /// Brings the level that is in force now into force.
+    fn turn(&self, why: &'static str, todo: &mut Vec<Do>) {
+        todo.push(Do::SetLevel { level: self.levels.in_force().to_owned(), why });
+    }
+
+    /// What time, room or an answer made possible.
+    fn go_on(&mut self, now: Instant, todo: &mut Vec<Do>) {
+        if self.levels.tick(now) {
+            self.turn("what a call asked for is over", todo);
+        }
+        match self.link {
+            Link::Asking { until: Some(until) } if until <= now => {
+                self.link = Link::Asking { until: None };
+                todo.push(Do::Note(Note::NoSuback));
+            }
+            Link::Deaf if self.deaf_until.is_none_or(|until| until <= now) => {
+                self.deaf_until = None;
+                self.subscribe(now, todo);
+            }
+            Link::Hearing => {
+                todo.extend(self.twin.tick(now).map(|note| Do::Note(Note::Twin(note))));
+                if self.said < SAID_MAX
+                    && let Some((topic, payload)) = self.twin.next(now)
+                {
+                    self.said += 1;
+                    todo.push(Do::Say { topic, payload });
+                }
+                while self.said < SAID_MAX
+                    && let Some((rid, call)) = self.calls.pop_front()
+                {
+                    self.said += 1;
+                    self.dropping = false;
+                    self.answer(rid, call, now, todo);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, rid: String, call: Call, now: Instant, todo: &mut Vec<Do>) {
+        let name = call.name();
+        let (status, body) = match call {
+            Call::Status => {
+                todo.push(Do::Count(Count::Call { name, status: 200 }));
+                todo.push(Do::SayStatus { rid });
+                return;
+            }
+            Call::LogLevel { level, span } => {
+                let before = self.levels.in_force().to_owned();
+                match level {
+                    Some(level) => self.levels.ask(level, span, now),
+                    None => self.levels.withdraw(),
+                }
+                self.turn("a call asked for it", todo);
+                let span = span.map(|span| shared::config::Span::new(span).to_string());
+                (200, json!({ "level": self.levels.in_force(), "before": before, "for": span }))
+            }
+            Call::Refused { status, message } => (status, method::refusal(&message)),
+        };
+        todo.push(Do::Count(Count::Call { name, status }));
+        let payload = method::fit(body, method::ANSWER_BYTES_MAX);
+        todo.push(Do::Say { topic: topic::answer(status, &rid), payload });
+    }
+}
+
+/// Plug and Play's form of an acknowledgement.
+fn ack(value: &Json, code: u16, version: i64, words: &str) -> Json {
+    let short = serde_json::to_vec(value).is_ok_and(|bytes| bytes.len() <= ECHO_BYTES_MAX);
+    let mut ack = Section::new();
+    if short {
+        ack.insert("value".to_owned(), value.clone());
+    }
+    ack.extend([("ac".to_owned(), json!(code)), ("av".to_owned(), json!(version)), ("ad".to_owned(), json!(words))]);
+    Json::Object(ack)
+}
+
+/// One of ours, about a property that no version of the agent has, or none that ran here.
+fn is_unknown_ack(value: Option<&Json>) -> bool {
+    value.is_some_and(|value| value["ac"] == 404 && value["av"].is_i64())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Looked after from afar: what the hub desires of this gateway, and what it calls.
+//!
+//! ```text
+//! hub --twin, methods--> uplink --> Remote --> ear::Ear (twin::Twin, level::Levels) --> Remote --> log level
+//!                          ^                                                              |
+//!                          +--------------- answers, reported properties -----------------+
+//! ```
+//!
+//! [`topic`], [`document`], [`twin`], [`level`], [`method`] and [`ear`] are pure; [`Remote`] does what the ear asks for.
+//! It never touches rows, and telemetry never waits for it.
+
+pub mod topic; // $iothub/…
+
+pub mod document; // JSON within bounds, merged and compared
+
+pub mod twin; // desired and reported, one question at a time
+
+pub mod level; // what is logged, on whose word
+
+pub mod method; // calls and answers
+
+pub mod ear; // all of it together
+
+mod metrics;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use shared::backoff::Backoff;
+use shared::clock::Clock;
+use shared::reading::{Epoch, TimeQuality};
+use shared::telemetry::LevelSwitch;
+use tracing::{Level, error, info, warn};
+
+pub use self::metrics::{Metrics, Status};
+
+use self::ear::{Do, Ear, Notice};
+use crate::presilver::gateway::Gateway;
+
+/// Waits after the hub had no time grow between these.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// What the agent is may change in one thing: whether its clock is good. It is looked at this often.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// `[remote]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Whether the hub is heard.
+    pub enabled: bool,
+}
+
+/// The agent's status, as `edge-agent status --json` has it.
+pub type StatusOf = Arc<dyn Fn() -> Json + Send + Sync>;
+
+/// What is reported of this run.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Of the run.
+    pub epoch: Epoch,
+    /// Digest of the rules.
+    pub rules: String,
+}
+
+/// What the client is to send.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Out {
+    /// SUBSCRIBE to [`topic::FILTERS`].
+    Subscribe,
+    /// A publish at QoS 0.
+    Say {
+        /// Where.
+        topic: String,
+        /// What.
+        payload: Vec<u8>,
+    },
+}
+
+/// Does what the ear asks for.
+pub struct Remote {
+    /// `None` where the hub is not heard.
+    ear: Option<Ear>,
+    agent: Agent,
+    machine: Gateway,
+    look_at: Instant,
+    clock: Clock,
+    switch: LevelSwitch,
+    status: StatusOf,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("ear", &self.ear).finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    /// For an agent that logs at `level`, which `switch` changes.
+    pub fn new(
+        config: &Config,
+        agent: Agent,
+        machine: Gateway,
+        clock: Clock,
+        (level, switch): (&str, LevelSwitch),
+        status: StatusOf,
+        metrics: Metrics,
+    ) -> Self {
+        let seed = clock.now().micros().unsigned_abs() ^ u64::from(std::process::id()).rotate_left(16);
+        let ear = config.enabled.then(|| Ear::new(level, Backoff::new(BACKOFF.0, BACKOFF.1, seed)));
+        let remote = Self { ear, agent, machine, look_at: Instant::now(), clock, switch, status, metrics };
+        remote.show(Instant::now());
+        remote
+    }
+
+    /// When [`Notice::Tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let ear = self.ear.as_ref()?;
+        let look = ear.twin().is_read().then_some(self.look_at);
+        [ear.deadline(), look].into_iter().flatten().min()
+    }
+
+    /// One edge of the ear, and everything it asks for but what only the client can do.
+    pub fn step(&mut self, notice: Notice<'_>, now: Instant) -> Vec<Out> {
+        let Some(ear) = &mut self.ear else { return vec![] };
+        let mut todo = vec![];
+        if self.look_at <= now || matches!(notice, Notice::Connected) {
+            self.look_at = now + LOOK;
+            let good = self.machine.is_known_good(self.clock.now());
+            let quality = if good { TimeQuality::Gateway } else { TimeQuality::GatewayUnsynced };
+            let agent = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "epoch": self.agent.epoch,
+                "rules": self.agent.rules,
+                "time-quality": quality,
+            });
+            todo.extend(ear.step(Notice::Agent(agent), now));
+        }
+        todo.extend(ear.step(notice, now));
+        let out = todo.into_iter().filter_map(|todo| self.perform(todo)).collect();
+        self.show(now);
+        out
+    }
+
+    fn perform(&self, todo: Do) -> Option<Out> {
+        match todo {
+            Do::Subscribe => return Some(Out::Subscribe),
+            Do::Say { topic, payload } => return Some(Out::Say { topic, payload }),
+            Do::SayStatus { rid } => {
+                let payload = method::fit((self.status)(), method::ANSWER_BYTES_MAX);
+                return Some(Out::Say { topic: topic::answer(200, &rid), payload });
+            }
+            Do::SetLevel { level, why } => self.set_level(&level, why),
+            Do::Count(count) => self.metrics.count(count),
+            Do::Note(note) if note.is_warning() => warn!("{note}"),
+            Do::Note(note) => info!("{note}"),
+        }
+        None
+    }
+
+    /// Said before where it would not be heard after, and after where it would not have been heard before.
+    fn set_level(&self, level: &str, why: &str) {
+        let heard = tracing::enabled!(Level::INFO);
+        if heard {
+            info!(level, "another log level: {why}");
+        }
+        if let Err(fault) = self.switch.set(level) {
+            error!(level, "the log level is not changed: {fault}");
+        } else if !heard {
+            info!(level, "another log level: {why}");
+        }
+    }
+
+    fn show(&self, now: Instant) {
+        let Some(ear) = &self.ear else { return };
+        let levels = ear.levels();
+        // To the second, so that it stays the same while nothing changes.
+        let until = levels.until().map(|until| {
+            let at = self.clock.now().plus(until.saturating_duration_since(now));
+            shared::time::Timestamp::from_millis((at.millis() + 500).div_euclid(1_000) * 1_000).to_string()
+        });
+        self.metrics.show(Status {
+            state: ear.state(),
+            desired_version: ear.twin().version(),
+            log_level: levels.in_force().to_owned(),
+            log_level_until: until,
+        });
+    }
+}
