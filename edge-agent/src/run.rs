@@ -62,9 +62,12 @@ pub enum RunError {
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Http(#[from] ListenError),
-    /// A stage panicked, or did not end in time.
+    /// A stage panicked.
     #[error("{0}")]
     Stage(String),
+    /// Stages did not end in time: a disk or a hub that answers too slowly.
+    #[error("{0}")]
+    Late(String),
 }
 
 impl RunError {
@@ -79,6 +82,7 @@ impl RunError {
             RunError::Writer(error) => error.blame(),
             RunError::Outbox(_) | RunError::Uplink(UplinkError::Outbox(_)) => Blame::Peer,
             RunError::Stage(_) => Blame::Bug,
+            RunError::Late(_) => Blame::Peer,
         }
     }
 }
@@ -244,10 +248,17 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
     outbox.close().await;
     drop(lock);
     tracing::info!(held = view.books.held, acked = view.books.acked, stored = view.books.stored, "agent stopped");
-    ended.map_err(|failure| match failure {
-        Failure::Task { error, .. } => error,
-        other => RunError::Stage(other.to_string()),
-    })
+    ended.map_err(RunError::from)
+}
+
+impl From<Failure<RunError>> for RunError {
+    fn from(failure: Failure<RunError>) -> Self {
+        match failure {
+            Failure::Task { error, .. } => error,
+            panicked @ Failure::Panicked { .. } => RunError::Stage(panicked.to_string()),
+            late @ Failure::GraceOver { .. } => RunError::Late(late.to_string()),
+        }
+    }
 }
 
 fn report(opened: &Opened) {
@@ -268,5 +279,22 @@ fn report(opened: &Opened) {
     }
     if 0 < opened.held {
         tracing::info!(rows = opened.held, "rows of earlier runs go first");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::cli::Exit;
+
+    use super::*;
+
+    #[test]
+    fn stages_that_do_not_end_in_time_are_no_bug_and_a_panic_is_one() {
+        let late = Failure::GraceOver { names: vec!["uplink"], grace: LAST_GRACE };
+        let panicked = Failure::Panicked { name: "uplink", message: "index out of bounds".into() };
+        for (failure, exit) in [(late, Exit::Retry), (panicked, Exit::Bug)] {
+            let error = RunError::from(failure);
+            assert_eq!(Exit::from(error.blame()), exit, "{error}");
+        }
     }
 }

@@ -293,7 +293,11 @@ impl Envelope {
 
     /// Packs it for the hub.
     pub fn pack(&self, compression: Compression) -> Message {
-        let json = self.to_json();
+        self.pack_json(self.to_json(), compression)
+    }
+
+    /// As [`Envelope::pack`], of the JSON body that is at hand already.
+    pub fn pack_json(&self, json: Vec<u8>, compression: Compression) -> Message {
         let mid = ("$.mid".to_owned(), self.message_id());
         let ct = |value: &str| ("$.ct".to_owned(), value.to_owned());
         match compression {

@@ -47,3 +47,7 @@ mod provisioning; // devices that are told which of several hubs is theirs
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
+
+mod gateway; // what `edge-agent check | status | outbox` print
+
+mod demo; // the demo with a recording, gone on with, interrupted

@@ -19,13 +19,35 @@ fn copy_outbox(from: &Path, to: &Path) {
     }
 }
 
+/// How the agent ends before its database is copied away.
+#[derive(Clone, Copy, PartialEq)]
+enum Ending {
+    Killed,
+    Stopped,
+}
+
 #[test]
-fn a_database_copied_back_loses_nothing() {
-    let mut scenario = Scenario::new("copied-back");
+fn a_database_copied_away_after_a_kill_and_back_loses_nothing() {
+    check_copied_back("copied-back", Ending::Killed);
+}
+
+#[test]
+fn a_database_copied_away_after_a_stop_and_back_loses_nothing() {
+    check_copied_back("copied-back-stopped", Ending::Stopped);
+}
+
+fn check_copied_back(name: &str, ending: Ending) {
+    let mut scenario = Scenario::new(name);
     scenario.start_all();
     scenario.start_devices();
     scenario.wait_for_silver(50);
-    scenario.stack.kill(Part::Agent);
+    match ending {
+        Ending::Killed => scenario.stack.kill(Part::Agent),
+        Ending::Stopped => {
+            let ended = scenario.stack.stop(Part::Agent);
+            assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+        }
+    }
     let outbox = scenario.stack.layout.outbox();
     let away = outbox.with_extension("away");
     copy_outbox(&outbox, &away);
@@ -138,4 +160,24 @@ fn a_hub_that_lost_its_data_is_a_new_incarnation_and_never_silence() {
     assert!(said.contains(&format!(" {missing} of ")), "as gold says, {missing} are missing:\n{said}");
     assert!(said.contains("gold.gateway_health says the same"), "{said}");
     assert!(!said.contains("BROKEN bronze"), "each life of the hub counts for itself:\n{said}");
+}
+
+#[test]
+fn a_hub_that_lost_its_data_under_a_running_ingester_is_read_anew_and_said_so() {
+    let mut scenario = Scenario::new("anew-under-way");
+    scenario.start_all();
+    scenario.start_devices_for(3);
+    let ended = scenario.stack.wait_end(Part::Devices, std::time::Duration::from_secs(60));
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    scenario.wait_for("empty outbox", |s| s.stack.has_drained().then_some(()));
+    scenario.settle(); // so that nothing is lost with the data
+    scenario.stack.kill(Part::Hub);
+    fs::remove_dir_all(scenario.stack.layout.hub().join("log")).expect("the hub's data is there");
+    scenario.start(Part::Hub);
+    scenario.wait_for("word about the hub created anew", |s| {
+        s.log(Part::Ingester).contains("the hub was created anew").then_some(())
+    });
+    scenario.start_devices_for(3);
+    scenario.finish_and_prove();
+    assert_eq!(scenario.count("SELECT count(DISTINCT incarnation) AS n FROM bronze.messages"), Some(2));
 }

@@ -74,7 +74,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 71] = [
+const PURE: [&str; 76] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -136,11 +136,16 @@ const PURE: [&str; 71] = [
     "simulator/src/hub/api/query/lex.rs",
     "simulator/src/hub/api/query/parse.rs",
     "simulator/src/hub/api/wire.rs",
+    "simulator/src/hub/commands/feedback.rs",
+    "simulator/src/hub/commands/queue.rs",
     "simulator/src/hub/devices/text.rs",
     "simulator/src/hub/https/upgrade.rs",
     "simulator/src/hub/mqtt/auth.rs",
+    "simulator/src/hub/mqtt/filters.rs",
+    "simulator/src/hub/mqtt/requests.rs",
     "simulator/src/hub/mqtt/session.rs",
     "simulator/src/hub/mqtt/telemetry.rs",
+    "simulator/src/hub/twins/document.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
     "simulator/src/verify/expected.rs",

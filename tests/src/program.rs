@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -87,7 +88,9 @@ impl Launcher {
         self.command(name, args).output()
     }
 
-    /// Starts `name`; what it prints goes to the end of `log`.
+    /// Starts `name`; what it prints goes to the end of `log`. In a process group of its own: Ctrl-C in a terminal goes to
+    /// all of the terminal's group, and the order to stop, which follows, would be the second signal, at which programs
+    /// leave without draining. It ends with us all the same: its standard input does.
     ///
     /// # Errors
     /// It cannot be started, or the log cannot be opened.
@@ -97,7 +100,7 @@ impl Launcher {
         for (variable, value) in env {
             command.env(variable, OsString::from(value));
         }
-        command.stdin(Stdio::piped()).env(LEAVE_WITH_PARENT, "1");
+        command.stdin(Stdio::piped()).env(LEAVE_WITH_PARENT, "1").process_group(0);
         let child = command.stdout(log_file.try_clone()?).stderr(log_file).spawn()?;
         Ok(Program { name, child, log: log.to_owned() })
     }

@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::lake::parquet::arrow::AsyncArrowWriter;
+use crate::lake::parquet::errors::ParquetError;
+use crate::lake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SpillFile;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
-use deltalake::parquet::arrow::AsyncArrowWriter;
-use deltalake::parquet::errors::ParquetError;
-use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::affected::split;
 use super::rewrite::{run, select};

@@ -78,3 +78,6 @@ pub use view::{Change, View};
 
 /// A file with rows, as the Delta log names it.
 pub use deltalake::kernel::Add;
+
+/// The Parquet library that the lake's own files are written with.
+pub(crate) use deltalake::parquet;

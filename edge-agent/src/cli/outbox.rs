@@ -11,11 +11,11 @@ use shared::cli::Exit;
 use shared::clock::Clock;
 use shared::reading::{Epoch, Seq, Value};
 
-use super::Refusal;
+use super::{PROGRAM, Refusal};
 use crate::config::Config;
 use crate::outbox::desk::{self, Answer, Request};
 use crate::outbox::lock::{Lock, LockError};
-use crate::outbox::store::{Glimpse, RowLine, Selection, Which};
+use crate::outbox::store::{Glimpse, Opened, RowLine, Selection, Which};
 use crate::outbox::{HeldItem, Outbox, OutboxError, RowId};
 
 #[derive(Debug, Subcommand)]
@@ -259,7 +259,7 @@ fn alone(config: &Config, request: Request) -> Result<u64, Refusal> {
         .build()
         .map_err(|error| Refusal::new(format!("start: {error}"), Exit::Retry))?;
     let metrics = crate::outbox::Metrics::register(&mut shared::telemetry::Registry::default());
-    let (outbox, _) = Outbox::open(&config.outbox, "", metrics)?;
+    let (outbox, opened) = Outbox::open(&config.outbox, "", metrics)?;
     let rows = runtime.block_on(async {
         let rows = match request {
             Request::Drop { selection, reason } => outbox.give_up(selection, reason).await,
@@ -271,10 +271,32 @@ fn alone(config: &Config, request: Request) -> Result<u64, Refusal> {
         outbox.close().await;
         rows.and_then(|rows| sealed.map(|()| rows))
     });
-    rows.map_err(|error| match error {
+    let rows = rows.map_err(|error| match error {
         OutboxError::Store(error) => error.into(),
         other => Refusal::new(other, Exit::Retry),
-    })
+    })?;
+    found(&opened).map(|()| rows)
+}
+
+/// What was found wrong on opening: an outbox that had to be moved aside held none of the rows that were meant.
+fn found(opened: &Opened) -> Result<(), Refusal> {
+    let mut told = std::io::stderr().lock();
+    if let Some(path) = &opened.side_moved_aside {
+        writeln!(told, "{PROGRAM}: the side file could not be read and was moved to {}", path.display())?;
+    }
+    for (epoch, known) in &opened.lost {
+        writeln!(told, "{PROGRAM}: rows of epoch {epoch} are not in this outbox: {known}; `run` reports it")?;
+    }
+    match &opened.moved_aside {
+        None => Ok(()),
+        Some((path, why)) => {
+            let message = format!(
+                "the outbox could not be read ({why}); it was moved to {}, and a new one lies in its place: nothing was changed in the old one",
+                path.display()
+            );
+            Err(Refusal::new(message, Exit::No))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -283,12 +305,36 @@ mod tests {
 
     use super::*;
 
+    fn config(dir: &tempfile::TempDir) -> Config {
+        let text = format!("[outbox]\npath = {:?}\n", dir.path().join("outbox.db"));
+        let layers = Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
+        shared::config::load_from(&layers, Some(("edge.toml", &text)), &[]).expect("no mistake")
+    }
+
+    #[test]
+    fn a_damaged_outbox_is_never_moved_aside_in_silence() {
+        for name in ["drop", "resend"] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let config = config(&dir);
+            std::fs::write(&config.outbox.path, [0x5a; 40_000]).expect("spoiled");
+            let rows = Rows { epoch: None, from: None, to: None };
+            let command = match name {
+                "drop" => Command::Drop { rows, all: true, reason: "dropped".into() },
+                _ => Command::Resend { rows, all: true },
+            };
+            let refusal = run(command, &config).expect_err("nothing was done to it");
+            assert_eq!(refusal.exit, Exit::No, "{name}: {}", refusal.message);
+            let aside = std::fs::read_dir(dir.path()).expect("lists").filter_map(Result::ok).map(|entry| entry.path());
+            let aside = aside.map(|path| path.display().to_string()).find(|path| path.contains(".unreadable-"));
+            let aside = aside.expect("nothing of it is lost");
+            assert!(refusal.message.contains(&aside), "{name} names {aside}: {}", refusal.message);
+        }
+    }
+
     #[test]
     fn an_epoch_the_outbox_does_not_know_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let text = format!("[outbox]\npath = {:?}\n", dir.path().join("outbox.db"));
-        let layers = Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
-        let config: Config = shared::config::load_from(&layers, Some(("edge.toml", &text)), &[]).expect("no mistake");
+        let config = config(&dir);
         let metrics = crate::outbox::Metrics::register(&mut shared::telemetry::Registry::default());
         let (outbox, _) = Outbox::open(&config.outbox, "rules", metrics).expect("opens");
         let rows = |epoch| Rows { epoch: Some(epoch), from: None, to: None };

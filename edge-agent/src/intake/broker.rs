@@ -3,6 +3,10 @@
 //! Every connection gets a new rumqttc client. An old client would deliver, on the new connection, packet ids of the
 //! old one, and an acknowledgement of such an id may hit another message. The broker keeps the session and repeats what
 //! was not acknowledged; repeats are recognised by presilver's source keys.
+//!
+//! Retained values are stored once: when the session is new. A broker sends them again at every SUBSCRIBE; where it knows
+//! the session they are acknowledged and counted, for what was published since has come by the session itself. One that is
+//! a redelivery (`dup`) was perhaps taken when the session was new and never stored: that one is stored.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -266,6 +270,8 @@ struct Taken<'a> {
     /// Those of them that found the way to presilver full.
     hold: VecDeque<RawMessage>,
     connected: bool,
+    /// The broker kept our session.
+    session_present: bool,
     stopping: bool,
 }
 
@@ -291,6 +297,7 @@ impl<'a> Connection<'a> {
             acks: Acks::default(),
             hold: VecDeque::new(),
             connected: false,
+            session_present: false,
             stopping: false,
         };
         Self { config, metrics, events, taken, up_since: None }
@@ -318,6 +325,7 @@ impl<'a> Connection<'a> {
                     );
                     self.up_since = Some(Instant::now());
                     open = Some(self.metrics.open());
+                    self.taken.session_present = connack.session_present;
                     self.taken.subscribe()
                 }
                 Ok(Event::Incoming(Packet::SubAck(suback))) => self.taken.subscribed(&suback.return_codes),
@@ -388,6 +396,16 @@ impl Taken<'_> {
         self.metrics.received.inc();
         self.metrics.received_bytes.inc_by(publish.payload.len() as u64);
         let waits = publish.qos != QoS::AtMostOnce;
+        if publish.retain && self.session_present && !publish.dup {
+            self.metrics.retained.inc();
+            if waits {
+                // In its turn: behind the messages that came before it. Nothing is held for it, so no bound is met.
+                let (ack, done) = Ack::channel();
+                ack.done();
+                self.acks.push(publish.pkid, done);
+            }
+            return Ok(());
+        }
         let ack = if waits {
             if usize::from(self.config.unacked_max) <= self.acks.len() {
                 return Err(End::Full);

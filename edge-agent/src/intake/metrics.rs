@@ -33,6 +33,7 @@ struct Inner {
     received_bytes: Family<Way, Counter>,
     acked: Family<Way, Counter>,
     dropped: Family<Why, Counter>,
+    retained: Family<Way, Counter>,
     refused: Family<Why, Counter>,
     connections: Family<Way, Gauge>,
     connected: Family<Way, Counter>,
@@ -48,6 +49,11 @@ impl Metrics {
         registry.register("received_bytes", "Payload bytes received", inner.received_bytes.clone());
         registry.register("acked", "Publishes acknowledged after the commit", inner.acked.clone());
         registry.register("dropped", "QoS 0 publishes dropped because the way in was full", inner.dropped.clone());
+        registry.register(
+            "retained",
+            "Retained publishes that the broker sent again to a session it knows: acknowledged, not stored",
+            inner.retained.clone(),
+        );
         registry.register("refused", "Connections refused or closed by us", inner.refused.clone());
         registry.register("connections", "Connections now open", inner.connections.clone());
         registry.register("connected", "Connections accepted since the start", inner.connected.clone());
@@ -63,6 +69,7 @@ impl Metrics {
             received_bytes: inner.received_bytes.get_or_create(&label).clone(),
             acked: inner.acked.get_or_create(&label).clone(),
             dropped: inner.dropped.get_or_create(&Why { way, reason: "qos0-overflow" }).clone(),
+            retained: inner.retained.get_or_create(&label).clone(),
             refused: inner.refused.clone(),
             connections: inner.connections.get_or_create(&label).clone(),
             connected: inner.connected.get_or_create(&label).clone(),
@@ -78,6 +85,7 @@ pub(super) struct WayMetrics {
     pub(super) received_bytes: Counter,
     pub(super) acked: Counter,
     pub(super) dropped: Counter,
+    pub(super) retained: Counter,
     refused: Family<Why, Counter>,
     connections: Gauge,
     connected: Counter,

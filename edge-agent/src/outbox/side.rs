@@ -4,10 +4,15 @@
 //! knows what was given, so the loss has a name. Raised and fsynced before a seq above the mark is given; replaced
 //! whole by rename, so it is never half written. Beside each mark stands a `floor`, a seq that surely was stored: a
 //! database that ends below it is an old copy.
+//!
+//! A second file, `floor`, follows what this run has stored commit by commit. It is written in place and never fsynced:
+//! some sixty bytes into the page cache, which a `kill -9` leaves alone and the kernel writes out once in a while. A power
+//! cut may take it back to an earlier one, never ahead of the database, whose commits are fsynced before.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +27,7 @@ const STEP_MIN: i64 = 256;
 const STEP_MAX: i64 = 65_536;
 /// Marks raised sooner than this after one another are raised by more.
 const STEP_MS: i64 = 5_000;
-/// How often a floor follows what is stored: one small write a minute. An old copy no older than that may go unnoticed.
+/// How often a floor follows what is stored so that a power cut does not undo it: one small write a minute.
 const FLOOR_MS: i64 = 60_000;
 
 /// What is known about an epoch outside the database.
@@ -89,6 +94,24 @@ impl Text {
     }
 }
 
+/// What the file `floor` holds: a line whose length never changes.
+#[derive(Debug, Deserialize)]
+struct Followed {
+    epoch: Epoch,
+    floor: Seq,
+}
+
+impl Followed {
+    /// Reads it; one that cannot be read says nothing.
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
+    fn line(&self) -> String {
+        format!("{{\"epoch\":\"{}\",\"floor\":{:>20}}}\n", self.epoch, self.floor.0)
+    }
+}
+
 /// The side file and what stands in it.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -98,6 +121,11 @@ pub(super) struct Side {
     step: i64,
     raised_ms: i64,
     floored_ms: i64,
+    floor_path: PathBuf,
+    /// Open once this run has stored something.
+    floor_file: Option<File>,
+    /// The floor that was written into it last.
+    followed: Seq,
 }
 
 /// How the side file was found.
@@ -122,6 +150,9 @@ impl Side {
             step: STEP_MIN,
             raised_ms: i64::MIN,
             floored_ms: i64::MIN,
+            floor_path: beside(database, "floor"),
+            floor_file: None,
+            followed: Seq(0),
         };
         let bytes = match std::fs::read(&side.path) {
             Ok(bytes) => bytes,
@@ -131,6 +162,12 @@ impl Side {
         match serde_json::from_slice::<Text>(&bytes) {
             Ok(text) if text.v == 1 => {
                 side.epochs = text.known();
+                if let Some(Followed { epoch, floor: seen }) = Followed::read(&side.floor_path)
+                    && let Some(Known::Mark { mark, floor }) = side.epochs.get_mut(&epoch)
+                    && (*floor..=*mark).contains(&seen)
+                {
+                    *floor = seen;
+                }
                 side.suspect = text.suspect;
                 Ok((side, Found::Read))
             }
@@ -176,9 +213,11 @@ impl Side {
         Ok(())
     }
 
-    /// Notes that seqs of `epoch` up to `stored` are in the database: at once for the first ones, then once a minute.
+    /// Notes that seqs of `epoch` up to `stored` are in the database. Proof against a kill at once; against a power cut for
+    /// the first ones, then once a minute.
     pub(super) fn confirm(&mut self, epoch: Epoch, stored: Seq, now_ms: i64) -> std::io::Result<()> {
         let Some(Known::Mark { mark, floor }) = self.epochs.get(&epoch).copied() else { return Ok(()) };
+        self.follow(epoch, stored)?;
         let due = floor == Seq(0) || FLOOR_MS <= now_ms.saturating_sub(self.floored_ms);
         if stored <= floor || !due {
             return Ok(());
@@ -189,6 +228,20 @@ impl Side {
         self.floored_ms = now_ms;
         self.write(&epochs, self.suspect)?;
         self.epochs = epochs;
+        Ok(())
+    }
+
+    /// Brings the file `floor` up to what this run has stored.
+    fn follow(&mut self, epoch: Epoch, stored: Seq) -> std::io::Result<()> {
+        if stored <= self.followed {
+            return Ok(());
+        }
+        let file = match self.floor_file.take() {
+            Some(file) => file,
+            None => File::options().write(true).create(true).truncate(true).open(&self.floor_path)?,
+        };
+        file.write_all_at(Followed { epoch, floor: stored }.line().as_bytes(), 0)?;
+        (self.floor_file, self.followed) = (Some(file), stored);
         Ok(())
     }
 
@@ -289,23 +342,36 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_follows_what_is_stored_first_at_once_and_then_each_minute() {
+    fn a_floor_follows_every_commit_and_once_a_minute_it_outlives_a_power_cut() {
         let dir = tempfile::tempdir().expect("a directory");
         let database = dir.path().join("outbox.db");
         let (mut side, _) = open(&database);
-        let floor = |now_ms: i64, stored: i64, side: &mut Side| {
+        let floor = || match open(&database).0.epochs().get(&A) {
+            Some(Known::Mark { floor, .. }) => floor.0,
+            other => panic!("{other:?}"),
+        };
+        let floors = |now_ms: i64, stored: i64, side: &mut Side| {
             side.confirm(A, Seq(stored), now_ms).expect("written");
-            match open(&database).0.epochs().get(&A) {
-                Some(Known::Mark { floor, .. }) => floor.0,
-                other => panic!("{other:?}"),
-            }
+            let followed = std::fs::read(beside(&database, "floor")).expect("there");
+            let after_kill = floor();
+            std::fs::write(beside(&database, "floor"), b"").expect("as a power cut may leave it");
+            let after_power_cut = floor();
+            std::fs::write(beside(&database, "floor"), followed).expect("put back");
+            (after_kill, after_power_cut)
         };
         side.allow(A, Seq(0), Seq(10), 0).expect("written");
-        assert_eq!(floor(1, 10, &mut side), 10);
-        assert_eq!(floor(59_999, 20, &mut side), 10);
-        assert_eq!(floor(60_001, 20, &mut side), 20);
-        side.allow(A, Seq(30), Seq(1_000), 60_002).expect("written");
-        assert_eq!(floor(60_003, 30, &mut side), 30);
+        assert_eq!(floors(1, 10, &mut side), (10, 10));
+        assert_eq!(floors(59_999, 20, &mut side), (20, 10));
+        assert_eq!(floors(60_001, 200, &mut side), (200, 200));
+        side.allow(A, Seq(200), Seq(1_000), 60_002).expect("written");
+        assert_eq!(floors(60_003, 230, &mut side), (230, 200));
+        // One that claims what was never given, or is of another epoch, says nothing.
+        for text in
+            ["{\"epoch\":\"000000000000000a\",\"floor\":5000000}", "{\"epoch\":\"000000000000000b\",\"floor\":300}"]
+        {
+            std::fs::write(beside(&database, "floor"), text).expect("written");
+            assert_eq!(floor(), 200, "{text}");
+        }
         // A file of before there were floors.
         std::fs::write(beside(&database, "epochs"), r#"{"v":1,"epochs":{"000000000000000a":{"mark":9}}}"#)
             .expect("written");

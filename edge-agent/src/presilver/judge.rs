@@ -19,8 +19,10 @@ const TOPIC_BYTES_MAX: usize = 512;
 const REASON_BYTES_MAX: usize = 400;
 /// Most reasons of one refusal.
 const REASONS_MAX: usize = 16;
-/// Most bytes of payload copied into the refusals of one message; later ones of it carry length and digest only.
+/// Most bytes of payload copied into the refusals of one message; later ones of it carry its beginning only.
 const COPIES_BYTES_MAX: usize = 256 * 1024;
+/// The beginning: time and number mostly stand there, by which people and the proof find what was sent.
+const BEGINNING_BYTES: usize = 128;
 /// Stands for a device whose name cannot be read.
 const NO_DEVICE: &str = "-";
 
@@ -258,7 +260,7 @@ impl<'m> Refusals<'m> {
         let length = publish.payload.len();
         let kept = match self.copied {
             0 => length,
-            copied if COPIES_BYTES_MAX <= copied => 0,
+            copied if COPIES_BYTES_MAX <= copied => length.min(BEGINNING_BYTES),
             _ => length.min(RAW_BYTES_MAX),
         };
         self.copied += kept.max(1);

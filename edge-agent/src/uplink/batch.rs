@@ -4,32 +4,32 @@
 //! live (`linger`), and takes several units at once while there is a backlog. How large an Envelope becomes is known
 //! only once it is packed; until then it is estimated from the ones before, and a guess too large is cut down.
 
+mod wire; // a row, or a gap, as it travels
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use shared::envelope::{
-    Closing, Compression, Envelope, Gap, MESSAGE_BYTES_MAX, METERING_UNIT_BYTES, Message, RAW_BYTES_MAX, WireReading,
-    WireRejected, sha256_hex,
+    Closing, Compression, Envelope, MESSAGE_BYTES_MAX, METERING_UNIT_BYTES, Message, UNPACKED_BYTES_MAX,
 };
-use shared::reading::{Epoch, GatewayId, Reading, Seq, Value};
+use shared::reading::{Epoch, GatewayId, Seq};
 use shared::topic;
 
-use crate::outbox::{GapId, HeldGap, HeldItem, Row, RowId};
+use self::wire::{Wire, estimate, wire, wire_gap};
+use crate::outbox::{GapId, HeldGap, Row, RowId};
 
-/// JSON of one Envelope before compression; far below what the cloud unpacks.
-const JSON_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// JSON of one Envelope that is enough, as estimated.
+const JSON_BYTES_ENOUGH: usize = 2 * 1024 * 1024;
+/// JSON of one Envelope, as it is: above it rows stay behind, however small it packs. The cloud refuses whole what
+/// unpacks to more than twice that.
+const JSON_BYTES_MAX: usize = UNPACKED_BYTES_MAX / 2;
 /// Gaps, and closings, that travel in one Envelope.
 const NOTES_MAX: usize = 64;
 /// Bytes of an Envelope beside its rows, about.
 const FRAME_BYTES: usize = 220;
 /// An Envelope this full is not tried again for more: packing costs more than a few unused bytes.
 const FULL_ENOUGH: f64 = 0.93;
-/// A refusal whose reasons are longer than this in total loses the rest of them.
-const REASONS_BYTES_MAX: usize = 64 * 1024;
-
 /// An Envelope, packed, and what is done once the hub has it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cut {
@@ -158,7 +158,7 @@ impl Cutter {
 
     /// True if more rows are wanted before the Envelopes of a full window could be cut at this pace.
     pub fn wants_rows(&self, pace: Pace) -> bool {
-        self.packed(self.estimate) < 2 * self.target(pace) && self.estimate < JSON_BYTES_MAX
+        self.packed(self.estimate) < 2 * self.target(pace) && self.estimate < JSON_BYTES_ENOUGH
     }
 
     /// True if an Envelope is to be cut now.
@@ -166,7 +166,7 @@ impl Cutter {
         if self.is_empty() {
             return false;
         }
-        let full = self.target(pace) <= self.packed(self.estimate) || JSON_BYTES_MAX <= self.estimate;
+        let full = self.target(pace) <= self.packed(self.estimate) || JSON_BYTES_ENOUGH <= self.estimate;
         let ended = match (self.rows.front(), self.rows.back()) {
             (Some(first), Some(last)) => first.row.epoch != last.row.epoch,
             _ => false,
@@ -188,25 +188,25 @@ impl Cutter {
         let mut count = self.guess(run, target);
         let mut best: Option<(usize, Message)> = None;
         let (count, message) = loop {
-            let message = self.pack(&heading, count, notes);
+            let (message, json) = self.pack(&heading, count, notes);
             let size = message.hub_bytes();
             self.learn(count, size);
             let limit = if count <= 1 { MESSAGE_BYTES_MAX } else { target.min(MESSAGE_BYTES_MAX) };
-            if limit < size {
+            if limit < size || JSON_BYTES_MAX < json {
                 if let Some(best) = best.take() {
                     break best; // the step before this one fitted
                 }
                 if 1 < count {
-                    count = shrunk(count, size, limit);
+                    count = shrunk(count, size, limit).min(shrunk(count, json, JSON_BYTES_MAX));
                 } else if notes.0 + notes.1 == 0 || (count == 0 && notes.0 + notes.1 <= 1) {
-                    break (count, message); // cannot be smaller; `wire` keeps a single row below the limit
+                    break (count, message); // cannot be smaller; `wire` keeps a single row below the limits
                 } else {
                     notes = fewer(notes);
                 }
                 continue;
             }
             let full = FULL_ENOUGH * target as f64 <= size as f64;
-            let grown = grown(count, size, target).min(run);
+            let grown = grown(count, size, target).min(grown(count, json, JSON_BYTES_MAX)).min(run);
             if full || count == run || grown <= count || best.is_some() {
                 break (count, message);
             }
@@ -235,7 +235,8 @@ impl Cutter {
         }
     }
 
-    fn pack(&self, heading: &Heading, count: usize, notes: (usize, usize)) -> Message {
+    /// The first `count` rows and so many notes, packed, and how many bytes of JSON they are.
+    fn pack(&self, heading: &Heading, count: usize, notes: (usize, usize)) -> (Message, usize) {
         let mut envelope =
             Envelope::new(self.shape.gateway.clone(), heading.epoch, heading.high, heading.rules.clone());
         for waiting in self.rows.iter().take(count) {
@@ -247,14 +248,16 @@ impl Cutter {
         let alone = notes.0 + notes.1 <= 1;
         envelope.gaps = self.gaps.iter().take(notes.0).map(|gap| wire_gap(gap, alone)).collect();
         envelope.closed = self.closings.iter().take(notes.1).cloned().collect();
-        envelope.pack(self.shape.compression)
+        let json = envelope.to_json();
+        let bytes = json.len();
+        (envelope.pack_json(json, self.shape.compression), bytes)
     }
 
     fn guess(&self, run: usize, target: usize) -> usize {
         let mut sum = 0;
         let fitting = self.rows.iter().take(run).take_while(|waiting| {
             sum += waiting.estimate;
-            self.packed(sum) <= target && sum <= JSON_BYTES_MAX
+            self.packed(sum) <= target && sum <= JSON_BYTES_ENOUGH
         });
         fitting.count().max(1).min(run)
     }
@@ -295,7 +298,11 @@ fn fewer(notes: (usize, usize)) -> (usize, usize) {
     }
 }
 
+/// How many of `count` rows come to about `limit`; all but one at most. All where they are below it.
 fn shrunk(count: usize, size: usize, limit: usize) -> usize {
+    if size <= limit {
+        return count;
+    }
     let share = (limit.saturating_sub(FRAME_BYTES / 2)) as f64 / (size - FRAME_BYTES / 2) as f64;
     ((count as f64 * share * 0.97) as usize).clamp(1, count - 1)
 }
@@ -304,95 +311,6 @@ fn grown(count: usize, size: usize, target: usize) -> usize {
     let room = target.saturating_sub(FRAME_BYTES / 2) as f64 / size.saturating_sub(FRAME_BYTES / 2).max(1) as f64;
     // More rows pack a little better than their share, and one step too far is undone.
     (count as f64 * room.min(8.0) * 0.98) as usize
-}
-
-/// JSON bytes of a row, about. Exactness would cost as much as packing.
-fn estimate(row: &Row) -> usize {
-    match &row.item {
-        HeldItem::Reading(reading) => {
-            let value = match &reading.value {
-                Value::Number(_) => 8,
-                Value::Bool(_) => 5,
-                Value::Text(text) => text.len() + 2,
-            };
-            let unit = reading.unit.as_ref().map_or(0, |unit| unit.len() + 7);
-            92 + reading.device.as_str().len() + reading.metric.as_str().len() + value + unit
-        }
-        HeldItem::Rejected { rejected, .. } => {
-            let reasons: usize = rejected.reasons.iter().map(|reason| reason.len() + 3).sum();
-            220 + rejected.topic.len() + reasons + rejected.raw.len().min(RAW_BYTES_MAX) * 4 / 3
-        }
-    }
-}
-
-enum Wire {
-    Reading(WireReading),
-    Rejected(WireRejected),
-}
-
-/// A row as it travels. A text too long for any message travels as a refusal, under its own seq: it is kept in
-/// quarantine, named, instead of stopping everything behind it.
-fn wire(row: &Row) -> Wire {
-    match &row.item {
-        HeldItem::Reading(reading) => match &reading.value {
-            Value::Text(text) if MESSAGE_BYTES_MAX / 4 < text.len() => {
-                Wire::Rejected(too_large(row.seq, reading, text))
-            }
-            _ => Wire::Reading(WireReading::new(row.seq, reading)),
-        },
-        HeldItem::Rejected { rejected, raw_len, raw_sha256 } => {
-            let mut wire = WireRejected::new(row.seq, rejected);
-            wire.raw_len = *raw_len;
-            wire.raw_sha256 = raw_sha256.clone();
-            shorten(&mut wire.reasons);
-            Wire::Rejected(wire)
-        }
-    }
-}
-
-fn too_large(seq: Seq, reading: &Reading, text: &str) -> WireRejected {
-    let bytes = text.as_bytes();
-    WireRejected {
-        s: seq,
-        d: reading.device.as_str().to_owned(),
-        m: Some(reading.metric.as_str().to_owned()),
-        topic: String::new(),
-        reasons: vec![format!("size: a text of {} bytes, at most {} travel", bytes.len(), MESSAGE_BYTES_MAX / 4)],
-        raw: STANDARD.encode(&bytes[..bytes.len().min(RAW_BYTES_MAX)]),
-        raw_len: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
-        raw_sha256: sha256_hex(bytes),
-        n: reading.source_seq,
-        rest: Default::default(),
-    }
-}
-
-fn shorten(reasons: &mut Vec<String>) {
-    let mut left = REASONS_BYTES_MAX;
-    let all = reasons.len();
-    reasons.retain_mut(|reason| {
-        let keep = left != 0;
-        if left < reason.len() {
-            let cut = (0..=left).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-            reason.truncate(cut);
-            left = 0;
-        } else {
-            left -= reason.len();
-        }
-        keep
-    });
-    if reasons.len() < all {
-        reasons.push(format!("reasons: {} more", all - reasons.len()));
-    }
-}
-
-/// A gap as it travels. One with so many devices that it fits into no message travels without the tally.
-fn wire_gap(held: &HeldGap, alone: bool) -> Gap {
-    let tally: usize = held.gap.readings.keys().map(|device| device.len() + 12).sum();
-    if alone && MESSAGE_BYTES_MAX / 2 < tally {
-        Gap { readings: Default::default(), ..held.gap.clone() }
-    } else {
-        held.gap.clone()
-    }
 }
 
 #[cfg(test)]

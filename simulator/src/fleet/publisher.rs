@@ -150,16 +150,20 @@ async fn talk<S: Source>(
     ended: &mut bool,
 ) -> Result<Left, LedgerError> {
     let Connection { eventloop, line, renew_at } = connection;
-    for outstanding in window.iter_mut() {
-        outstanding.since = Instant::now();
-        line.publish(&outstanding.sent, outstanding.acks_due);
-    }
-    Counters::add(&wire.counters.again, window.len() as u64);
+    // The first so many of the window this connection has got. The rest goes as PUBACKs make room: an earlier run with
+    // this ledger may have had a larger window.
+    let mut handed = 0;
     let mut renewing = false;
     // Made once: each of them costs a lock to make, and this is gone through for every packet.
     let mut stopped = std::pin::pin!(wire.stop.cancelled());
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
+        while let Some(outstanding) = window.get_mut(handed).filter(|_| handed < wire.window) {
+            outstanding.since = Instant::now();
+            line.publish(&outstanding.sent, outstanding.acks_due);
+            Counters::add(&wire.counters.again, 1);
+            handed += 1;
+        }
         let event = {
             // Held until it is done: a poll that is dropped half-way can lose a packet.
             let mut poll = std::pin::pin!(eventloop.poll());
@@ -185,6 +189,7 @@ async fn talk<S: Source>(
                         let since = Instant::now();
                         for sent in wire.note(drafts)? {
                             line.publish(&sent, sent.copies);
+                            handed += 1;
                             window.push_back(Outstanding { acks_due: sent.copies, sent, since });
                         }
                     }
@@ -208,7 +213,8 @@ async fn talk<S: Source>(
         while let Some(heard) = event {
             if let Some(id) = line.acked(&heard) {
                 line.worked = true;
-                acknowledge(wire, window, id)?;
+                // Whatever is acknowledged was handed over.
+                handed -= usize::from(acknowledge(wire, window, id)?);
             }
             // What came in the same breath needs no poll of its own, and counts where it was the connection's last.
             event = eventloop.state.events.pop_front();
@@ -232,16 +238,18 @@ impl Wire {
     }
 }
 
-fn acknowledge(wire: &Wire, window: &mut VecDeque<Outstanding>, id: u64) -> Result<(), LedgerError> {
-    let Some(at) = window.iter().position(|outstanding| outstanding.sent.id == id) else { return Ok(()) };
+/// Notes one PUBACK; true if it was the last one due, and the send has left the window.
+fn acknowledge(wire: &Wire, window: &mut VecDeque<Outstanding>, id: u64) -> Result<bool, LedgerError> {
+    let Some(at) = window.iter().position(|outstanding| outstanding.sent.id == id) else { return Ok(false) };
     window[at].acks_due -= 1;
-    if window[at].acks_due == 0 {
-        window.remove(at);
-        wire.ledger.ack(id)?;
-        Counters::add(&wire.counters.acked, 1);
-        Counters::sub(&wire.counters.unacked, 1);
+    if window[at].acks_due != 0 {
+        return Ok(false);
     }
-    Ok(())
+    window.remove(at);
+    wire.ledger.ack(id)?;
+    Counters::add(&wire.counters.acked, 1);
+    Counters::sub(&wire.counters.unacked, 1);
+    Ok(true)
 }
 
 /// What failed, and what to do where that is known.

@@ -436,25 +436,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_a_row_has_too_much_of_is_counted_and_named_by_file_and_line() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("odd.csv");
-        let text = "ts,a,b\n1,1,2\n2,3,4,\n3,5,6,7, 8\n4,9,\"10\n5,11,12\n6,13,14\n";
-        std::fs::write(&file, text).expect("written");
-        let config = Config {
+    fn config(speed: Speed) -> Config {
+        Config {
             device: "d".into(),
             time: vec![],
             values: vec![],
             units: BTreeMap::new(),
-            speed: Speed::Max,
+            speed,
             shift_to_now: false,
             missing_values: vec![],
             fate: Fate::Reading,
             ledger: None,
             window: 1,
             drain: "1s".parse().expect("a span"),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_are_due_as_far_apart_as_recorded_or_so_many_times_nearer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("apart.csv");
+        std::fs::write(&file, "ts,a\n100,1\n110,2\n130,3\n").expect("written");
+        for (speed, apart_ms) in [
+            (Speed::Factor(1.0), [10_000, 30_000]),
+            (Speed::Factor(10.0), [1_000, 3_000]),
+            (Speed::Factor(0.5), [20_000, 60_000]),
+            (Speed::Max, [0, 0]),
+        ] {
+            let config = config(speed);
+            let table = survey(&config, &file).expect("a recording");
+            let mut replay = Replay::open(&config, &file, table, 500, 0, Arc::default()).expect("opens");
+            let mut due = Vec::new();
+            while let Some((time, draft)) = replay.read() {
+                assert_eq!(draft.time.micros(), time.micros() + 500, "moved, and due by its own time");
+                due.push(replay.due(time));
+            }
+            let apart = [due[1] - due[0], due[2] - due[0]].map(|apart| apart.as_millis());
+            match speed {
+                Speed::Max => assert!(apart.iter().all(|apart| *apart < 1_000), "{apart:?}"),
+                Speed::Factor(_) => assert_eq!(apart, apart_ms, "{speed:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_row_has_too_much_of_is_counted_and_named_by_file_and_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("odd.csv");
+        let text = "ts,a,b\n1,1,2\n2,3,4,\n3,5,6,7, 8\n4,9,\"10\n5,11,12\n6,13,14\n";
+        std::fs::write(&file, text).expect("written");
+        let config = config(Speed::Max);
         let table = survey(&config, &file).expect("a recording");
         let unclosed = table.unclosed.map(|quote| (quote.line, quote.lines));
         assert_eq!(unclosed, Some((5, 2)), "lines 6 and 7 are swallowed");

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+use shared::time::Timestamp;
 
 use super::report::Problems;
 use crate::fleet::ledger::{Line, Sent};
@@ -29,6 +30,8 @@ struct Whole {
     device: u32,
     /// The number that can be read in it all the same: by it the gateway recognises a repeat.
     n: Option<i64>,
+    /// Its time can be read: by that, too.
+    timed: bool,
     sha256: [u8; 32],
 }
 
@@ -56,7 +59,8 @@ struct Promise {
 
 impl Whole {
     fn of(device: u32, payload: &[u8]) -> Self {
-        Self { device, n: number_in(payload), sha256: Sha256::digest(payload).into() }
+        let timed = has_time(payload);
+        Self { device, n: number_in(payload), timed, sha256: Sha256::digest(payload).into() }
     }
 }
 
@@ -123,7 +127,7 @@ pub struct LedgerBooks {
     pub given_up: u64,
     /// Acknowledged and not in the lake.
     pub not_in_lake: u64,
-    /// Payloads without a readable number that came more than once: they have no source key.
+    /// Payloads with neither a readable number nor a readable time that came more than once: they have no source key.
     pub keyless_repeats: u64,
     /// Rows of devices that no ledger names; not held against anything.
     pub other_rows: u64,
@@ -347,11 +351,11 @@ impl Expected {
             n.map_or(format!("{metric} without a number"), |n| format!("{metric} n={n}"))
         };
         let mut absent: HashMap<u32, Vec<(u32, Option<i64>)>> = HashMap::new();
-        let wholes = self.wholes.iter().map(|(whole, promise)| (whole.device, 0, whole.n, promise));
+        let wholes = self.wholes.iter().map(|(whole, promise)| (whole.device, 0, whole.n, whole.timed, promise));
         let further = self.further.iter().flat_map(|(key, all)| all.iter().map(move |promise| (key, promise)));
         let values = self.values.iter().chain(further);
-        let values = values.map(|(key, promise)| (key.device, key.metric, Some(key.n), promise));
-        for (device, metric, n, promise) in values.chain(wholes) {
+        let values = values.map(|(key, promise)| (key.device, key.metric, Some(key.n), true, promise));
+        for (device, metric, n, timed, promise) in values.chain(wholes) {
             books.values += 1;
             books.values_acked += u64::from(promise.acked);
             books.readings += u64::from(promise.readings);
@@ -361,7 +365,7 @@ impl Expected {
                 absent.entry(device).or_default().push((metric, n));
             } else if rows == 0 {
                 books.never_promised += 1;
-            } else if 1 < rows && n.is_none() {
+            } else if 1 < rows && n.is_none() && !timed {
                 books.keyless_repeats += u64::from(rows - 1);
             } else if 1 < rows {
                 let value = value(metric, n);
@@ -419,9 +423,30 @@ fn number_in(raw: &[u8]) -> Option<i64> {
     if let Ok(OnlyNumber { n }) = serde_json::from_slice(raw) {
         return n;
     }
-    let name = b"\"n\":";
-    let rest = raw[raw.windows(name.len()).position(|bytes| bytes == name)? + name.len()..].trim_ascii_start();
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-')?;
-    matches!(rest[end..].trim_ascii_start().first(), Some(b',' | b'}')).then_some(())?;
-    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+    std::str::from_utf8(value_in(raw, b"\"n\":")?).ok()?.parse().ok()
+}
+
+/// True if a payload's own time can be read, whole or torn: whole microseconds, or a text of RFC 3339.
+fn has_time(raw: &[u8]) -> bool {
+    // Of what is no UTF-8 the gateway reads what stands before the first byte that is none.
+    let sound = std::str::from_utf8(raw).map_or_else(|fault| &raw[..fault.valid_up_to()], str::as_bytes);
+    let Some(value) = value_in(sound, b"\"ts\":").and_then(|value| std::str::from_utf8(value).ok()) else {
+        return false;
+    };
+    match value.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(text) => Timestamp::parse_rfc3339(text).is_some(),
+        None => value.parse().is_ok_and(|micros| Timestamp::from_micros(micros).is_printable()),
+    }
+}
+
+/// The whole number, or the text with its quotes, behind `name`; only where something stands behind it: at the very end
+/// it may be half of what it was.
+fn value_in<'r>(raw: &'r [u8], name: &[u8]) -> Option<&'r [u8]> {
+    let at = raw.windows(name.len()).position(|bytes| bytes == name)?;
+    let rest = raw[at + name.len()..].trim_ascii_start();
+    let end = match rest.strip_prefix(b"\"") {
+        Some(text) => text.iter().position(|byte| *byte == b'"')? + 2,
+        None => rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-')?,
+    };
+    matches!(rest[end..].trim_ascii_start().first(), Some(b',' | b'}')).then_some(&rest[..end])
 }

@@ -178,9 +178,14 @@ async fn a_payload_that_cannot_be_read_is_known_by_its_bytes() {
 }
 
 #[tokio::test]
-async fn only_a_payload_whose_number_cannot_be_read_may_come_twice() {
+async fn only_a_payload_whose_number_and_time_cannot_be_read_may_come_twice() {
     for (payload, broken) in [
-        (r#"{"ts":1790000000000000,"n":3}"#, &["twice-in-lake"][..]),
+        (r#"{"ts":1790000000000000,"t":{"v"#, &["twice-in-lake"][..]),
+        (r#"{"ts":"2026-11-24T03:58:00Z","t"#, &["twice-in-lake"]),
+        (r#"{"ts":179000000"#, &[]),
+        (r#"{"ts":"soon","t"#, &[]),
+        (r#"{"ts":99999999999999999999,"t"#, &[]),
+        (r#"{"ts":1790000000000000,"n":3}"#, &["twice-in-lake"]),
         (r#"{"n":3,"t":1} and more"#, &["twice-in-lake"]),
         (r#"{"n": 3 , "t"#, &["twice-in-lake"]),
         (r#"{"n":3"#, &[]),
@@ -200,6 +205,23 @@ async fn only_a_payload_whose_number_cannot_be_read_may_come_twice() {
         .await;
         let repeats = u64::from(broken.is_empty());
         assert_eq!(report.ledger.map(|books| books.keyless_repeats), Some(repeats), "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_carries_only_the_beginning_of_its_payload_is_known_by_the_number_in_it() {
+    // As the gateway keeps of the later refusals of a large message; without a byte of it nobody knows what it was.
+    for (kept, broken) in [(128, &[][..]), (0, &["not-in-lake", "not-in-ledger"])] {
+        check(
+            |lake, sends| {
+                let filler = format!(",\"more\":\"{}\"}}", "x".repeat(300_000));
+                sends[2].payload.pop();
+                sends[2].payload.extend(filler.bytes());
+                lake.refusals[0].3 = sends[2].payload[..kept].to_vec();
+            },
+            broken,
+        )
+        .await;
     }
 }
 

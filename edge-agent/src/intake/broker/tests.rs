@@ -12,6 +12,12 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
 
+#[derive(Clone, Copy, PartialEq)]
+enum Retain {
+    Yes,
+    No,
+}
+
 struct Broker {
     process: Child,
     port: u16,
@@ -33,7 +39,13 @@ impl Broker {
             dir.path().display()
         );
         std::fs::write(dir.path().join("mosquitto.conf"), text).expect("write");
-        Self { process: spawn(dir.path()), port, dir }
+        let broker = Self { process: spawn(dir.path()), port, dir };
+        let began = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < SOON, "Mosquitto listens on {port}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        broker
     }
 
     fn kill(&mut self) {
@@ -48,12 +60,16 @@ impl Broker {
 
     /// Publishes at QoS 1 (or 0) and waits until the broker has everything.
     async fn publish(&self, qos: QoS, payloads: impl IntoIterator<Item = String>) {
+        self.publish_as(qos, "telemetry/press-3", Retain::No, payloads).await;
+    }
+
+    async fn publish_as(&self, qos: QoS, topic: &str, retain: Retain, payloads: impl IntoIterator<Item = String>) {
         let payloads: Vec<String> = payloads.into_iter().collect();
         let mut options = MqttOptions::new(format!("device-{}", payloads[0]), "127.0.0.1", self.port);
         options.set_inflight(1_000);
         let (client, mut events) = AsyncClient::new(options, payloads.len() + 8);
         for payload in &payloads {
-            client.try_publish("telemetry/press-3", qos, false, payload.as_str()).expect("room");
+            client.try_publish(topic, qos, retain == Retain::Yes, payload.as_str()).expect("room");
         }
         client.try_disconnect().expect("room");
         let mut left = if qos == QoS::AtLeastOnce { payloads.len() } else { 0 };
@@ -248,4 +264,59 @@ async fn qos_0_above_the_capacity_is_dropped_and_counted() {
         assert_eq!(agent.message().await.0, wanted);
     }
     agent.end().await;
+}
+
+#[tokio::test]
+async fn a_retained_value_is_stored_once_and_not_again_at_every_connection() {
+    let broker = Broker::start("");
+    let retained = |n: i32| broker.publish_as(QoS::AtLeastOnce, "telemetry/press-3", Retain::Yes, [n.to_string()]);
+    retained(1).await;
+    let mut agent1 = agent(&broker, 16, 100);
+    let (first, ack) = agent1.message().await;
+    assert_eq!(first, "1", "a new session stores what is retained");
+    ack.done();
+    retained(2).await;
+    let (second, ack) = agent1.message().await;
+    assert_eq!(second, "2", "published while we listen: a reading like any other");
+    ack.done();
+    agent1.end().await;
+
+    // While the agent is away: kept by the session, and retained.
+    retained(3).await;
+    for _ in 0..2 {
+        let mut agent2 = agent(&broker, 16, 100);
+        agent2.until("the repeat is counted", |metrics| metrics.of("broker").retained.get() == 1).await;
+        agent2.subscribed(&broker).await;
+        agent2.end().await;
+    }
+}
+
+#[tokio::test]
+async fn of_what_is_retained_and_came_by_the_session_only_the_session_s_is_stored() {
+    let broker = Broker::start("");
+    let mut agent1 = agent(&broker, 16, 100);
+    agent1.subscribed(&broker).await;
+    agent1.end().await;
+    broker.publish_as(QoS::AtLeastOnce, "telemetry/press-3", Retain::Yes, ["3".into()]).await;
+    let mut agent2 = agent(&broker, 16, 100);
+    let (got, ack) = agent2.message().await;
+    assert_eq!(got, "3");
+    ack.done();
+    agent2.until("the repeat is counted", |metrics| metrics.of("broker").retained.get() == 1).await;
+    assert!(agent2.messages.try_recv().is_err(), "and stored once");
+    agent2.end().await;
+}
+
+#[tokio::test]
+async fn a_retained_value_whose_first_delivery_was_cut_short_is_not_lost() {
+    let broker = Broker::start("");
+    broker.publish_as(QoS::AtLeastOnce, "telemetry/press-3", Retain::Yes, ["1".into()]).await;
+    let mut agent1 = agent(&broker, 16, 100);
+    let (_, _unacknowledged) = agent1.message().await;
+    agent1.die().await;
+    let mut agent2 = agent(&broker, 16, 100);
+    let (again, ack) = agent2.message().await;
+    assert_eq!(again, "1", "delivered again");
+    ack.done();
+    agent2.end().await;
 }

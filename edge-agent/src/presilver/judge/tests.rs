@@ -188,13 +188,16 @@ fn a_large_payload_is_bounded_in_what_it_makes() {
         .map(|verdict| match &verdict.item {
             HeldItem::Rejected { rejected, raw_len, .. } => {
                 assert_eq!(*raw_len, i64::try_from(payload.len()).expect("fits"));
+                let beginning = &payload.as_bytes()[..BEGINNING_BYTES];
+                assert!(rejected.raw.starts_with(beginning), "each tells whose number it is");
                 rejected.raw.len()
             }
             HeldItem::Reading(_) => 0,
         })
         .sum();
     assert_eq!(verdicts.len(), 1_000);
-    assert!(copied <= payload.len() + COPIES_BYTES_MAX + RAW_BYTES_MAX, "{copied}");
+    let beginnings = verdicts.len() * BEGINNING_BYTES;
+    assert!(copied <= payload.len() + COPIES_BYTES_MAX + RAW_BYTES_MAX + beginnings, "{copied}");
     let topic = format!("telemetry/{}", "é".repeat(30_000));
     let verdicts = self::verdicts(&topic, b"{\"a\":1}");
     let HeldItem::Rejected { rejected, .. } = &verdicts[0].item else { panic!("a refusal") };

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use shared::envelope::decompress;
-use shared::reading::{DeviceId, MetricName, Rejected, TimeQuality};
+use shared::envelope::{Gap, RAW_BYTES_MAX, decompress};
+use shared::reading::{DeviceId, MetricName, Reading, Rejected, TimeQuality, Value};
 use shared::time::Timestamp;
 
 use super::*;
+use crate::outbox::HeldItem;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -158,6 +159,27 @@ fn a_single_large_row_goes_alone_and_keeps_below_the_hubs_limit() {
     }
 }
 
+/// A text that packs to next to nothing and takes six times its length in JSON.
+fn hollow(id: i64) -> Row {
+    reading(id, Value::Text("\0".repeat(4096)))
+}
+
+#[test]
+fn however_well_rows_and_notes_pack_an_envelope_unpacks_to_what_the_cloud_takes() {
+    let now = Instant::now();
+    let mut cutter = cutter(Compression::Zstd, (1..=900).map(hollow), now);
+    for id in 0..60 {
+        cutter.push_gap(gap(id, 7_000));
+    }
+    let cuts = cut_all(&mut cutter, Pace::Behind, now);
+    assert_eq!(cuts.iter().map(|cut| cut.rows.len()).sum::<usize>(), 900);
+    assert_eq!(cuts.iter().map(|cut| cut.gaps.len()).sum::<usize>(), 60);
+    for cut in &cuts {
+        let json = unpacked(cut).to_json().len(); // `decompress` refuses more than 8 MiB
+        assert!(json <= JSON_BYTES_MAX, "{json}");
+    }
+}
+
 #[test]
 fn a_text_too_long_for_any_message_travels_as_a_refusal_under_its_own_seq() {
     let now = Instant::now();
@@ -287,12 +309,14 @@ proptest! {
     #[test]
     fn every_row_leaves_once_in_order_within_the_limit(
         kinds in proptest::collection::vec((0..6u8, 0..3u64), 1..300),
+        hollow_rows in prop_oneof![3 => Just(0), 1 => 1..500_usize],
         zstd in any::<bool>(),
         pace in prop_oneof![Just(Pace::Live), Just(Pace::Behind), Just(Pace::Flush)],
     ) {
         let now = Instant::now();
         let compression = if zstd { Compression::Zstd } else { Compression::None };
         let mut epoch = 1;
+        let kinds: Vec<_> = std::iter::repeat_n((9, 0), hollow_rows).chain(kinds).collect();
         let rows = kinds.iter().enumerate().map(|(at, (kind, step))| {
             let id = at as i64 + 1;
             if *step == 2 && kind % 2 == 0 {
@@ -301,7 +325,8 @@ proptest! {
             let row = match kind {
                 0 => refusal(id, 5_000, 2),
                 1 => refusal(id, RAW_BYTES_MAX, 2),
-                2 => reading(id, Value::Text("état ".repeat(at * 3))),
+                2 => reading(id, Value::Text("état ".repeat((at - hollow_rows) * 3))),
+                9 => hollow(id),
                 3 => reading(id, Value::Bool(true)),
                 _ => number(id),
             };

@@ -192,3 +192,26 @@ async fn the_unacknowledged_of_an_earlier_run_go_first() {
     assert_eq!(taken.first().map(Vec::as_slice), Some(b"payload 1".as_slice()));
     assert_eq!(bench.wire.counters.progress().acked, 9);
 }
+
+#[tokio::test]
+async fn what_a_run_with_a_larger_window_left_goes_in_order_as_pubacks_make_room() {
+    let bench = bench(Moods::default(), 5).await;
+    let mut source = Count { n: 0, last: 100 };
+    let mut left = Vec::new();
+    for _ in 0..90 {
+        let draft = source.next().await.expect("there are a hundred");
+        left.push(bench.wire.ledger.send(draft).expect("written"));
+    }
+    let ran = timeout(ACK_TIMEOUT / 2, run(bench.wire.clone(), "a", left, source)).await;
+    ran.expect("nothing waits for a PUBACK of what was never published").expect("a ledger on disk");
+    let progress = bench.wire.counters.progress();
+    assert_eq!((progress.acked, progress.unacked, progress.connects), (100, 0, 1));
+    let taken = bench.taken.lock().expect("no test panics here").concat();
+    let numbers: Vec<i64> = taken
+        .iter()
+        .map(|payload| {
+            String::from_utf8_lossy(payload).strip_prefix("payload ").and_then(|n| n.parse().ok()).expect("a number")
+        })
+        .collect();
+    assert!(numbers.is_sorted(), "{numbers:?}");
+}

@@ -256,3 +256,17 @@ async fn a_partition_taken_up_again_goes_on_where_bronze_is_and_one_that_is_lost
     assert_eq!(kit.reader.positions.at(&stream_of(1)), None);
     assert_eq!(kit.connects().await, "after 9");
 }
+
+#[tokio::test]
+async fn a_hub_that_is_another_one_under_a_live_connection_is_met_anew_and_read_from_where_bronze_knows_it() {
+    let mut kit = Kit::new(0, 20);
+    let before = Life::new("h".into(), 6, vec!["0".to_owned(), "1".to_owned()]).expect("partitions are numbers");
+    let Reader { positions, read, .. } = &mut kit.reader;
+    let ended = check(&kit.wiring, positions, &kit.hub, &before, read, 0).await;
+    assert!(matches!(&ended, Err(End::Failed(why)) if why.contains("changed under the connection")));
+    kit.reader.current = Some(6);
+    let learned = meet(&mut kit.reader, &kit.wiring, &life()).await.map_err(|_| "met").expect("bronze answers");
+    assert_eq!((kit.reader.current, learned.get(&stream_of(0))), (Some(7), Some(&Some(9))));
+    let again = meet(&mut kit.reader, &kit.wiring, &life()).await.map_err(|_| "met").expect("nothing to ask");
+    assert!(again.is_empty(), "met once");
+}

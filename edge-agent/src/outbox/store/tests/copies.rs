@@ -31,6 +31,23 @@ fn a_copy_of_a_live_epoch_put_back_after_a_kill_ends_it_at_an_unknown_seq() {
 }
 
 #[test]
+fn a_copy_a_moment_old_put_back_after_a_kill_is_known_as_one() {
+    let place = place();
+    let copy = place.path.with_file_name("copy.db");
+    let (mut rig, _) = Rig::open(&place.path, 0);
+    rig.many(3);
+    rig.store.checkpoint().expect("checkpointed");
+    std::fs::copy(&place.path, &copy).expect("copied");
+    rig.many(1);
+    let epoch = rig.store.epoch();
+    drop(rig);
+    std::fs::copy(&copy, &place.path).expect("put back");
+    let (_, opened) = Rig::open(&place.path, 1);
+    let [(lost, words)] = &opened.lost[..] else { panic!("{opened:?}") };
+    assert!(*lost == epoch && words.contains("ends at seq 3; 4 was stored"), "{words}");
+}
+
+#[test]
 fn the_database_deleted_after_a_clean_stop_is_an_exact_closing() {
     let place = place();
     let (mut rig, _) = Rig::open(&place.path, 0);
