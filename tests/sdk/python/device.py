@@ -155,7 +155,9 @@ def reconnect(hub):
     device.send_message("after")
     device.shutdown()
     wanted = [b"before", b"while the connection breaks", b"after"]
-    equal([body(event) for event in hub.events(since)], wanted, "messages")
+    found = [body(event) for event in hub.events(since)]
+    # What the SDK refused it may have sent nevertheless.
+    equal([text for at, text in enumerate(found) if text not in found[:at]], wanted, "messages")
 
 
 def wrong_key(hub):
