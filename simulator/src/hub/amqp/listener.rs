@@ -91,7 +91,7 @@ async fn connect(stream: TcpStream, peer: SocketAddr, wrapping: Wrapping, hub: A
         hub.books().handshake_failed();
     };
     let (tls, websocket) = match wrapping {
-        Wrapping::Plain => return talk(stream, line, peer, hub, stop).await,
+        Wrapping::Plain => return Box::pin(talk(stream, line, peer, hub, stop)).await,
         Wrapping::Tls(tls) => (tls, false),
         Wrapping::WebSocket(tls) => (tls, true),
     };
@@ -101,10 +101,10 @@ async fn connect(stream: TcpStream, peer: SocketAddr, wrapping: Wrapping, hub: A
         Err(slow) => return failed("TLS", &slow),
     };
     if !websocket {
-        return talk(stream, line, peer, hub, stop).await;
+        return Box::pin(talk(stream, line, peer, hub, stop)).await;
     }
     match timeout(patience, websocket::accept(stream)).await {
-        Ok(Ok(stream)) => talk(stream, line, peer, hub, stop).await,
+        Ok(Ok(stream)) => Box::pin(talk(stream, line, peer, hub, stop)).await,
         Ok(Err(error)) => failed("WebSocket", &error),
         Err(slow) => failed("WebSocket", &slow),
     }
@@ -121,7 +121,7 @@ pub(in crate::hub) async fn attend<S>(
     S: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static,
 {
     let _open = hub.books().connection_opened();
-    talk(stream, line, peer, hub, stop).await;
+    Box::pin(talk(stream, line, peer, hub, stop)).await;
 }
 
 async fn talk<S>(stream: S, line: Arc<Line>, peer: SocketAddr, hub: AmqpHub, stop: CancellationToken)
