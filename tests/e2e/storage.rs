@@ -42,10 +42,7 @@ fn check(seed: u64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let azurite = Azurite::start(folder.path());
     let proxy = Proxy::start(azurite.addr(), seed, 60).expect("a proxy");
-    let options = azurite.options();
-    let lake = azurite.lake();
-    let config =
-        format!("[ingest.lake]\nurl = \"{lake}\"\n[ingest.lake.options]\n{options}[sim.verify.storage]\n{options}");
+    let (lake, config) = (azurite.lake(), azurite.config());
     // What reads the lake for the proof goes to Azurite itself.
     let (variable, url) = azurite.variable();
     let mut scenario = Scenario::started_by(launcher().with(variable, &url), &format!("storage-{seed}"), &config);
@@ -107,16 +104,33 @@ fn a_disk_that_fills_up_in_mid_commit_loses_nothing_once_there_is_room_again() {
     let lake = scenario.stack.layout.lake();
     let disk = SmallDisk::mount(&lake);
     scenario.start_all();
-    scenario.start_devices_for(20);
+    scenario.start_devices_for(40);
     scenario.wait_for_silver(50);
     let filler = lake.join("filler");
-    let zeros = std::fs::File::open("/dev/zero").expect("zeros");
-    let filled = std::io::copy(&mut &zeros, &mut std::fs::File::create(&filler).expect("a file"));
-    assert!(filled.is_err(), "the disk is full");
-    std::thread::sleep(Duration::from_secs(10));
-    let log = scenario.log(Part::Ingester);
-    assert!(log.contains("trying again"), "nobody noticed:\n{}", scenario.tail(Part::Ingester));
-    std::fs::remove_file(&filler).expect("removed");
+    for killed in [false, true] {
+        let noticed = scenario.log(Part::Ingester).matches("trying again").count();
+        let zeros = std::fs::File::open("/dev/zero").expect("zeros");
+        let filled = std::io::copy(&mut &zeros, &mut std::fs::File::create(&filler).expect("a file"));
+        assert!(filled.is_err(), "the disk is full");
+        scenario.wait_for("word of the full disk", |scenario| {
+            (noticed < scenario.log(Part::Ingester).matches("trying again").count()).then_some(())
+        });
+        if killed {
+            scenario.stack.kill(Part::Ingester);
+            // It may wait, or end and be started again: as long as there is no room.
+            scenario.stack.spawn(Part::Ingester, &[], &[]).expect("the ingester starts");
+            scenario.wait_for("end or word of it", |scenario| {
+                let said = scenario.log(Part::Ingester).matches("No space left").count();
+                (scenario.stack.ended(Part::Ingester).is_some() || noticed + 1 < said).then_some(())
+            });
+        }
+        std::fs::remove_file(&filler).expect("removed");
+        if scenario.stack.ended(Part::Ingester).is_some() {
+            start_until_it_stays(&mut scenario, &[]);
+        }
+        let before = scenario.count("SELECT count(*) AS n FROM silver.readings").unwrap_or(0);
+        scenario.wait_for_silver(before + 1);
+    }
     finish_and_prove(scenario, &lake.display().to_string(), &[]);
     drop(disk);
 }

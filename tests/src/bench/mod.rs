@@ -28,6 +28,7 @@ mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
 
+pub mod deliver; // messages out of a file
 mod gateways; // gateways that publish Envelopes
 mod ingest; // hub -> bronze, and how soon readings are visible
 mod visible; // when a reading could be read
@@ -64,6 +65,8 @@ enum Command {
     LakeCost(lake_cost::Args),
     #[command(hide = true)]
     Gateways(gateways::Args),
+    #[command(hide = true)]
+    Deliver(deliver::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -140,6 +143,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Ingest(args) => return ended(ingest::run(&args)),
         Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
         Command::Gateways(args) => on_one_thread(gateways::run(args)),
+        Command::Deliver(args) => on_one_thread(deliver::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
