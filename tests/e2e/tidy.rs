@@ -70,7 +70,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
-    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
+    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/gate"]),
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
@@ -126,6 +126,7 @@ const PURE: [&str; 76] = [
     "simulator/src/fleet/load.rs",
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
+    "simulator/src/gate/session.rs",
     "simulator/src/hub/amqp/filter.rs",
     "simulator/src/hub/api/auth.rs",
     "simulator/src/hub/api/calls.rs",
@@ -143,7 +144,6 @@ const PURE: [&str; 76] = [
     "simulator/src/hub/mqtt/auth.rs",
     "simulator/src/hub/mqtt/filters.rs",
     "simulator/src/hub/mqtt/requests.rs",
-    "simulator/src/hub/mqtt/session.rs",
     "simulator/src/hub/mqtt/telemetry.rs",
     "simulator/src/hub/twins/document.rs",
     "simulator/src/replay/table.rs",

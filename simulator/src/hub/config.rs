@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Source;
 use super::commands::CommandLimits;
 use super::faults::Rule;
 use super::limits;
+use crate::gate::{Books, Gate};
 
 /// How a hub is set up; `default.toml` explains each key.
 #[derive(Debug, Clone, Deserialize)]
@@ -176,6 +178,19 @@ pub struct HttpsLimits {
     pub connect_timeout: Span,
     /// For the head of a request to come, of the next one too.
     pub idle_timeout: Span,
+}
+
+impl HttpsLimits {
+    /// As the port sees them.
+    pub(super) fn gate(&self, books: Books, stop: CancellationToken) -> Gate {
+        Gate {
+            whom: "services and devices over WebSocket",
+            connections_max: self.connections_max,
+            connect_timeout: self.connect_timeout.duration(),
+            books,
+            stop,
+        }
+    }
 }
 
 /// The table `[hub.http]`.

@@ -34,6 +34,7 @@ use super::metrics::Metrics;
 use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
 use super::twins::Twins;
+use crate::gate::Books;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -139,6 +140,7 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
+    let https_books = Books::new(metered.sub_registry_with_prefix("hub_https"));
     let (seats, health) = (Seats::default(), Health::new());
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
@@ -225,8 +227,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
                 Ok(())
             }
         });
-        let (door, limits) = (Arc::clone(&door), config.https.clone());
-        let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), limits, stop: stop.clone() });
+        let (door, gate) = (Arc::clone(&door), config.https.gate(https_books, stop.clone()));
+        let idle_timeout = config.https.idle_timeout.duration();
+        let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), idle_timeout, gate });
         let tls = Arc::clone(&tls);
         tasks.spawn("https", async move {
             https::serve(listener, tls, port).await;

@@ -8,13 +8,12 @@
 
 use std::time::Duration;
 
-use mqtt_protocol_core::mqtt::result_code::ConnectReturnCode;
 use shared::sas::{Refusal, Token};
 use shared::time::Timestamp;
 use shared::topic;
 
-use super::certificates::{Authorities, CertificateFault, Chain, check_thumbprint};
-use super::session::Hello;
+use super::certificates::{Authorities, CertificateFault, check_thumbprint};
+use crate::gate::{Chain, ConnectReturnCode, Hello};
 use crate::hub::devices::{Auth, Identities};
 use crate::hub::who::Who;
 

@@ -18,11 +18,9 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCer
 use shared::time::Timestamp;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::gate::Chain;
 use crate::hub::ca::CaError;
 use crate::hub::devices::Thumbprint;
-
-/// What a client showed in its handshake, its own certificate first.
-pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
 /// The service's own limit of authorities.
 pub(in crate::hub) const AUTHORITIES_MAX: usize = 25;
