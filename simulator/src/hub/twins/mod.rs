@@ -8,7 +8,9 @@
 //! Invariants: changes of a twin are one after another, none is lost, each counts once; whoever is told of a change finds
 //! it after a restart.
 
-pub mod document; // one twin
+pub mod document; // [p] one twin
+
+mod patch; // [p] what changes it
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +22,8 @@ use shared::clock::Clock;
 use shared::crash;
 use tokio::sync::Notify;
 
-pub use self::document::{Change, SECTION_BYTES_MAX, Section, TAGS_BYTES_MAX, Twin, TwinFault};
+pub use self::document::{Change, Section, Twin};
+pub use self::patch::{SECTION_BYTES_MAX, TAGS_BYTES_MAX, TwinFault};
 use super::journal::{Journal, Ticket};
 use super::who::Who;
 
