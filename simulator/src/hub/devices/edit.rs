@@ -9,6 +9,7 @@ use shared::time::Timestamp;
 
 use super::file::{MODULES_MAX, new_generation, new_key};
 use super::{Auth, Device, Identities, Module, Record, Thumbprint, id_fault};
+use crate::hub::who::Who;
 
 /// The service's own limit of devices of one hub.
 pub(super) const DEVICES_MAX: usize = 1_000_000;
@@ -74,6 +75,21 @@ pub enum AuthDraft {
     Thumbprint(Vec<Thumbprint>),
     /// A certificate that an authority signed.
     Ca,
+}
+
+impl Edit {
+    /// Who is another one after it, if it can be made, or nobody any more.
+    pub(super) fn renews(&self, before: &Identities) -> Vec<Who> {
+        match (&self.change, &self.module) {
+            (Change::Update(..), _) => vec![],
+            (_, Some(module)) => vec![Who::module(&self.device, module)],
+            (_, None) => {
+                let modules = before.device(&self.device).into_iter().flat_map(|device| &device.modules);
+                let modules = modules.map(|module| Who::module(&self.device, &module.id));
+                modules.chain([Who::device(&self.device)]).collect()
+            }
+        }
+    }
 }
 
 /// What became of an [`Edit`].

@@ -152,7 +152,7 @@ async fn a_module_has_a_twin_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_disabled_or_deleted_loses_its_connection_and_the_latter_its_twin() {
+async fn a_device_that_is_disabled_or_taken_out_of_the_file_loses_its_connection_and_keeps_its_twin() {
     let stand = Stand::open(limits()).await;
     let (who, twins) = (Who::device("d-1"), &stand.door.desk.twins);
     twins.report(&who, &json!({"a": 1})).await.expect("taken");
@@ -168,12 +168,58 @@ async fn a_device_that_is_disabled_or_deleted_loses_its_connection_and_the_latte
         stand.door.desk.heed().await.expect("a disk");
         until(&mut device, |_| false).await.expect_err("closed");
         soon(reason, || stand.count("closed", reason) == 1).await;
-        assert_eq!(twins.get(&who).reported.values.is_empty(), reason == "deleted-device");
-        if reason == "disabled-device" {
-            std::fs::write(&file, text).expect("written");
-            stand.door.desk.heed().await.expect("a disk");
-        }
+        std::fs::write(&file, text).expect("written");
+        stand.door.desk.heed().await.expect("a disk");
+        assert_eq!(twins.get(&who).reported.values["a"], 1, "{reason}, and back again");
     }
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn twins_and_commands_outlive_a_start_with_another_registry_but_not_another_identity_of_the_same_id() {
+    use crate::hub::commands::Command;
+    use crate::hub::devices::{Change as Edited, Draft, Edit, IfMatch};
+
+    let stand = Stand::open(limits()).await;
+    let (desk, who) = (&stand.door.desk, Who::device("d-1"));
+    let left = |desk: &Desk| (desk.twins.get(&who).version, desk.commands.depth(&who));
+    desk.heed().await.expect("a disk");
+    desk.twins.report(&who, &json!({"a": 1})).await.expect("taken");
+    desk.commands.send(&who, Command::default()).await.expect("taken");
+    let file = stand.dir.path().join("devices.toml");
+    let whole = std::fs::read_to_string(&file).expect("read");
+
+    // A start with a registry in which it is not, then with the right one.
+    let empty = stand.dir.path().join("empty.toml");
+    for path in [&empty, &file] {
+        let registry = Registry::prepare(path.clone(), &[]).expect("a registry");
+        desk.restarted(registry).heed().await.expect("a disk");
+        assert_eq!(left(desk), (2, 1), "{}", path.display());
+    }
+    // The file is half written for a while.
+    let others = whole.replace("id = \"d-1\"", "id = \"somebody\"");
+    for text in [&others, &whole] {
+        std::fs::write(&file, text).expect("written");
+        desk.heed().await.expect("a disk");
+        assert_eq!(left(desk), (2, 1));
+    }
+    // By hand another one takes its id.
+    let generation = desk.registry.now().device("d-1").expect("known").generation_id.clone();
+    for text in [others, whole.replace(&generation, "000000000000000007")] {
+        std::fs::write(&file, text).expect("written");
+        desk.heed().await.expect("a disk");
+    }
+    assert_eq!(left(desk), (1, 0));
+    // A service deletes it.
+    desk.twins.report(&who, &json!({"a": 1})).await.expect("taken");
+    let edit = |change| vec![Edit { device: "d-1".to_owned(), module: None, change }];
+    let done = desk.registry.edit(edit(Edited::Delete(IfMatch::Any)), desk.clock.now()).expect("written");
+    assert!(done[0].is_ok());
+    desk.heed().await.expect("a disk");
+    let done = desk.registry.edit(edit(Edited::Create(Draft::default())), desk.clock.now()).expect("written");
+    assert!(done[0].is_ok());
+    desk.heed().await.expect("a disk");
+    assert_eq!(left(desk), (1, 0));
     stand.close().await;
 }
 
