@@ -278,3 +278,83 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
         stand.close().await;
     }
 }
+
+#[tokio::test]
+async fn a_device_that_takes_no_wishes_is_closed_rather_than_left_with_those_of_yesterday() {
+    let stand = Stand::open(limits()).await;
+    let (who, desk) = (Who::device("d-1"), &stand.door.desk);
+    let mut options = stand.options("d-1", stand.token("d-1", FAR));
+    options.set_manual_acks(true);
+    let (client, mut device) = AsyncClient::new(options, 8);
+    connected(&mut device).await.expect("admitted");
+    listen(&client, &mut device, &[DESIRED], QoS::AtLeastOnce).await;
+    // It acknowledges nothing: 1,024 letters are on their way to it, then its mailbox fills.
+    let fill = || while desk.seats.post(&who, Hears::Desired, Letter::Desired { version: 2, patch: "{}".into() }) {};
+    fill();
+    soon("under way", || stand.total("said_total{what=\"desired\"}") == 1_024).await;
+    fill();
+    assert_eq!(stand.count("closed", "mailbox-full"), 0);
+    desk.twins.change(&who, wish(json!({"a": 1})), None).await.expect("taken");
+    soon("mailbox-full", || stand.count("closed", "mailbox-full") == 1).await;
+    until(&mut device, |_| false).await.expect_err("closed");
+    // It comes back and asks.
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    listen(&client, &mut device, &[RESPONSES], QoS::AtLeastOnce).await;
+    client.publish(GET, QoS::AtLeastOnce, false, " ").await.expect("queued");
+    let twin: Value = serde_json::from_slice(&told(&mut device).await.payload).expect("JSON");
+    assert_eq!(twin["desired"], json!({"a": 1, "$version": 2}));
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn readers_of_events_hear_of_connections_that_end_and_of_identities_that_are_deleted() {
+    use crate::hub::devices::{Change as Edited, Edit, IfMatch};
+
+    let tier = Config::load(None).expect("the default").hub.limits;
+    let stand = Stand::open_telling(limits(), tier, &[Source::DeviceLifecycle, Source::ConnectionState]).await;
+    let desk = &stand.door.desk;
+    desk.heed().await.expect("a disk");
+    devices::register(&stand.dir.path().join("devices.toml"), "d-9", Some("m"), Means::Sas, None).expect("registered");
+    desk.heed().await.expect("a disk");
+    let told = async |op: &str| {
+        let events = stand.stored("d-9").await;
+        let is = |event: &&StoredEvent| event.properties.iter().any(|(name, value)| name == "opType" && value == op);
+        events.iter().filter(is).map(|event| serde_json::from_slice(&event.body).expect("JSON")).collect::<Vec<Value>>()
+    };
+    let heard = async |op: &'static str, times: usize| {
+        let often = async {
+            while told(op).await.len() < times {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, often).await.unwrap_or_else(|_| panic!("{op} was not told {times} times"));
+    };
+    // One that says goodbye, one that another takes the place of, one whose identity is deleted.
+    let (client, mut device) = stand.good("d-9");
+    connected(&mut device).await.expect("admitted");
+    client.disconnect().await.expect("queued");
+    until(&mut device, |_| false).await.expect_err("left");
+    heard("deviceDisconnected", 1).await;
+    let (_first, mut driven_away) = stand.good("d-9");
+    connected(&mut driven_away).await.expect("admitted");
+    let (_second, mut device) = stand.good("d-9");
+    connected(&mut device).await.expect("admitted");
+    until(&mut driven_away, |_| false).await.expect_err("taken over");
+    let delete = Edit { device: "d-9".to_owned(), module: None, change: Edited::Delete(IfMatch::Any) };
+    assert!(desk.registry.edit(vec![delete], desk.clock.now()).expect("written")[0].is_ok());
+    desk.heed().await.expect("a disk");
+    until(&mut device, |_| false).await.expect_err("deleted");
+    heard("deviceDisconnected", 2).await;
+    heard("deleteModuleIdentity", 1).await;
+    heard("deleteDeviceIdentity", 1).await;
+    assert_eq!(told("deleteDeviceIdentity").await[0]["deviceId"], "d-9");
+    assert_eq!(told("deleteModuleIdentity").await[0]["moduleId"], "m");
+    // Of the two at once the second one's end is told, and the later event has the higher number.
+    let number = |body: &Value| body["sequenceNumber"].as_str().expect("a text").to_owned();
+    let (came, went) = (told("deviceConnected").await, told("deviceDisconnected").await);
+    assert_eq!((came.len(), went.len()), (3, 2));
+    let order = [&came[0], &went[0], &came[1], &came[2], &went[1]].map(number);
+    assert!(order.is_sorted_by(|one, other| one < other), "{order:?}");
+    stand.close().await;
+}
