@@ -10,10 +10,10 @@ use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 use super::changes::{Changes, Happened};
-use super::commands::Commands;
+use super::commands::{Command, CommandFault, Commands};
 use super::devices::{Identities, Registry};
 use super::faults::Faults;
-use super::limits::SharedLimits;
+use super::limits::{Operation, SharedLimits};
 use super::methods::Methods;
 use super::metrics::Metrics;
 use super::mqtt::{Hears, Letter, Seats};
@@ -100,6 +100,34 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Sends a command, as far as the tier lets it through. It counts for the daily quota once it is taken.
+    ///
+    /// # Errors
+    /// As [`Commands::send`], and beyond a limit.
+    pub async fn send(&self, who: &Who, command: Command) -> Result<(), CommandFault> {
+        let now = self.clock.now();
+        let units = {
+            let mut limits = self.limits.lock();
+            let units = limits.metered_units(command.bytes());
+            if !limits.operation(now, Operation::Command) {
+                return Err(CommandFault::Throttled);
+            }
+            if !limits.has_quota(now, units) {
+                return Err(CommandFault::Quota);
+            }
+            units
+        };
+        self.commands.send(who, command).await?;
+        self.charge(units);
+        Ok(())
+    }
+
+    /// Counts what is metered beside messages from devices.
+    pub(super) fn charge(&self, metered_units: u64) {
+        self.limits.lock().charge(self.clock.now(), metered_units);
+        self.metrics.metered(metered_units);
     }
 
     async fn tell(&self, news: &TwinNews) {

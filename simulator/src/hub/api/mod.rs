@@ -127,6 +127,10 @@ impl Api {
     }
 
     async fn perform(self: &Arc<Self>, call: Call, asked: Asked) -> Result<Answer, Fault> {
+        let now = self.desk.clock.now();
+        if call.operation().is_some_and(|operation| !self.desk.limits.lock().operation(now, operation)) {
+            return Err(Fault::new(Code::ThrottlingException, "more operations than `hub.limits` lets through"));
+        }
         match call {
             Call::Devices => self.devices(&asked),
             Call::Bulk => self.bulk(&asked).await,

@@ -74,6 +74,12 @@ pub enum CommandFault {
         /// As the service counts.
         bytes: usize,
     },
+    /// Too many in too short a time.
+    #[error("more commands than `hub.limits` lets through")]
+    Throttled,
+    /// The day's quota is used up.
+    #[error("the daily quota of `hub.limits` is used up")]
+    Quota,
     /// The disk said no.
     #[error("the command cannot be stored: {0}")]
     Disk(#[from] io::Error),
@@ -84,7 +90,8 @@ impl CommandFault {
     pub const fn status(&self) -> u16 {
         match self {
             CommandFault::NoSuchDevice(_) => 404,
-            CommandFault::Full => 403,
+            CommandFault::Full | CommandFault::Quota => 403,
+            CommandFault::Throttled => 429,
             CommandFault::TooLarge { .. } => 413,
             CommandFault::Disk(_) => 500,
         }
