@@ -1,7 +1,7 @@
 //! One twin: sections of JSON that patches change, with versions, and when each value was set. A pure core.
 //!
 //! Limits are those of "Understand and use device twins in IoT Hub" (Microsoft): 32 KB for desired and reported
-//! properties each, 8 KB for tags, ten levels, names of 1 KB without dots, spaces, dollars and control characters,
+//! properties each, 8 KB for tags, ten objects within each other, names of 1 KB without dots, spaces, dollars and control characters,
 //! texts of 4 KB, whole numbers of 53 bits.
 
 use base64::Engine as _;
@@ -14,6 +14,7 @@ use shared::time::Timestamp;
 pub const SECTION_BYTES_MAX: usize = 32 * 1024;
 /// Of tags.
 pub const TAGS_BYTES_MAX: usize = 8 * 1024;
+/// Objects within each other, below a section; the innermost may still hold values.
 const DEPTH_MAX: usize = 10;
 const NAME_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -261,13 +262,20 @@ fn check(value: &Value, section: &str, depth: usize) -> Result<(), TwinFault> {
         },
         Value::String(text) if TEXT_BYTES_MAX < text.len() => malformed("a text longer than 4 KB"),
         Value::String(_) => Ok(()),
-        Value::Array(_) | Value::Object(_) if DEPTH_MAX <= depth => malformed("more than ten levels"),
+        Value::Array(_) | Value::Object(_) if DEPTH_MAX < depth => malformed("more than ten levels"),
         Value::Array(items) => items.iter().try_for_each(|item| check(item, section, depth + 1)),
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
             check_name(name, section)?;
             check(value, section, depth + 1)
         }),
     }
+}
+
+/// `$metadata` of what a patch sets, as readers of events are told it.
+pub(in crate::hub) fn metadata_of(patch: &Map<String, Value>, at: Timestamp, version: Option<i64>) -> Value {
+    let mut metadata = Map::new();
+    merge(&mut Map::new(), &mut metadata, patch, &Stamp { now: at.to_string(), version });
+    Value::Object(metadata)
 }
 
 struct Stamp {
@@ -434,7 +442,7 @@ mod tests {
             (json!({"a": 4_503_599_627_370_496i64}), 400),
             (json!({"a": "x".repeat(4097)}), 400),
             (json!({"x".repeat(1025): 1}), 400),
-            (deep(11), 400),
+            (deep(12), 400),
             (deep(120), 400),
             (json!({"a": vec!["x".repeat(3300); 10]}), 413),
         ] {
@@ -443,7 +451,8 @@ mod tests {
             assert_eq!((refused, &twin), (status, &Twin::default()), "{patch}");
         }
         let mut twin = Twin::default();
-        twin.report(&deep(10), NOW).expect("ten levels");
+        // The example of Microsoft's page: a value within ten objects.
+        twin.report(&deep(11), NOW).expect("ten levels");
         twin.report(&json!({"b": vec!["x".repeat(3200); 10]}), NOW).expect("32 KB");
         let more = twin.report(&json!({"c": vec!["x".repeat(1000); 1]}), NOW);
         assert!(matches!(more, Err(TwinFault::TooLarge { .. })), "patch upon patch");
