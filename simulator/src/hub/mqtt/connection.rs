@@ -240,9 +240,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Limited(reason));
             }
         }
+        // It may have waited for long.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let client_id = guest.client_id();
         let since = self.door.desk.clock.now();
         let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
+        // Whoever takes it out of the registry now finds it seated; if that was before, it is seen here.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
         self.door.desk.commands.attach(seat.who());
         self.session.accept(kept.is_some(), &mut acts);
@@ -251,6 +259,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tracing::debug!(client_id, "connected");
         let token = hello.password.as_ref().map(Mark::of);
         Ok(Admitted { guest, seat, will, token })
+    }
+
+    /// Why an identity that was let in may not connect any more.
+    fn gone(&self, guest: &Guest) -> Option<Denied> {
+        match guest.who().known(&self.door.desk.registry.now()) {
+            Some(known) if known.generation_id == guest.generation_id => (!known.enabled).then_some(Denied::Disabled),
+            _ => Some(Denied::Unknown),
+        }
     }
 
     /// Tells the device no; gives what to end with.
