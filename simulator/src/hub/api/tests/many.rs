@@ -57,8 +57,17 @@ async fn queries_find_devices_modules_and_how_many_they_are() {
     let some = ask(&served, "SELECT deviceId, tags.site AS place FROM devices WHERE is_defined(tags.floor)", "").await;
     assert_eq!(some.body, json!([{ "deviceId": "n-1", "place": "north" }, { "deviceId": "n-2", "place": "north" }]));
     assert_eq!(some.header("x-ms-item-type"), Some("Raw"));
+    // As the example of Microsoft's page is asked, and answered.
+    let own = ask(&served, "SELECT DeviceId, LASTACTIVITYTIME FROM devices WHERE deviceId = 's-1'", "").await.body;
+    assert_eq!(own, json!([{ "deviceId": "s-1", "lastActivityTime": "0001-01-01T00:00:00Z" }]));
     let count = ask(&served, "SELECT COUNT() AS n FROM devices WHERE tags.site = 'north'", "").await;
     assert_eq!(count.body, json!([{ "n": 2 }]));
+    for (policy, status) in [("registryRead", 200), ("service", 200), ("device", 401)] {
+        let token = format!("Authorization: {}\r\n", served.token(policy));
+        let body = r#"{"query":"SELECT deviceId FROM devices"}"#;
+        let reply = served.ask_raw("POST", "/devices/query?api-version=2021-04-12", &token, body).await;
+        assert_eq!(reply.status, status, "{policy}: {}", reply.body);
+    }
     for bad in ["SELECT", "SELECT * FROM devices WHERE", &"(".repeat(5_000)] {
         let refused = ask(&served, bad, "").await;
         assert_eq!((refused.status, refused.code()), (400, "ArgumentInvalid"), "{}", refused.body);
