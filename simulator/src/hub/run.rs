@@ -139,7 +139,10 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
-    let (seats, health) = (Seats::default(), Health::new());
+    let path = config.seen_file();
+    let seats = Seats::open(path.clone(), clock.clone());
+    let seats = seats.map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let health = Health::new();
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
     let path = config.commands_file();

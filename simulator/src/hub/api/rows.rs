@@ -42,7 +42,8 @@ impl<'a> TwinRow<'a> {
     }
 
     fn presence(&self) -> &Presence {
-        self.presence.get_or_init(|| self.api.presence(&self.who))
+        let generation_id = self.module.map_or(&self.device.generation_id, |module| &module.generation_id);
+        self.presence.get_or_init(|| self.api.presence(&self.who, generation_id))
     }
 
     fn properties(&self) -> Value {

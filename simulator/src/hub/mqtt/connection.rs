@@ -359,6 +359,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Hello(_) => return Err(Fault::Protocol.into()),
                 Came::Publish(publish) => self.take(admitted, publish).await?,
                 Came::Heard(packet_id) => {
+                    admitted.seat.heard(self.door.desk.clock.now());
                     self.hearing.heard(packet_id, &admitted.seat, &self.door.desk).map_err(End::NotKept)?;
                 }
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
@@ -445,6 +446,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
         let (door, guest) = (Arc::clone(&self.door), &admitted.guest);
+        let now = door.desk.clock.now();
+        admitted.seat.heard(now);
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
@@ -460,7 +463,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        let now = door.desk.clock.now();
         let Some(luck) = luck(&door.desk.faults.message(&guest.device_id), |length| {
             door.desk.limits.lock().throttle(now, length);
         })
