@@ -74,7 +74,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 76] = [
+const PURE: [&str; 78] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",

@@ -222,6 +222,11 @@ impl Config {
         self.data_dir.join("sessions.jsonl")
     }
 
+    /// When devices came, went, and were heard.
+    pub fn seen_file(&self) -> PathBuf {
+        self.data_dir.join("seen.jsonl")
+    }
+
     /// Twins that were ever written to.
     pub fn twins_file(&self) -> PathBuf {
         self.data_dir.join("twins.jsonl")

@@ -190,6 +190,7 @@ impl Desk {
                 self.changes.lifecycle(who, Happened::Created, &self.twins.get(who)).await;
             }
         }
+        self.seats.forget_all_but(|who| known.contains_key(who))?;
         for (who, generation) in self.seats.everybody() {
             match who.known(&identities) {
                 Some(known) if known.generation_id == generation && known.enabled => {}
@@ -251,7 +252,8 @@ impl Desk {
     /// A desk over a folder, with the real clock and the default limits.
     pub(super) fn stand(stood: Stood<'_>) -> Self {
         let Stood { directory, registry, log, limits, hosts, metrics, sources } = stood;
-        let (clock, seats) = (Clock::Real, Seats::default());
+        let clock = Clock::Real;
+        let seats = Seats::open(directory.join("seen.jsonl"), clock.clone()).expect("seats");
         let commands = crate::config::Config::load(None).expect("the default").hub.commands.limits();
         let path = directory.join("commands.jsonl");
         let commands = Commands::open(path, clock.clone(), commands, registry.clone(), seats.clone());

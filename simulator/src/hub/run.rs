@@ -34,7 +34,7 @@ use super::metrics::Metrics;
 use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
 use super::twins::Twins;
-use crate::gate::Books;
+use crate::gate;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -140,8 +140,11 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
-    let https_books = Books::new(metered.sub_registry_with_prefix("hub_https"));
-    let (seats, health) = (Seats::default(), Health::new());
+    let https_books = gate::Books::new(metered.sub_registry_with_prefix("hub_https"));
+    let path = config.seen_file();
+    let seats = Seats::open(path.clone(), clock.clone());
+    let seats = seats.map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let health = Health::new();
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
     let path = config.commands_file();

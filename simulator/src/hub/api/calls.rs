@@ -199,8 +199,9 @@ impl Call {
             | Call::PutTwin(_)
             | Call::Method(_)
             | Call::Send
-            | Call::Purge(_)
-            | Call::Query => &[Right::ServiceConnect],
+            | Call::Purge(_) => &[Right::ServiceConnect],
+            // Microsoft's tutorial on twins asks for RegistryRead, others query with ServiceConnect alone.
+            Call::Query => &[Right::ServiceConnect, Right::RegistryRead],
             // Which right these take the service does not document; whoever may ask for one of them may know this.
             Call::ServiceStatistics | Call::Unsupported(_) => &[Right::ServiceConnect, Right::RegistryRead],
         }

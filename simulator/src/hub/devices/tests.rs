@@ -251,7 +251,7 @@ fn what_is_wrong_in_a_batch_does_not_keep_the_rest_from_it() {
         Change::Create(Draft { auth: Some(auth), ..Draft::default() })
     };
     let nothing = Change::Create(Draft { auth: Some(AuthDraft::Thumbprint(vec![])), ..Draft::default() });
-    let long = Change::Create(Draft { status_reason: Some("x".repeat(10_000)), ..Draft::default() });
+    let long = Change::Create(Draft { status_reason: Some("é".repeat(129)), ..Draft::default() });
     let done = edited(
         &registry,
         vec![

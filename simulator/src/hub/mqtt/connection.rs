@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Door;
 use super::admission::{self, Admitted};
+use super::auth::{Denied, Guest};
 use super::end::End;
 use super::ended::Mark;
 use super::hearing::{self, Hearing};
@@ -140,9 +141,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Limited(reason));
             }
         }
+        // It may have waited for long.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let client_id = guest.client_id();
         let since = self.door.desk.clock.now();
         let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
+        // Whoever takes it out of the registry now finds it seated; if that was before, it is seen here.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
         self.door.desk.commands.attach(seat.who());
         let present = kept.is_some();
@@ -151,6 +160,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tracing::debug!(client_id, "connected");
         let token = hello.password.as_ref().map(Mark::of);
         Ok(Admitted { guest, seat, will, token })
+    }
+
+    /// Why an identity that was let in may not connect any more.
+    fn gone(&self, guest: &Guest) -> Option<Denied> {
+        match guest.who().known(&self.door.desk.registry.now()) {
+            Some(known) if known.generation_id == guest.generation_id => (!known.enabled).then_some(Denied::Disabled),
+            _ => Some(Denied::Unknown),
+        }
     }
 
     /// Tells the device no; gives what to end with.
@@ -205,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Came::Hello(_) => return Err(gate::End::from(Fault::Protocol).into()),
                 Came::Publish(publish) => self.take(admitted, publish).await?,
                 Came::Heard(packet_id) => {
+                    admitted.seat.heard(self.door.desk.clock.now());
                     self.hearing.heard(packet_id, &admitted.seat, &self.door.desk).map_err(End::NotKept)?;
                 }
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
@@ -281,6 +299,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
         let (door, guest) = (Arc::clone(&self.door), &admitted.guest);
+        let now = door.desk.clock.now();
+        admitted.seat.heard(now);
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
@@ -296,7 +316,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        let now = door.desk.clock.now();
         let Some(luck) = Luck::of(&door.desk.faults.message(&guest.device_id), |length| {
             door.desk.limits.lock().throttle(now, length);
         })

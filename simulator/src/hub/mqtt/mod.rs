@@ -24,6 +24,8 @@ mod certificates; // X.509
 
 mod seats; // one connection per device or module
 
+mod seen; // when each was there last
+
 mod mailbox; // what the hub has to say to it
 
 mod sessions; // what outlives a connection

@@ -1,15 +1,17 @@
 //! [p] What a patch may hold, and what becomes of a section that takes one.
 //!
 //! Limits are those of "Understand and use device twins in IoT Hub" (Microsoft): 32 KB for desired and reported
-//! properties each, 8 KB for tags, ten levels, names of 1 KB without dots, spaces, dollars and control characters,
+//! properties each, 8 KB for tags, ten objects within each other, names of 1 KB without dots, spaces, dollars and control characters,
 //! texts of 4 KB, whole numbers of 53 bits.
 
 use serde_json::{Map, Value};
+use shared::time::Timestamp;
 
 /// Of desired or reported properties.
 pub const SECTION_BYTES_MAX: usize = 32 * 1024;
 /// Of tags.
 pub const TAGS_BYTES_MAX: usize = 8 * 1024;
+/// Objects within each other, below a section; the innermost may still hold values.
 const DEPTH_MAX: usize = 10;
 const NAME_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -97,13 +99,20 @@ fn check(value: &Value, section: &str, depth: usize) -> Result<(), TwinFault> {
         },
         Value::String(text) if TEXT_BYTES_MAX < text.len() => malformed("a text longer than 4 KB"),
         Value::String(_) => Ok(()),
-        Value::Array(_) | Value::Object(_) if DEPTH_MAX <= depth => malformed("more than ten levels"),
+        Value::Array(_) | Value::Object(_) if DEPTH_MAX < depth => malformed("more than ten levels"),
         Value::Array(items) => items.iter().try_for_each(|item| check(item, section, depth + 1)),
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
             check_name(name, section)?;
             check(value, section, depth + 1)
         }),
     }
+}
+
+/// `$metadata` of what a patch sets, as readers of events are told it.
+pub(in crate::hub) fn metadata_of(patch: &Map<String, Value>, at: Timestamp, version: Option<i64>) -> Value {
+    let mut metadata = Map::new();
+    merge(&mut Map::new(), &mut metadata, patch, &Stamp { now: at.to_string(), version });
+    Value::Object(metadata)
 }
 
 /// When something is set.

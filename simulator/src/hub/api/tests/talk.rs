@@ -69,7 +69,7 @@ async fn what_a_twin_cannot_hold_is_refused_and_changes_nothing() {
         ("[]".to_owned(), 400),
         ("\u{0}\u{1}".to_owned(), 400),
         (r#"{"tags":"x"}"#.to_owned(), 400),
-        (of(&deep(11)), 400),
+        (of(&deep(12)), 400),
         (of(&deep(20_000)), 400),
         (of(r#"{"a.b":1}"#), 400),
         (of(&large), 413),

@@ -53,7 +53,7 @@ async fn what_is_no_patch_is_refused_and_changes_nothing() {
         ("[1]".to_owned(), 400),
         ("{\"a\":\"\u{0}\"}".to_owned(), 400),
         ("{\"$a\":1}".to_owned(), 400),
-        (deep(11), 400),
+        (deep(12), 400),
         (deep(40_000), 400),
         ("[".repeat(200_000), 400),
         (large, 413),
@@ -232,6 +232,7 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
         stand.door.desk.heed().await.expect("a disk");
         let file = stand.dir.path().join("devices.toml");
         devices::register(&file, "d-9", None, Means::Sas, None).expect("registered");
+        devices::register(&file, "d-9", Some("m"), Means::Sas, None).expect("registered");
         stand.door.desk.heed().await.expect("a disk");
         let (client, mut device) = stand.good("d-9");
         connected(&mut device).await.expect("admitted");
@@ -241,7 +242,7 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
         let change = Change { tags: Some(json!({"site": "x"})), desired: Some(json!({"a": 1})), replace: true };
         stand.door.desk.twins.change(&Who::device("d-9"), change, None).await.expect("taken");
         client.publish(events("d-9"), QoS::AtLeastOnce, false, "last").await.expect("queued");
-        let wanted = if sources.is_empty() { 1 } else { 5 };
+        let wanted = if sources.is_empty() { 1 } else { 6 };
         let found = async {
             loop {
                 let _ = timeout(Duration::from_millis(10), device.poll()).await;
@@ -262,18 +263,37 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
             ("Telemetry", ""),
             ("deviceConnectionStateEvents", "deviceConnected"),
             ("deviceLifecycleEvents", "createDeviceIdentity"),
+            // Of the module: Microsoft's page has the same for both, and `moduleId`.
+            ("deviceLifecycleEvents", "createDeviceIdentity"),
             ("twinChangeEvents", "replaceTwin"),
             ("twinChangeEvents", "updateTwin"),
         ];
         let expected = if sources.is_empty() { &expected[..1] } else { expected };
         let expected: Vec<_> = expected.iter().map(|(source, op)| ((*source).to_owned(), (*op).to_owned())).collect();
         assert_eq!(found, expected);
-        if let Some(event) = stored.iter().find(|event| property(event, "opType") == "replaceTwin") {
-            let body: Value = serde_json::from_slice(&event.body).expect("JSON");
-            assert_eq!((&body["version"], &body["tags"]), (&json!(3), &json!({"site": "x"})));
-            assert_eq!(body["properties"]["desired"]["$version"], 2);
-            assert_eq!(property(event, "iothub-message-schema"), "twinChangeNotification");
-            assert_eq!(property(event, "hubName"), "hub");
+        let of = |op: &str, module: Option<&str>| {
+            let is = |event: &&StoredEvent| property(event, "opType") == op && event.module_id.as_deref() == module;
+            stored.iter().find(is).map(|event| {
+                assert_eq!(property(event, "moduleId"), module.unwrap_or_default());
+                assert_eq!((property(event, "hubName"), property(event, "deviceId")), ("hub".into(), "d-9".into()));
+                assert_eq!(event.system.user_id.as_deref(), Some("hub"));
+                assert!(event.system.correlation_id.as_ref().is_some_and(|id| !id.is_empty()));
+                serde_json::from_slice::<Value>(&event.body).expect("JSON")
+            })
+        };
+        if !sources.is_empty() {
+            let replaced = of("replaceTwin", None).expect("told");
+            let twin = stand.door.desk.twins.get(&Who::device("d-9"));
+            assert_eq!((&replaced["version"], &replaced["tags"]), (&json!(3), &json!({"site": "x"})));
+            assert_eq!((&replaced["deviceId"], &replaced["etag"]), (&json!("d-9"), &json!(twin.etag)));
+            assert_eq!(replaced["properties"]["desired"], twin.desired.to_json_with_metadata());
+            assert_eq!(replaced["properties"]["reported"], twin.reported.to_json_with_metadata());
+            let updated = of("updateTwin", None).expect("told");
+            assert_eq!(updated["properties"]["reported"], twin.reported.to_json_with_metadata(), "all of it is new");
+            let made = of("createDeviceIdentity", Some("m")).expect("told");
+            assert_eq!((&made["moduleId"], &made["tags"]), (&json!("m"), &json!({})));
+            let connected = of("deviceConnected", None).expect("told");
+            assert_eq!(connected["sequenceNumber"].as_str().map(str::len), Some(64));
         }
         stand.close().await;
     }
@@ -346,10 +366,11 @@ async fn readers_of_events_hear_of_connections_that_end_and_of_identities_that_a
     desk.heed().await.expect("a disk");
     until(&mut device, |_| false).await.expect_err("deleted");
     heard("deviceDisconnected", 2).await;
-    heard("deleteModuleIdentity", 1).await;
-    heard("deleteDeviceIdentity", 1).await;
-    assert_eq!(told("deleteDeviceIdentity").await[0]["deviceId"], "d-9");
-    assert_eq!(told("deleteModuleIdentity").await[0]["moduleId"], "m");
+    // Of the device and of its module.
+    heard("deleteDeviceIdentity", 2).await;
+    let deleted = told("deleteDeviceIdentity").await;
+    assert!(deleted.iter().all(|body| body["deviceId"] == "d-9"), "{deleted:?}");
+    assert_eq!(deleted.iter().filter(|body| body["moduleId"] == "m").count(), 1, "{deleted:?}");
     // Of the two at once the second one's end is told, and the later event has the higher number.
     let number = |body: &Value| body["sequenceNumber"].as_str().expect("a text").to_owned();
     let (came, went) = (told("deviceConnected").await, told("deviceDisconnected").await);

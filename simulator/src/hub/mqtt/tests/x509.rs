@@ -112,7 +112,7 @@ async fn a_certificate_of_another_or_none_or_an_old_one_does_not() {
 /// The head and the value of the first item of DER, and what follows it.
 fn item(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let head = match der.get(1)? {
-        length @ ..0x80 => (2, usize::from(*length)),
+        length @ ..=0x7f => (2, usize::from(*length)),
         0x81 => (3, usize::from(*der.get(2)?)),
         _ => (4, usize::from(u16::from_be_bytes([*der.get(2)?, *der.get(3)?]))),
     };
