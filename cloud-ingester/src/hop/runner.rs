@@ -505,6 +505,12 @@ impl Hops {
         self.memory.as_ref().map(|memory| memory.totals).unwrap_or_default()
     }
 
+    /// How many messages are remembered of devices that number them.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.seen.messages.count())
+    }
+
     /// Gives the lease back.
     #[must_use]
     pub fn into_lease(self) -> Lease {
