@@ -21,3 +21,5 @@ mod messages;
 mod shortcuts; // what makes hops cheaper changes nothing
 
 mod splits; // however a stream is cut, the tables are the same
+
+mod full; // a disk that is full while windows are put aside

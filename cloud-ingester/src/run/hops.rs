@@ -139,7 +139,7 @@ impl HopMetrics {
         registry.register("duplicates", "Readings that were seen before", metrics.duplicates.clone());
         registry.register("failed", "Rounds that failed and were tried again", metrics.failed.clone());
         let failed = metrics.models_failed.clone();
-        registry.register("models_failed", "Turns of users' models that failed; the others went on", failed);
+        registry.register("models_failed", "Turns of models that failed; the others went on", failed);
         metrics
     }
 
