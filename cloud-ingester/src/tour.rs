@@ -109,6 +109,7 @@ async fn serves(config: &Config) -> bool {
     }
     let asked = tokio::time::timeout(ANSWERS_WITHIN, ask::get(&config.http.listen.to_string(), "/status")).await;
     let Ok(Ok((200, told))) = asked else { return false };
+    // Whoever answers something else is another program, and the port is taken.
     let told = serde_json::from_str::<Told>(&told).ok();
     told.zip(config.location().ok()).is_some_and(|(told, location)| told.lake == location.root().as_str())
 }

@@ -115,6 +115,7 @@ impl Gate {
                 Err(_) => return Err(End::ConnectTimeout),
             },
         };
+        // Most devices show no certificate: theirs is an empty chain.
         let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
         Ok((stream, chain))
     }

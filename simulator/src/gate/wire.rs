@@ -163,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Ends with a goodbye, as far as the device takes one.
     pub(crate) async fn close(&mut self) {
+        // It is over either way: a device that is gone needs no goodbye.
         let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
     }
 

@@ -89,6 +89,7 @@ fn measure(plan: &Plan, hub: &Hub, rate: f64) -> Result<Sample, BenchError> {
         }
         std::thread::sleep(LOOK);
     }
+    // What is measured is what comes in so long: here time is the condition.
     std::thread::sleep(WARM_UP);
     let ids = [fleet.id(), hub.child.id()];
     let (clock, before, from) = (Reading::take(&ids), stored(hub)?, Instant::now());
