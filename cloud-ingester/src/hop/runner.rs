@@ -114,6 +114,14 @@ impl Turn {
     pub(super) fn due_now(&mut self) {
         (self.resting, self.due) = (None, None);
     }
+
+    /// As if so long had passed that what failed is tried again.
+    #[cfg(test)]
+    pub(super) fn a_minute_on(&mut self) {
+        for until in [&mut self.resting, &mut self.due, &mut self.ailing] {
+            *until = until.and_then(|until| until.checked_sub(AILING));
+        }
+    }
 }
 
 /// A model that failed and stops no other is tried again after so long.
@@ -357,9 +365,9 @@ impl Hops {
         }
     }
 
-    /// Notes how a model's turn went. What its SELECT fails at, or the disk below it, stops no other: a user's model, or one that
-    /// has hours of rows to read, is tried again in a minute; of one that the round is for, the error is given back, to be that
-    /// of the round once the others had their turn.
+    /// Notes how a model's turn went. What its SELECT fails at, or the disk below it, stops no other: a user's model, or
+    /// one that has hours of rows to read, is tried again in a minute; of one that the round is for, the error is given
+    /// back, to be that of the round once the others had their turn.
     fn went(
         &mut self,
         model: &Model,
@@ -510,6 +518,12 @@ impl Hops {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.memory.as_ref().map(|memory| memory.totals).unwrap_or_default()
+    }
+
+    /// How many messages are remembered of devices that number them.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.seen.messages.count())
     }
 
     /// Gives the lease back.

@@ -6,6 +6,8 @@ mod again; // ends midway, replays, refreshes
 
 mod models; // windows of every kind, users' models, watermarks
 
+mod put_off; // a model that upkeep waits for no more
+
 mod faults; // whatever the storage answers and whoever dies
 
 mod upkeep; // merges, vacuum and cut logs are no news to hops

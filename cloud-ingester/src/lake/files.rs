@@ -319,8 +319,8 @@ impl FileWriter {
         Ok(self.done)
     }
 
-    /// The files, to be committed, with what came of filling them; where that failed, its error, and the files are taken away:
-    /// no commit will ever name them, and each new try writes others.
+    /// The files, to be committed, with what came of filling them; where that failed, its error, and the files are taken
+    /// away: no commit will ever name them, and each new try writes others.
     ///
     /// # Errors
     /// What filling them failed at, or when storage refuses.

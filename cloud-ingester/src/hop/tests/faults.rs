@@ -279,7 +279,8 @@ const GOLD: [(Table, &str); 6] = [
 const MARKS: &str = "select hub, incarnation, partition_id, unix_micros(watermark) from gold.watermarks order by 3";
 
 /// The partitions, and until when they are here at least.
-const SEEN: &str = "select hub, incarnation, partition_id, unix_micros(max(least(event_time, enqueued_time))) from silver.readings group by 1, 2, 3 order by 3";
+const SEEN: &str = "select hub, incarnation, partition_id, unix_micros(max(least(event_time, enqueued_time))) \
+                    from silver.readings group by 1, 2, 3 order by 3";
 
 /// Each watermark is there once, and none of `marks` is earlier than the one of `earlier` at the same place.
 fn not_before(marks: &[String], earlier: &[String]) -> Result<(), String> {
