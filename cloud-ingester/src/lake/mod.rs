@@ -12,6 +12,8 @@ pub mod tables; // every table: name, columns, partitions, properties
 
 mod error; // what can go wrong, and who must act
 
+mod panics; // a panic that is none
+
 mod location; // a directory or a URL
 
 mod door; // the moment before a commit
@@ -67,6 +69,7 @@ pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
 pub use numbers::numbers;
+pub use panics::hush_what_is_caught;
 pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;
