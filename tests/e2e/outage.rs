@@ -60,10 +60,10 @@ impl Manager {
 
 /// So that seconds tell as much as minutes: requests, claims and patience that end sooner.
 fn hurried(azurite: &Azurite) -> String {
-    let sooner = "[ingest.http]\nstalled-after = \"3s\"\n[ingest.hub]\nclaims-expire = \"6s\"\n";
+    let sooner = "[ingest.http]\nstalled-after = \"8s\"\n[ingest.hub]\nclaims-expire = \"15s\"\n";
     let config = azurite.config();
     let (lake, options) = config.split_once("[ingest.lake.options]\n").expect("options");
-    format!("{sooner}{lake}[ingest.lake.options]\ntimeout = \"5s\"\n{options}")
+    format!("{sooner}{lake}[ingest.lake.options]\ntimeout = \"10s\"\n{options}")
 }
 
 fn check(away: Away, lasts: Duration, config: fn(&Azurite) -> String) {
@@ -131,7 +131,7 @@ fn check(away: Away, lasts: Duration, config: fn(&Azurite) -> String) {
 
 #[test]
 fn a_storage_that_is_silent_for_a_while_loses_nothing_and_doubles_nothing() {
-    check(Away::Silent, Duration::from_secs(15), hurried);
+    check(Away::Silent, Duration::from_secs(20), hurried);
 }
 
 #[test]
