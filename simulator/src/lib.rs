@@ -5,6 +5,7 @@
 //!       └─ ledger ─────────────────────────────────> verify <── (lake)
 //! hub:     devices ── MQTT ──> log on disk ── AMQP ──> services
 //! dps:     devices ── MQTT ──> which hub is theirs
+//! sensors: chips on a bus that is a socket ──> (gateway)
 //! ```
 
 pub mod fleet; // seeded devices, their faults and their ledger
@@ -14,6 +15,8 @@ pub mod replay; // recordings, sent as a device would have sent them
 pub mod hub; // what stands in for Azure IoT Hub
 
 pub mod dps; // what stands in for its Device Provisioning Service
+
+pub mod sensors; // chips on buses that are not there
 
 pub mod verify; // the lake against itself, and against the ledgers
 
