@@ -22,7 +22,7 @@ const TOP_LEVEL: [&str; 9] = [
 ];
 
 /// An outside thing and the only rooms that may name it: the crate's name in code, folders or files.
-const OWNERS: [(&str, &[&str]); 10] = [
+const OWNERS: [(&str, &[&str]); 14] = [
     ("rusqlite", &["edge-agent/src/outbox/store", "edge-agent/src/outbox/schema.rs"]),
     ("bincode", &["edge-agent/src/outbox/codec.rs"]),
     (
@@ -71,10 +71,18 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
     ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
+    // Drivers are written against embedded-hal's traits; only buses know what is under them.
+    (
+        "linux_embedded_hal",
+        &["edge-agent/src/sensors/bus", "edge-agent/src/sensors/probe.rs", "edge-agent/src/sensors/scan.rs"],
+    ),
+    ("gpiocdev", &["edge-agent/src/sensors/bus"]),
+    ("sht4x", &["edge-agent/src/sensors"]),
+    ("ads1x1x", &["edge-agent/src/sensors/driver/ads1115.rs"]),
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 76] = [
+const PURE: [&str; 87] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -96,6 +104,11 @@ const PURE: [&str; 76] = [
     "edge-agent/src/remote/method.rs",
     "edge-agent/src/remote/topic.rs",
     "edge-agent/src/remote/twin.rs",
+    "edge-agent/src/sensors/driver/ads1115.rs",
+    "edge-agent/src/sensors/driver/bosch.rs",
+    "edge-agent/src/sensors/driver/ds18b20.rs",
+    "edge-agent/src/sensors/driver/sensirion.rs",
+    "edge-agent/src/sensors/pace.rs",
     "edge-agent/src/uplink/batch.rs",
     "edge-agent/src/uplink/link.rs",
     "edge-agent/src/uplink/window.rs",
@@ -148,6 +161,12 @@ const PURE: [&str; 76] = [
     "simulator/src/hub/twins/document.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
+    "simulator/src/sensors/board.rs",
+    "simulator/src/sensors/chip/ads1115.rs",
+    "simulator/src/sensors/chip/bosch.rs",
+    "simulator/src/sensors/chip/sensirion.rs",
+    "simulator/src/sensors/command.rs",
+    "simulator/src/sensors/frame.rs",
     "simulator/src/verify/expected.rs",
     "simulator/src/verify/intervals.rs",
     "simulator/src/verify/proof.rs",
