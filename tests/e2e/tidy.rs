@@ -70,7 +70,7 @@ const OWNERS: [(&str, &[&str]); 14] = [
     ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
-    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
+    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/gate"]),
     // Drivers are written against embedded-hal's traits; only buses know what is under them.
     (
         "linux_embedded_hal",
@@ -82,7 +82,7 @@ const OWNERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 87] = [
+const PURE: [&str; 89] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -139,6 +139,7 @@ const PURE: [&str; 87] = [
     "simulator/src/fleet/load.rs",
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
+    "simulator/src/gate/session.rs",
     "simulator/src/hub/amqp/filter.rs",
     "simulator/src/hub/api/auth.rs",
     "simulator/src/hub/api/calls.rs",
@@ -149,6 +150,7 @@ const PURE: [&str; 87] = [
     "simulator/src/hub/api/query/lex.rs",
     "simulator/src/hub/api/query/parse.rs",
     "simulator/src/hub/api/wire.rs",
+    "simulator/src/hub/commands/command.rs",
     "simulator/src/hub/commands/feedback.rs",
     "simulator/src/hub/commands/queue.rs",
     "simulator/src/hub/devices/text.rs",
@@ -156,9 +158,9 @@ const PURE: [&str; 87] = [
     "simulator/src/hub/mqtt/auth.rs",
     "simulator/src/hub/mqtt/filters.rs",
     "simulator/src/hub/mqtt/requests.rs",
-    "simulator/src/hub/mqtt/session.rs",
     "simulator/src/hub/mqtt/telemetry.rs",
     "simulator/src/hub/twins/document.rs",
+    "simulator/src/hub/twins/patch.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
     "simulator/src/sensors/board.rs",
