@@ -119,8 +119,8 @@ impl Metrics {
         };
         let which = Which { sensor };
         // They stand at 0 from the start.
-        self.inner.read.get_or_create(&which);
-        self.inner.answering.get_or_create(&which);
+        drop(self.inner.read.get_or_create(&which));
+        drop(self.inner.answering.get_or_create(&which));
         let mut all = self.inner.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(status);
         Page { metrics: self.clone(), which, index: all.len() - 1 }

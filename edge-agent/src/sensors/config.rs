@@ -9,6 +9,7 @@ use shared::reading::{DeviceId, MetricName};
 
 pub use super::driver::ads1115::{Channel, Input, Range};
 use super::driver::ds18b20;
+use super::pace::Waits;
 
 /// Before this a path names a socket of the simulator's.
 const SOCKET: &str = "unix:";
@@ -16,6 +17,8 @@ const SOCKET: &str = "unix:";
 const EVERY_MIN: Duration = Duration::from_millis(100);
 /// Unless it is said how often.
 const EVERY: Duration = Duration::from_secs(10);
+/// Waits of a sensor that fails, unless it is said otherwise: from … to.
+const RETRY: Waits = Waits { min: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// A name of an event of the kernel's has at most so many lines.
 const LINE_MAX: u32 = 1_023;
 
@@ -60,6 +63,12 @@ pub struct Sensor {
     /// How often it is read.
     #[serde(default)]
     every: Option<Span>,
+    /// Where it fails: how soon it is tried again at first …
+    #[serde(default)]
+    retry_min: Option<Span>,
+    /// … and at last.
+    #[serde(default)]
+    retry_max: Option<Span>,
     /// The inputs of an ADS1115.
     #[serde(default)]
     pub channel: Vec<Channel>,
@@ -201,6 +210,14 @@ impl Sensor {
         self.every.map_or(EVERY, Span::duration)
     }
 
+    /// How soon it is tried again where it fails.
+    pub(super) fn waits(&self) -> Waits {
+        Waits {
+            min: self.retry_min.map_or(RETRY.min, Span::duration),
+            max: self.retry_max.map_or(RETRY.max, Span::duration),
+        }
+    }
+
     /// What it is called in logs, metrics and the status.
     pub fn name(&self) -> String {
         let (kind, place) = (self.kind.as_str(), self.place());
@@ -224,6 +241,13 @@ impl Sensor {
         }
         if self.every() < EVERY_MIN {
             wrong("every", "must be at least 100ms; write e.g. \"10s\"".to_owned());
+        }
+        let Waits { min, max } = self.waits();
+        if min < EVERY_MIN {
+            wrong("retry-min", "must be at least 100ms; write e.g. \"1s\"".to_owned());
+        }
+        if max < min {
+            wrong("retry-max", format!("must be at least `retry-min`, {}s; write e.g. \"30s\"", min.as_secs_f64()));
         }
         let addresses = self.kind.addresses();
         if let Some(address) = self.address
@@ -376,6 +400,7 @@ mod tests {
             device = ""
             address = 0x44
             every = "1ms"
+            retry-min = "0s"
             line = 3
             [[sensors]]
             kind = "ads1115"
@@ -396,6 +421,7 @@ mod tests {
             [[sensors]]
             kind = "sht3x"
             device = "yard"
+            retry-min = "1m"
         "#;
         assert_eq!(
             mistakes(text),
@@ -404,6 +430,7 @@ mod tests {
                 "sensors[0].device",
                 "sensors[0].every",
                 "sensors[0].line",
+                "sensors[0].retry-min",
                 "sensors[1].channel[0].volts",
                 "sensors[1].channel[1].metric",
                 "sensors[1].channel[1].volts",
@@ -411,6 +438,7 @@ mod tests {
                 "sensors[3].line",
                 "sensors[3].scale",
                 "sensors[5]",
+                "sensors[5].retry-max",
             ]
         );
     }

@@ -4,8 +4,8 @@
 //! bus --driver--> values --one thread per bus--> 64 --> RawMessage --> presilver, as from any device
 //! ```
 //!
-//! Each sensor is read on a grid of its own; what fails is counted by its reason, told once, and tried again with waits
-//! that grow, set up anew each time. A bus that blocks stops its own sensors and nothing else: not intake, and not the
+//! Each sensor is read on a grid of its own; what fails is counted by its reason, told once, and tried again after
+//! waits that grow, set up anew each time. A bus that blocks stops its own sensors and nothing else: not intake, and not the
 //! end of the program.
 
 mod books;
@@ -92,9 +92,9 @@ pub async fn run(
 fn workers(sensors: Vec<Sensor>, clock: &Clock, out: &mpsc::Sender<RawMessage>, metrics: &Metrics) -> Vec<Worker> {
     let began = Instant::now();
     let mut workers: BTreeMap<(bool, Place), Worker> = BTreeMap::new();
-    for (seed, sensor) in (1..).zip(sensors) {
+    for sensor in sensors {
         let station = Station {
-            pace: Pace::new(sensor.every(), began.elapsed(), seed),
+            pace: Pace::new(sensor.every(), sensor.waits(), began.elapsed()),
             page: metrics.page(sensor.name(), sensor.device.clone()),
             probe: Probe::new(sensor.clone()),
         };

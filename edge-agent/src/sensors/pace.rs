@@ -1,16 +1,10 @@
 //! When a sensor is read next, and how it is. Pure: it is told the time since the start.
 //!
 //! Readings stand on a grid, `every` apart, however long each takes: a late one moves none of those after it. A sensor
-//! that fails is tried again after waits that grow, on the grid or off it; points of the grid that pass meanwhile are
-//! missed, and counted.
+//! that fails is tried again after waits that double up to a longest one, on the grid or off it; points of the grid that
+//! pass meanwhile are missed, and counted. No chance is in these waits: nobody else asks this bus.
 
 use std::time::Duration;
-
-use shared::backoff::Backoff;
-
-/// Waits of a sensor that fails.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// One sensor's grid and health.
 #[derive(Debug)]
@@ -20,8 +14,17 @@ pub(crate) struct Pace {
     point: Duration,
     /// While it fails: the next attempt.
     retry: Option<Duration>,
-    backoff: Backoff,
+    waits: Waits,
+    /// The wait after the next attempt that fails.
+    wait: Duration,
     failing: Option<&'static str>,
+}
+
+/// How long after a failed attempt the next one comes: `min`, twice that, and so on, never more than `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) min: Duration,
+    pub(crate) max: Duration,
 }
 
 /// What an attempt means.
@@ -35,9 +38,8 @@ pub(crate) struct Told {
 
 impl Pace {
     /// A sensor that is read at once, and then each `every`.
-    pub(crate) fn new(every: Duration, now: Duration, seed: u64) -> Self {
-        let backoff = Backoff::new(RETRY_MIN, RETRY_MAX, seed);
-        Self { every, point: now, retry: None, backoff, failing: None }
+    pub(crate) const fn new(every: Duration, waits: Waits, now: Duration) -> Self {
+        Self { every, point: now, retry: None, waits, wait: waits.min, failing: None }
     }
 
     /// When it is to be read.
@@ -48,14 +50,15 @@ impl Pace {
     /// It gave a reading.
     pub(crate) fn answered(&mut self, now: Duration) -> Told {
         self.retry = None;
-        self.backoff.reset();
+        self.wait = self.waits.min;
         let changed = self.failing.take().is_some();
         Told { missed: self.pass(now).saturating_sub(1), changed }
     }
 
     /// It gave none, for this reason.
     pub(crate) fn failed(&mut self, now: Duration, kind: &'static str) -> Told {
-        self.retry = Some(now + self.backoff.next_wait());
+        self.retry = Some(now + self.wait);
+        self.wait = self.wait.saturating_mul(2).min(self.waits.max);
         Told { missed: 0, changed: self.failing.replace(kind) != Some(kind) }
     }
 
@@ -75,6 +78,7 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
+    const WAITS: Waits = Waits { min: S, max: Duration::from_secs(30) };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -82,7 +86,7 @@ mod tests {
 
     #[test]
     fn readings_stand_on_a_grid_however_long_each_takes() {
-        let mut pace = Pace::new(10 * S, ms(500), 1);
+        let mut pace = Pace::new(10 * S, WAITS, ms(500));
         let mut due = Vec::new();
         for took in [20, 9_000, 3, 700] {
             due.push(pace.due().as_millis());
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_reading_that_outlasts_the_grid_misses_its_points_and_moves_none() {
-        let mut pace = Pace::new(10 * S, Duration::ZERO, 1);
+        let mut pace = Pace::new(10 * S, WAITS, Duration::ZERO);
         assert_eq!(pace.answered(ms(35_000)).missed, 3);
         assert_eq!(pace.due(), 40 * S);
         assert_eq!(pace.answered(40 * S).missed, 0, "a reading on the point is of the point");
@@ -101,28 +105,32 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_tried_again_ever_more_rarely_and_each_change_is_told_once() {
-        let mut pace = Pace::new(10 * S, Duration::ZERO, 7);
-        let mut told = Vec::new();
-        for kind in ["crc", "crc", "no-answer", "no-answer", "no-answer", "no-answer", "no-answer", "no-answer"] {
+    fn what_fails_is_tried_again_ever_more_rarely_to_a_bound_and_each_change_is_told_once() {
+        let mut pace = Pace::new(10 * S, WAITS, Duration::ZERO);
+        let (mut told, mut waits) = (Vec::new(), Vec::new());
+        for kind in ["crc", "crc", "no-answer", "no-answer", "no-answer", "no-answer", "no-answer"] {
             let now = pace.due();
             told.push(pace.failed(now, kind).changed);
-            assert!(pace.due() - now <= RETRY_MAX);
+            waits.push((pace.due() - now).as_secs());
         }
-        assert_eq!(told, [true, false, true, false, false, false, false, false]);
+        assert_eq!(told, [true, false, true, false, false, false, false]);
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
         let now = pace.due();
         let back = pace.answered(now);
         assert!(back.changed);
-        assert_eq!(back.missed, now.as_secs() / 10, "every point but this reading's own");
-        assert_eq!(pace.due().as_secs() % 10, 0, "back on the grid");
+        assert_eq!((now, back.missed), (91 * S, 9), "every point but this reading's own");
+        assert_eq!(pace.due(), 100 * S, "back on the grid");
         assert!(!pace.answered(pace.due()).changed);
+        let now = pace.due();
+        pace.failed(now, "crc");
+        assert_eq!(pace.due() - now, S, "what answered begins with the shortest wait");
     }
 
     #[test]
     fn a_rare_sensor_that_failed_once_does_not_wait_for_its_next_turn() {
-        let mut pace = Pace::new(3_600 * S, Duration::ZERO, 3);
+        let mut pace = Pace::new(3_600 * S, WAITS, Duration::ZERO);
         pace.failed(Duration::ZERO, "crc");
-        assert!(pace.due() <= RETRY_MIN);
+        assert_eq!(pace.due(), S);
         assert_eq!(pace.answered(pace.due()).missed, 0);
         assert_eq!(pace.due(), 3_600 * S);
     }

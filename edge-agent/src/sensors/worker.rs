@@ -15,7 +15,8 @@ use super::pace::Pace;
 use super::probe::{Bus, Probe};
 use crate::intake::{Ack, RawMessage};
 
-/// The topic under which presilver gets readings of our own: no device can publish on it, as a broker's `$SYS`.
+/// The topic under which presilver gets readings of our own. No device's come on it: the listener refuses what begins
+/// with `$`, and the broker's filters may not name it.
 pub(super) const TOPIC_ROOT: &str = "$sensors";
 
 /// A sensor with its timetable and its page in the books.
