@@ -77,7 +77,8 @@ const OWNERS: [(&str, &[&str]); 14] = [
         &["edge-agent/src/sensors/bus", "edge-agent/src/sensors/probe.rs", "edge-agent/src/sensors/scan.rs"],
     ),
     ("gpiocdev", &["edge-agent/src/sensors/bus"]),
-    ("sht4x", &["edge-agent/src/sensors"]),
+    // Its name alone is also a kind of sensor.
+    ("sht4x::", &["edge-agent/src/sensors/driver/sensirion.rs"]),
     ("ads1x1x", &["edge-agent/src/sensors/driver/ads1115.rs"]),
 ];
 
@@ -327,6 +328,8 @@ fn only_the_clock_asks_for_the_wall_time() {
 fn the_checks_of_this_file_see_what_they_look_for() {
     for (line, word, seen) in [
         ("use rusqlite::Connection;", "rusqlite", true),
+        ("    let error = sht4x::Error::Crc;", "sht4x::", true),
+        ("            Kind::Sht4x => \"sht4x\",", "sht4x::", false),
         ("    let at = SystemTime::now();", "SystemTime::now()", true),
         ("let rusqlite_path = 1;", "rusqlite", false),
         ("let knowledge = known();", "now()", false),
@@ -345,7 +348,7 @@ fn names(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        before.is_none_or(ends_name) && (word.ends_with(')') || after.is_none_or(ends_name))
+        before.is_none_or(ends_name) && (word.ends_with([')', ':']) || after.is_none_or(ends_name))
     })
 }
 

@@ -343,8 +343,6 @@ pub fn check(sensors: &[Sensor], mistakes: &mut Mistakes) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn mistakes(text: &str) -> Vec<String> {
         let layers = shared::config::Layers { default: crate::config::DEFAULT, env_prefix: "EDGE" };
         match shared::config::load_from::<crate::Config>(&layers, Some(("edge.toml", text)), &[]) {
