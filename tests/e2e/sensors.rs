@@ -245,6 +245,22 @@ fn a_technician_sees_what_is_on_a_bus_and_what_each_sensor_says() {
         assert!(read.contains(part), "{part}: {read}");
     }
 
+    // Whole-number formulae find again what was put into registers by those with fractions, cold and hot, high and low.
+    for (celsius, hectopascals, percent) in
+        [(-40.0, 300.0, 5.0), (-0.01, 700.0, 99.0), (25.08, 1_100.0, 0.0), (85.0, 1_000.0, 50.0)]
+    {
+        for (quantity, value) in [("temperature", celsius), ("pressure", hectopascals), ("humidity", percent)] {
+            bench.tell(&format!("set 0x76 {quantity} {value}"));
+        }
+        let (_, read) = run(&["read", "--json"]);
+        let read: Json = serde_json::from_str(&read).expect("JSON");
+        let values = &read[0]["values"];
+        for (index, value, off) in [(0, celsius, 0.011), (1, hectopascals, 0.03), (2, percent, 0.1)] {
+            let got = values[index]["value"].as_f64().unwrap_or_else(|| panic!("a number: {read:#}"));
+            assert!((got - value).abs() <= off, "{got} is not {value} within {off}: {values}");
+        }
+    }
+
     bench.tell("pull 0x44");
     let (code, read) = run(&["read", "--json"]);
     assert_eq!(code, Some(1), "{read}");

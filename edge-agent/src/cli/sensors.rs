@@ -107,8 +107,8 @@ fn read_all(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
                 writeln!(out, "  FAIL {error}")?;
             }
             for value in &one.values {
-                let unit = value.unit.as_deref().unwrap_or_default();
-                writeln!(out, "  {:16} {} {:8} {}", value.metric, value.value, unit, value.raw)?;
+                let measured = format!("{} {}", value.value, value.unit.as_deref().unwrap_or_default());
+                writeln!(out, "  {:16} {measured:14} {}", value.metric, value.raw)?;
             }
         }
     }
