@@ -13,7 +13,7 @@ use crate::{fleet, hub, replay, sensors, verify};
 
 const PROGRAM: &str = "simulator";
 
-/// Devices, recordings, a local IoT Hub, and the proof
+/// Devices, recordings, a local IoT Hub, sensors on buses that are not there, and the proof
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version)]
 struct Args {

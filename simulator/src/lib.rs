@@ -1,4 +1,4 @@
-//! Devices, recordings, a local IoT Hub, and the proof.
+//! Devices, recordings, a local IoT Hub, sensors on buses that are not there, and the proof.
 //!
 //! ```text
 //! fleet | replay ── MQTT ──> (gateway)

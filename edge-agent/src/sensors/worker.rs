@@ -38,18 +38,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Reads until whoever holds the other end of `stop` drops it.
+    /// Reads until whoever holds the other end of `stop` drops it; looked at before each reading.
     pub(super) fn run(mut self, stop: &Receiver<()>) {
-        while let Some(due) = self.stations.iter().map(|station| station.pace.due()).min() {
-            let wait = due.saturating_sub(self.began.elapsed());
+        while let Some(next) = self.stations.iter_mut().min_by_key(|station| station.pace.due()) {
+            let wait = next.pace.due().saturating_sub(self.began.elapsed());
             if stop.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            for station in &mut self.stations {
-                if station.pace.due() <= self.began.elapsed() {
-                    station.turn(&mut self.bus, &self.clock, self.began, &self.out);
-                }
-            }
+            next.turn(&mut self.bus, &self.clock, self.began, &self.out);
         }
     }
 }
