@@ -131,7 +131,8 @@ fn sensors_on_the_gateways_pins_reach_silver_with_their_units_and_the_proof_hold
 #[test]
 fn each_misfortune_of_a_sensor_is_counted_told_and_recovered_from() {
     let mut bench = Bench::start();
-    let mut scenario = Scenario::with("misfortune-of-sensors", &bench.edge());
+    let edge = bench.edge().replace("every = \"1s\"", "every = \"1s\"\nretry-max = \"2s\"");
+    let mut scenario = Scenario::with("misfortune-of-sensors", &edge);
     scenario.start(Part::Agent); // no hub: readings wait in the outbox
     for device in ["bme280-1", "sht3x-3", "sht4x-4", "ads1115-5", "ds18b20-6", "counter"] {
         wait_for_sensor(&mut scenario, device, "answers", is_answering);
@@ -165,6 +166,11 @@ fn each_misfortune_of_a_sensor_is_counted_told_and_recovered_from() {
         wait_for_sensor(&mut scenario, device, "fails", |one| {
             one["state"] == "failing" && 0 < one["failed"]["no-answer"].as_u64().unwrap_or_default()
         });
+        let said = scenario.stack.run(Name::EdgeAgent, &["status"]).expect("it runs").stdout;
+        let said = String::from_utf8(said).expect("UTF-8");
+        for part in [name, "failing since", "nobody answers; look at its power"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
         bench.tell(&format!("plug {name}"));
         wait_for_sensor(&mut scenario, device, "answers again", is_answering);
     }

@@ -442,6 +442,15 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_may_not_be_asked_for_what_comes_from_our_own_pins() {
+        for (topic, wrong) in [("$sensors/#", true), ("$sensors", true), ("$SYS/#", false), ("sensors/#", false)] {
+            let broker = format!("[intake.broker]\nenabled = true\ntopics = [\"a\", \"{topic}\"]\n");
+            let found = mistakes(&broker);
+            assert_eq!(found.contains(&"intake.broker.topics[1]".to_owned()), wrong, "{topic}: {found:?}");
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_named_at_its_line() {
         let text = "[[sensors]]\nkind = \"bme680\"\ndevice = \"a\"\n";
         assert_eq!(mistakes(text), ["sensors[0].kind"]);
