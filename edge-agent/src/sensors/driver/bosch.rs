@@ -20,12 +20,12 @@ const CONFIG: u8 = 0xF5;
 const DATA: u8 = 0xF7;
 
 const RESET_WORD: u8 = 0xB6;
-/// Once each of temperature and pressure, then sleep.
-const MEASURE: u8 = 0b001_001_01;
+/// Once each of temperature (bits 7 to 5) and pressure (4 to 2), then sleep (1 and 0).
+const MEASURE: u8 = 0b0010_0101;
 /// Humidity, once.
 const MEASURE_HUMIDITY: u8 = 0b001;
 /// Standby of normal mode, which we do not use: it only says that the chip is as we left it.
-const MARK: u8 = 0b101_000_00;
+const MARK: u8 = 0b1010_0000;
 const MEASURING: u8 = 0b1000;
 const COPYING: u8 = 0b0001;
 /// What stands in the data registers until something was measured.
