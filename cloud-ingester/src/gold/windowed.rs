@@ -1,6 +1,8 @@
 //! Models of mode `window`: each window that a new row falls into is computed again from all its rows, whether it is
 //! final or not. Late rows need nothing of their own.
 
+use std::collections::HashSet;
+
 use arrow::array::RecordBatch;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
@@ -52,7 +54,17 @@ pub async fn recompute(
         Scope::All => (inputs.all_files(), true),
     };
     let affected = match windows {
-        Windows::Grid(grid) => Affected::on_grid(grid, inputs, keys, &files, all, bounds).await?,
+        Windows::Grid(grid) => {
+            let every = !all && bounds == Final::default();
+            let every = match every {
+                true => Some(Affected::on_grid(grid, inputs, keys, &files, true, bounds).await?),
+                false => None,
+            };
+            match every.filter(|every| stands_alone(every, windows, inputs, &target, &files)) {
+                Some(every) => every,
+                None => Affected::on_grid(grid, inputs, keys, &files, all, bounds).await?,
+            }
+        }
         Windows::Session { gap } => {
             let before = (!all).then_some(&target);
             Affected::sessions(gap, inputs, before, keys, &files).await?
@@ -66,6 +78,19 @@ pub async fn recompute(
     let filled = work.fill(&mut writer).await;
     let (adds, (removes, rows)) = writer.finish_if(filled).await?;
     Ok(Rewrite { adds, removes, rows })
+}
+
+/// Whether all there is in these windows is new: neither the table nor any other file holds rows of one. Then it does not
+/// matter which keys the new rows have.
+fn stands_alone(every: &Affected, windows: Windows, inputs: &Inputs, target: &View, new: &[File]) -> bool {
+    let dates = every.filed(windows);
+    let before = target.files_in("window_date", |date| dates.contains(date));
+    if before.iter().any(|add| every.begins_in(&Extent::of(add, "window_start"))) {
+        return false;
+    }
+    let new: HashSet<&str> = new.iter().map(|file| file.add.path.as_str()).collect();
+    let others = inputs.files_on(&every.days());
+    others.iter().all(|file| new.contains(file.add.path.as_str()) || !every.touches(&file.extent))
 }
 
 /// What is to be computed.
