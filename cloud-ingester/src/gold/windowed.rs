@@ -2,16 +2,20 @@
 //! final or not. Late rows need nothing of their own.
 
 use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 
 use super::affected::{Affected, Final};
+use super::fed::fed;
 use super::inputs::{File, Inputs};
 use super::model::{Model, Windows};
 use super::pruned::Wanted;
-use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
+use super::rewrite::{Anew, Rewrite, as_table, keep_others, run, select};
 use super::spill::Spill;
 use super::window::cut;
 use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes, View};
@@ -125,6 +129,45 @@ impl Work<'_> {
         keep_others(target, &candidates, Anew::Affected, writer, Some(windows), hit).await
     }
 
+    /// The rows of these files that lie in the windows which begin in `range`, as they are read.
+    fn batches<'w>(
+        &'w self,
+        files: impl Iterator<Item = &'w File> + Send + 'w,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> impl Stream<Item = Result<RecordBatch, LakeError>> + Send + 'w {
+        let Self { inputs, model, affected, .. } = *self;
+        let read = futures::stream::iter(files.map(Ok));
+        let read = read.and_then(move |File { source, add, .. }| inputs.stream(*source, add, &model.columns));
+        read.try_flatten().try_filter_map(move |batch| {
+            std::future::ready(Ok(affected.within(&model.draft.keys, &batch, range.clone())))
+        })
+    }
+
+    /// What the SELECT makes of rows that are handed to it as they are read.
+    async fn while_read(
+        &self,
+        batches: impl Stream<Item = Result<RecordBatch, LakeError>> + Send,
+    ) -> Result<Vec<RecordBatch>, LakeError> {
+        let mut batches = pin!(batches);
+        let Some(first) = batches.try_next().await? else { return Ok(vec![]) };
+        let failed =
+            |source: DataFusionError| LakeError::Query { act: "compute a gold table", source: Box::new(source) };
+        let (mut feed, rows) = fed(&first.schema()).map_err(failed)?;
+        let read = async move {
+            let mut next = Some(first);
+            while let Some(batch) = next {
+                if !feed.put(batch).await {
+                    break;
+                }
+                next = batches.try_next().await?;
+            }
+            Ok(())
+        };
+        let (read, selected) = tokio::join!(read, run(self.session, &self.model.draft.sql, "windowed", Arc::new(rows)));
+        // What reading failed at comes first: the SELECT saw a part of the rows only.
+        read.and(selected)
+    }
+
     /// Computes the affected windows.
     async fn compute(&self, writer: &mut FileWriter) -> Result<u64, LakeError> {
         let Self { session, model, windows, inputs, affected, .. } = *self;
@@ -144,43 +187,31 @@ impl Work<'_> {
             let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
                 continue;
             };
+            let files = slice.files.iter().map(|&file| &files[file]);
             // A window with more rows than that is computed in parts, some keys at a time; its files are read once.
-            let mut parts = match usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX) {
-                0 | 1 => Parts::InMemory(vec![]),
-                parts => Parts::OnDisk(Spill::new(session, parts.min(PARTS_MAX))?),
-            };
-            for &file in &slice.files {
-                let File { source, add, .. } = &files[file];
-                let mut batches = inputs.stream(*source, add, &model.columns).await?;
+            let parts = usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX);
+            if 1 < parts {
+                let mut spill = Spill::new(session, parts.min(PARTS_MAX))?;
+                let mut batches = pin!(self.batches(files, first..=last));
                 while let Some(batch) = batches.try_next().await? {
-                    let Some(batch) = affected.within(keys, &batch, first..=last) else { continue };
-                    match &mut parts {
-                        Parts::InMemory(held) => held.push(batch),
-                        Parts::OnDisk(spill) => spill.add(keys, &batch).await?,
-                    }
+                    spill.add(keys, &batch).await?;
                 }
-            }
-            match parts {
-                Parts::InMemory(held) => {
-                    let selected = select(session, &model.draft.sql, "windowed", held).await?;
+                for part in spill.finish().await? {
+                    let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
                     rows += write(model, windows, selected, writer).await?;
                 }
-                Parts::OnDisk(spill) => {
-                    for part in spill.finish().await? {
-                        let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
-                        rows += write(model, windows, selected, writer).await?;
-                    }
-                }
+                continue;
             }
+            let selected = if model.once {
+                self.while_read(self.batches(files, first..=last)).await?
+            } else {
+                let held = self.batches(files, first..=last).try_collect().await?;
+                select(session, &model.draft.sql, "windowed", held).await?
+            };
+            rows += write(model, windows, selected, writer).await?;
         }
         Ok(rows)
     }
-}
-
-/// The rows of one slice until they are computed.
-enum Parts {
-    InMemory(Vec<RecordBatch>),
-    OnDisk(Spill),
 }
 
 async fn write(
