@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rumqttc::Outgoing;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::intake::Senders;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -102,6 +104,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 struct Agent {
+    senders: Senders,
     messages: mpsc::Receiver<RawMessage>,
     metrics: Metrics,
     stop: CancellationToken,
@@ -127,11 +130,14 @@ fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
         stable: Span::new(Duration::from_secs(1)),
     };
     let (tx, messages) = mpsc::channel(capacity);
+    let (senders, asks) = Senders::channel();
     let (stop, metrics) = (CancellationToken::new(), Metrics::default());
     let (token, books) = (stop.clone(), metrics.clone());
-    let ran =
-        tokio::spawn(async move { run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, token, books).await });
-    Agent { messages, metrics, stop, ran }
+    let ran = tokio::spawn(async move {
+        let beside = (asks, Arc::new(|topic: &str| topic.starts_with("telemetry/learn")) as Learns);
+        run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, beside, token, books).await
+    });
+    Agent { messages, senders, metrics, stop, ran }
 }
 
 impl Agent {

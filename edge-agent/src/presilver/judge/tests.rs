@@ -47,7 +47,9 @@ fn judge_with(text: &str) -> Judge {
 }
 
 fn verdicts(topic: &str, payload: &[u8]) -> Vec<Verdict> {
-    judge_with(RULES).judge(&Publish { topic, payload, received: received(), clock_known_good: true })
+    judge_with(RULES)
+        .judge(&Publish { topic, payload, received: received(), clock_known_good: true, again: false })
+        .verdicts
 }
 
 fn show(verdicts: &[Verdict]) -> String {
@@ -119,15 +121,22 @@ fn a_time_ahead_of_a_good_clock_is_skew() {
         payload: br#"{"ts":"2099-01-01T00:00:00Z","a":1,"b":2}"#,
         received: received(),
         clock_known_good: false,
+        again: false,
     };
-    assert_eq!(show(&judge_with(RULES).judge(&publish)), "d a=1 device\nd b=2 device");
+    assert_eq!(show(&judge_with(RULES).judge(&publish).verdicts), "d a=1 device\nd b=2 device");
 }
 
 #[test]
 fn without_a_time_of_its_own_a_reading_has_the_gateways_time_and_says_how_good_it_is() {
     for (good, quality) in [(true, TimeQuality::Gateway), (false, TimeQuality::GatewayUnsynced)] {
-        let publish = Publish { topic: "telemetry/d/a", payload: b"1", received: received(), clock_known_good: good };
-        let verdicts = judge_with("").judge(&publish);
+        let publish = Publish {
+            topic: "telemetry/d/a",
+            payload: b"1",
+            received: received(),
+            clock_known_good: good,
+            again: false,
+        };
+        let verdicts = judge_with("").judge(&publish).verdicts;
         let HeldItem::Reading(reading) = &verdicts[0].item else { panic!("a reading") };
         assert_eq!((reading.event_time, reading.time_quality), (received(), quality));
     }

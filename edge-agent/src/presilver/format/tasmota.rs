@@ -1,0 +1,116 @@
+//! Tasmota: `tele/{device}/SENSOR` and `STATE` are JSON, `LWT` is the metric `online`; the rest is not telemetry.
+//!
+//! Metrics are named by their places, `BME280.Temperature`; units by what Tasmota says (`TempUnit`, `PressureUnit`) and
+//! always uses. A `Time` without an offset from UTC tells repeats apart and nothing else, unless the mapping has a
+//! `time-offset`: then it is the time.
+
+use std::collections::BTreeMap;
+
+use shared::payload::{Measured, Unreadable};
+use shared::reading::Value;
+
+use super::tree::{Node, Path, clip};
+use super::{LeftOut, Part, Taken, json, plain, records, units, unreadable, when};
+use crate::presilver::mapping::plan::{Plan, When};
+
+/// Members that say how others are meant, or say it twice.
+const ABOUT: [&str; 6] = ["TempUnit", "PressureUnit", "SpeedUnit", "Uptime", "SleepMode", "Sleep"];
+/// Units that Tasmota always uses, by the last name of a metric.
+const UNITS: [(&str, &str); 22] = [
+    ("Humidity", "%"),
+    ("Illuminance", "lx"),
+    ("Distance", "cm"),
+    ("Voltage", "V"),
+    ("Current", "A"),
+    ("Power", "W"),
+    ("ApparentPower", "VA"),
+    ("ReactivePower", "var"),
+    ("Frequency", "Hz"),
+    ("Today", "kWh"),
+    ("Yesterday", "kWh"),
+    ("Total", "kWh"),
+    ("CarbonDioxide", "ppm"),
+    ("eCO2", "ppm"),
+    ("TVOC", "ppb"),
+    ("PM1", "µg/m³"),
+    ("PM2.5", "µg/m³"),
+    ("PM10", "µg/m³"),
+    ("Weight", "kg"),
+    ("UptimeSec", "s"),
+    ("Signal", "dBm"),
+    ("Heap", "kBy"),
+];
+
+/// Takes the values of a message.
+///
+/// # Errors
+/// It cannot be read.
+pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, Unreadable> {
+    let kind = names.get("kind").copied().unwrap_or_default();
+    match kind {
+        "SENSOR" | "STATE" => values(plan, names, payload).map_err(unreadable),
+        "LWT" => online(plan, names, payload).map_err(unreadable),
+        kind => Ok(Taken::none(kind, "no-telemetry")),
+    }
+}
+
+fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, String> {
+    let Node::Map(members) = json::read(payload)? else { return Err("payload: not an object".to_owned()) };
+    let (about, values): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
+    let said = |name: &str| about.iter().find(|(member, _)| member == name).and_then(|(_, node)| node.name());
+    let (temperature, pressure) = (said("TempUnit"), said("PressureUnit"));
+    let tree = Node::Map(values);
+    let local = local(&tree, plan.when);
+    // The time is looked at here, so that one without an offset is no fault.
+    let plan = match local {
+        Some(_) => {
+            &Plan { time: None, leave_out: [&plan.leave_out[..], &["Time".to_owned()]].concat(), ..plan.clone() }
+        }
+        None => plan,
+    };
+    let mut taken = records::take(plan, names, &tree)?;
+    taken.left_out.retain(|left| left.what != "Time");
+    taken.left_out.extend(about.iter().map(|(what, _)| LeftOut { what: what.clone(), why: "about" }));
+    for part in &mut taken.parts {
+        part.clock = local;
+        part.is_whole = false;
+        for measured in &mut part.measured {
+            let last = measured.metric.rsplit('.').next().unwrap_or_default();
+            let unit = match last {
+                "Temperature" | "DewPoint" => temperature.as_deref(),
+                "Pressure" | "SeaPressure" => pressure.as_deref(),
+                last => UNITS.iter().find(|(name, _)| *name == last).map(|(_, unit)| *unit),
+            };
+            if let Ok((Value::Number(_), none @ None)) = &mut measured.value {
+                *none = unit.and_then(units::ucum);
+            }
+        }
+    }
+    match taken.parts.is_empty() && taken.left_out.is_empty() {
+        true => Ok(Taken::none("whole message", "no-metric")),
+        false => Ok(taken),
+    }
+}
+
+/// What the device's clock showed, where it does not say how far it is from UTC.
+fn local(tree: &Node, when: When) -> Option<shared::time::Timestamp> {
+    let time = tree.at(&Path::parse("Time").ok()?).ok()??;
+    match when::read(time, when) {
+        Ok(when::Read::Local(local)) => Some(local),
+        _ => None,
+    }
+}
+
+fn online(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, String> {
+    if payload.is_empty() {
+        return Ok(Taken::none("LWT", "cleared"));
+    }
+    let Some(metric) = plan.online.clone() else { return Ok(Taken::none("LWT", "online")) };
+    let value = match plain::text(payload)? {
+        "Online" => Ok((Value::Bool(true), None)),
+        "Offline" => Ok((Value::Bool(false), None)),
+        other => Err(format!("type: neither Online nor Offline: {}", clip(other))),
+    };
+    let device = plan.device.fill_names(names);
+    Ok(Taken::one(Part { device, measured: vec![Measured { metric, value }], ..Part::default() }))
+}
