@@ -394,7 +394,8 @@ impl Taken<'_> {
     fn ask(&mut self, ask: Ask) -> Result<(), End> {
         self.asks_out += 1;
         let published = self.client.try_publish(ask.topic, QoS::AtMostOnce, false, ask.payload);
-        Ok(published.map_err(|_| ConnectionError::RequestsDone)?)
+        published.map_err(|_| ConnectionError::RequestsDone)?;
+        Ok(())
     }
 
     /// Subscribes, on every connection: the broker may have lost the session, or the filters may be new.

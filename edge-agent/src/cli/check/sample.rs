@@ -98,7 +98,8 @@ impl Samples {
             return Ok(());
         }
         let rules = self.judge.digest();
-        writeln!(out, "{readings} readings, {rejected} refused, {left_out} left out; rules {rules}")?;
+        let left_out = if left_out == 0 { String::new() } else { format!(", {left_out} left out") };
+        writeln!(out, "{readings} readings, {rejected} refused{left_out}; rules {rules}")?;
         if 0 < keyless {
             writeln!(out, "{keyless} with neither number nor time: a repeat of them is not recognised")?;
         }

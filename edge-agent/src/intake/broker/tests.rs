@@ -104,7 +104,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 struct Agent {
-    senders: Senders,
+    _senders: Senders,
     messages: mpsc::Receiver<RawMessage>,
     metrics: Metrics,
     stop: CancellationToken,
@@ -137,7 +137,7 @@ fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
         let beside = (asks, Arc::new(|topic: &str| topic.starts_with("telemetry/learn")) as Learns);
         run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, beside, token, books).await
     });
-    Agent { messages, senders, metrics, stop, ran }
+    Agent { messages, _senders: senders, metrics, stop, ran }
 }
 
 impl Agent {

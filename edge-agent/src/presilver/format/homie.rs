@@ -89,7 +89,7 @@ impl Memory {
             return Ok(Taken { left_out: vec![LeftOut { what: metric, why: "leave-out" }], ..Taken::default() });
         }
         let about = self.properties.get(&(device.to_owned(), node.to_owned(), property.to_owned()));
-        let read = |text| {
+        let read = |text: &str| -> Result<(Value, Option<String>), String> {
             let value = typed(about.and_then(|about| about.datatype.as_deref()), text)?.value()?;
             Ok((value, about.and_then(|about| about.unit.clone())))
         };

@@ -29,7 +29,7 @@ struct Record<'n> {
 /// Why the payload cannot be taken as a whole.
 pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, tree: &Node) -> Result<Taken, String> {
     let mut records = Vec::new();
-    let steps = plan.records.as_ref().map_or(&[][..], |path| &path.steps);
+    let steps = plan.records.as_ref().map_or(&[][..], |path| &path.steps[..]);
     find(tree, steps, &mut vec![tree], &mut Vec::new(), &mut records)?;
     if let (Some(path), []) = (&plan.records, &records[..]) {
         return Err(format!("payload: no record at `{}`", path.steps.join(".")));

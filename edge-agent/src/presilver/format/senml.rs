@@ -122,11 +122,8 @@ impl Base {
             let Node::Text(name) = node else { return Err(format!("payload: `bn` is no text: {}", node.shown())) };
             self.name.clone_from(name);
         }
-        let mut numbers = [("bt", &mut self.time)];
-        for (name, place) in &mut numbers {
-            if let Some(node) = field(record, name)? {
-                **place = number(node, name).map_err(|reason| format!("payload: {reason}"))?;
-            }
+        if let Some(node) = field(record, "bt")? {
+            self.time = number(node, "bt").map_err(|reason| format!("payload: {reason}"))?;
         }
         for (name, place) in [("bv", &mut self.value), ("bs", &mut self.sum)] {
             if let Some(node) = field(record, name)? {
@@ -164,7 +161,8 @@ impl Base {
             Some(node) => unit_of(node),
             None => Ok(self.unit.clone()),
         };
-        let with_unit = |value: Result<Value, String>| Ok((value?, unit.clone()?));
+        let with_unit =
+            |value: Result<Value, String>| -> Result<(Value, Option<String>), String> { Ok((value?, unit.clone()?)) };
         let value = self.value(record);
         let sum = field(record, "s")?.map(|node| sum(number(node, "s")?, self.sum));
         let mut add = |metric: String, value: Result<(Value, Option<String>), String>| {

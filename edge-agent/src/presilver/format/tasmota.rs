@@ -62,13 +62,12 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
     let tree = Node::Map(values);
     let local = local(&tree, plan.when);
     // The time is looked at here, so that one without an offset is no fault.
-    let plan = match local {
-        Some(_) => {
-            &Plan { time: None, leave_out: [&plan.leave_out[..], &["Time".to_owned()]].concat(), ..plan.clone() }
-        }
-        None => plan,
-    };
-    let mut taken = records::take(plan, names, &tree)?;
+    let mut plan = plan.clone();
+    if local.is_some() {
+        plan.time = None;
+        plan.leave_out.push("Time".to_owned());
+    }
+    let mut taken = records::take(&plan, names, &tree)?;
     taken.left_out.retain(|left| left.what != "Time");
     taken.left_out.extend(about.iter().map(|(what, _)| LeftOut { what: what.clone(), why: "about" }));
     for part in &mut taken.parts {

@@ -171,13 +171,9 @@ pub fn unit_of(node: &Node) -> Result<Option<String>, String> {
 
 /// The double that is exactly this number.
 fn exact(number: i128) -> Option<f64> {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "what is lost is seen by going back"
-    )]
-    let (double, back) = (number as f64, (number as f64) as i128);
-    (back == number).then_some(double)
+    let double = number as f64;
+    // Below the ends of 128 bits, where going back would stop at them.
+    (number.unsigned_abs() < 1 << 120 && double as i128 == number).then_some(double)
 }
 
 fn inexact(number: i128) -> String {

@@ -77,7 +77,6 @@ fn of_fraction(number: f64, unit: TimeUnit) -> Option<Timestamp> {
 /// Whole microseconds, where 64 bits hold them.
 pub fn micros_of(micros: f64) -> Option<i64> {
     let micros = micros.round();
-    #[expect(clippy::cast_possible_truncation, reason = "the range is looked at")]
     (micros.abs() < 9.2e18).then_some(micros as i64)
 }
 

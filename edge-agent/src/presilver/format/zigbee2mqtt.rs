@@ -37,7 +37,7 @@ pub fn take(plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadabl
             let (about, values): (Vec<_>, Vec<_>) =
                 members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
             let names = BTreeMap::from([("device", name)]);
-            let taken = match values.is_empty() {
+            let taken = match values.iter().all(|(name, _)| name == "last_seen") {
                 true => Ok(Taken::default()),
                 false => records::take(plan, &names, &Node::Map(values)),
             };

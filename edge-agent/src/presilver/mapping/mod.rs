@@ -166,18 +166,31 @@ impl Mapping {
 
     /// What of its keys its format has no use for.
     fn unused(&self) -> Vec<&'static str> {
-        let tree =
-            ["time", "n", "time-unit", "time-offset", "records", "value", "unit", "separator", "fields", "nulls"];
-        let wanted: &[&str] = match self.format {
-            Format::Object => &["device", "time", "n"],
-            Format::Value | Format::Plain => &["device", "metric"],
-            Format::Json | Format::Cbor => &[&["device", "metric", "leave-out"][..], &tree[..]].concat(),
-            Format::Senml | Format::SenmlCbor => &["device", "metric", "leave-out"],
-            Format::Sparkplug => &["device", "node", "leave-out", "online"],
-            Format::Homie => &["device", "metric", "leave-out", "online"],
-            Format::Zigbee2mqtt => &["device", "time", "time-unit", "time-offset", "leave-out", "nulls", "online"],
-            Format::Tasmota => &["device", "time-offset", "leave-out", "nulls", "online"],
-            Format::Ignore => &[],
+        let wanted = match self.format {
+            // A bare value has neither time nor number; that it may say so is older than this list.
+            Format::Object | Format::Value => vec!["device", "metric", "time", "n"],
+            Format::Plain => vec!["device", "metric"],
+            Format::Senml | Format::SenmlCbor => vec!["device", "metric", "leave-out"],
+            Format::Json | Format::Cbor => vec![
+                "device",
+                "metric",
+                "leave-out",
+                "time",
+                "n",
+                "time-unit",
+                "time-offset",
+                "records",
+                "value",
+                "unit",
+                "separator",
+                "fields",
+                "nulls",
+            ],
+            Format::Sparkplug => vec!["device", "node", "leave-out", "online", "nulls"],
+            Format::Homie => vec!["device", "metric", "leave-out", "online"],
+            Format::Zigbee2mqtt => vec!["device", "time", "time-unit", "time-offset", "leave-out", "nulls", "online"],
+            Format::Tasmota => vec!["device", "time-offset", "leave-out", "nulls", "online"],
+            Format::Ignore => vec![],
         };
         let given = [
             ("device", self.device.is_some()),
@@ -290,7 +303,7 @@ impl Mappings {
     pub fn learns(&self) -> crate::intake::Learns {
         let patterns: Vec<(Pattern, bool)> =
             self.all.iter().map(|ready| (ready.plan.pattern.clone(), ready.reader.remembers_retained())).collect();
-        Arc::new(move |topic| {
+        Arc::new(move |topic: &str| {
             patterns.iter().find(|(pattern, _)| pattern.fit(topic).is_some()).is_some_and(|(_, learns)| *learns)
         })
     }

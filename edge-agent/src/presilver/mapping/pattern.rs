@@ -191,7 +191,7 @@ impl Template {
     pub fn places(&self) -> impl Iterator<Item = &Path> {
         let any = self.parts.iter().flat_map(|part| match part {
             Part::Text(_) => &[][..],
-            Part::Any(any) => any,
+            Part::Any(any) => &any[..],
         });
         any.filter_map(|named| match named {
             Named::At(path) => Some(path),

@@ -190,7 +190,7 @@ fn between(mapping: &Mapping, pattern: &Pattern, faults: &mut Faults) {
         }
         _ => {}
     }
-    for key in mapping.unused().into_iter().filter(|key| *key != "metric" || mapping.format != Format::Object) {
+    for key in mapping.unused() {
         fault(key, "has no use in this format; leave it out, or write another `format`");
     }
     if mapping.value.is_some() && !mapping.fields.is_empty() {

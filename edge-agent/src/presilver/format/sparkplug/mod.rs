@@ -111,7 +111,7 @@ impl Nodes {
         };
         let read =
             wire::payload(payload, METRICS_MAX).map_err(|_| unreadable("payload: not Sparkplug B".to_owned()))?;
-        if read.uuid == Some(b"SPBV1.0_COMPRESSED") {
+        if read.uuid == Some(&b"SPBV1.0_COMPRESSED"[..]) {
             return Err(unreadable("payload: compressed, which is not read; publish it as it is".to_owned()));
         }
         if METRICS_MAX < read.metrics.len() {
@@ -344,7 +344,10 @@ impl Message<'_> {
             }
             self.room -= 2;
             if let Some(alias) = metric.alias {
-                let other = born.aliases.get(&alias).filter(|other| other.name != name || other.device != device);
+                let other = born
+                    .aliases
+                    .get(&alias)
+                    .filter(|other| other.is_ambiguous || other.name != name || other.device != device);
                 let is_ambiguous = other.is_some();
                 if is_ambiguous {
                     let text = format!("{} gives alias {alias} to two metrics", self.who());
@@ -495,7 +498,7 @@ fn is_control(name: &str) -> bool {
 
 /// The number that ties a death to its birth.
 fn bd_seq(metrics: &[Metric<'_>]) -> Option<i64> {
-    let metric = metrics.iter().find(|metric| metric.name == Some(b"bdSeq"))?;
+    let metric = metrics.iter().find(|metric| metric.name == Some(&b"bdSeq"[..]))?;
     match metric.value? {
         wire::Raw::Int(number) | wire::Raw::Long(number) => i64::try_from(number).ok(),
         _ => None,
