@@ -74,7 +74,10 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
         part.clock = local;
         part.is_whole = false;
         for measured in &mut part.measured {
-            let last = measured.metric.rsplit('.').next().unwrap_or_default();
+            let last = match measured.metric.ends_with("PM2.5") {
+                true => "PM2.5",
+                false => measured.metric.rsplit('.').next().unwrap_or_default(),
+            };
             let unit = match last {
                 "Temperature" | "DewPoint" => temperature.as_deref(),
                 "Pressure" | "SeaPressure" => pressure.as_deref(),

@@ -33,6 +33,6 @@ const UNITS: [(&str, &str); 25] = [
 pub fn ucum(written: &str) -> Option<String> {
     match written.trim() {
         "" | "#" => None,
-        unit => Some(UNITS.iter().find(|(from, _)| *from == unit).map_or(unit, |(_, to)| to).to_owned()),
+        unit => Some(UNITS.iter().find(|(from, _)| *from == unit).map_or(unit, |(_, to)| *to).to_owned()),
     }
 }
