@@ -104,7 +104,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 struct Agent {
-    _senders: Senders,
+    senders: Senders,
     messages: mpsc::Receiver<RawMessage>,
     metrics: Metrics,
     stop: CancellationToken,
@@ -137,7 +137,7 @@ fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
         let beside = (asks, Arc::new(|topic: &str| topic.starts_with("telemetry/learn")) as Learns);
         run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, beside, token, books).await
     });
-    Agent { messages, _senders: senders, metrics, stop, ran }
+    Agent { messages, senders, metrics, stop, ran }
 }
 
 impl Agent {
@@ -325,4 +325,61 @@ async fn a_retained_value_whose_first_delivery_was_cut_short_is_not_lost() {
     assert_eq!(again, "1", "delivered again");
     ack.done();
     agent2.end().await;
+}
+
+#[tokio::test]
+async fn what_a_convention_learns_from_is_passed_on_at_every_connection_and_marked() {
+    let broker = Broker::start("");
+    let retain = |topic| broker.publish_as(QoS::AtLeastOnce, topic, Retain::Yes, ["°C".to_owned()]);
+    retain("telemetry/learn").await;
+    for again in [false, true, true] {
+        let mut agent = agent(&broker, 16, 100);
+        let message = timeout(SOON, agent.messages.recv()).await.expect("it comes").expect("the client lives");
+        assert_eq!((message.topic.as_str(), message.again), ("telemetry/learn", again));
+        message.ack.done();
+        agent.end().await;
+    }
+    // Published while we listen, or while we were away: nothing of what was here before.
+    let mut agent1 = agent(&broker, 16, 100);
+    agent1.subscribed(&broker).await;
+    retain("telemetry/learn").await;
+    let message = timeout(SOON, agent1.messages.recv()).await.expect("it comes").expect("the client lives");
+    assert!(!message.again, "{message:?}");
+    message.ack.done();
+    agent1.end().await;
+}
+
+#[tokio::test]
+async fn what_a_sender_is_asked_for_is_published_and_more_than_there_is_room_for_is_not_taken() {
+    let broker = Broker::start("");
+    let agent = agent(&broker, 16, 100);
+    let options = MqttOptions::new("sender", "127.0.0.1", broker.port);
+    let (client, mut events) = AsyncClient::new(options, 8);
+    client.try_subscribe("ask/#", QoS::AtLeastOnce).expect("room");
+    let ask = |n: usize| Ask { topic: format!("ask/{n}"), payload: vec![7] };
+    let mut heard = Vec::new();
+    timeout(SOON, async {
+        while heard.len() < 40 {
+            match events.poll().await.expect("the broker lives") {
+                Event::Incoming(Packet::SubAck(_)) => {
+                    for n in 0..40 {
+                        while !agent.senders.ask(ask(n)) {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    }
+                }
+                Event::Incoming(Packet::Publish(publish)) => heard.push(publish.topic),
+                _ => {}
+            }
+        }
+    })
+    .await
+    .expect("every ask is heard");
+    assert_eq!(heard, (0..40).map(|n| format!("ask/{n}")).collect::<Vec<_>>(), "in their order");
+    agent.end().await;
+
+    let (senders, _asks) = Senders::channel();
+    let taken = (0..100).filter(|n| senders.ask(ask(*n))).count();
+    assert_eq!(taken, crate::intake::ASKS_CAPACITY);
+    assert!(!Senders::default().ask(ask(0)), "without a broker there is no way back");
 }

@@ -301,7 +301,7 @@ mod tests {
             ("f93e00", "1.5"),
             ("f97bff", "65504"),
             ("fa47c35000", "100000"),
-            ("fa7f7fffff", "340282350000000000000000000000000000000"),
+            ("fa7f7fffff", "3.4028235e38"),
             ("f90001", "0.00000005960464477539063"),
             ("f9c400", "-4"),
             ("fbc010666666666666", "-4.1"),
@@ -338,8 +338,7 @@ mod tests {
 
     #[test]
     fn what_the_microcontroller_of_the_example_writes_is_read() {
-        for (n, celsius) in [(0, 21.5), (24, -0.1), (-1, 1e-10), (70_000, f32::MAX), (i64::MAX, 0.0), (i64::MIN, 85.0)]
-        {
+        for (n, celsius) in [(0, 21.5), (24, -0.1), (-1, 1e-10), (70_000, 1e20), (i64::MAX, 0.0), (i64::MIN, 85.0)] {
             let mut buffer = [0; 64];
             let payload = encoder::message(&mut buffer, n, celsius, true).expect("room");
             let read = shown(&read(payload).expect("CBOR"));

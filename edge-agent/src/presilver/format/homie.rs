@@ -23,7 +23,7 @@ use crate::presilver::mapping::plan::Plan;
 /// Most properties that are remembered.
 const PROPERTIES_MAX: usize = 50_000;
 
-/// What retained attributes said of properties: by device, node and property.
+/// What retained attributes said of properties: by device (as in its topic), node and property.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     properties: BTreeMap<(String, String, String), About>,
@@ -35,39 +35,78 @@ struct About {
     unit: Option<String>,
 }
 
+/// What a message is about, as its topic says.
+#[derive(Clone, Copy)]
+struct Of<'t> {
+    /// Levels with a name.
+    names: &'t BTreeMap<&'t str, &'t str>,
+    /// What stands before the device: another convention's tree may have devices of the same names.
+    within: &'t str,
+    device: &'t str,
+    node: &'t str,
+    property: &'t str,
+}
+
+impl Of<'_> {
+    fn named(&self, named: &Named) -> Option<String> {
+        let Named::Name(name) = named else { return None };
+        Some(match name.as_str() {
+            "device" => self.device.to_owned(),
+            "node" => self.node.to_owned(),
+            "property" => self.property.to_owned(),
+            level => (*self.names.get(level)?).to_owned(),
+        })
+    }
+
+    fn key(&self) -> (String, String, String) {
+        (format!("{}{}", self.within, self.device), self.node.to_owned(), self.property.to_owned())
+    }
+
+    fn has_fault(&self) -> bool {
+        [self.device, self.node, self.property].iter().any(|name| DeviceId::fault(name).is_some())
+    }
+}
+
 impl Memory {
     /// Takes the value of a message, or remembers what it says.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn take(&mut self, plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadable> {
+    pub fn take(
+        &mut self,
+        plan: &Plan,
+        names: &BTreeMap<&str, &str>,
+        topic: &str,
+        payload: &[u8],
+    ) -> Result<Taken, Unreadable> {
         let rest = plan.pattern.rest(topic).unwrap_or_default();
         let rest = rest.strip_prefix("5/").unwrap_or(rest);
         let levels: Vec<&str> = rest.split('/').collect();
+        let within = topic.strip_suffix(rest).unwrap_or_default();
+        let of = |device, node, property| Of { names, within, device, node, property };
         let why = match levels[..] {
             [first, ..] if first.starts_with('$') => "broadcast",
-            [device, "$state"] => return state(plan, device, payload).map_err(unreadable),
-            [device, "$description"] => return self.describe(device, payload).map_err(unreadable),
+            [device, "$state"] => return state(plan, of(device, "", ""), payload).map_err(unreadable),
+            [device, "$description"] => return self.describe(of(device, "", ""), payload).map_err(unreadable),
             [device, node, property, attribute @ ("$unit" | "$datatype")] => {
-                return self.attribute((device, node, property), attribute, payload).map_err(unreadable);
+                return self.attribute(of(device, node, property), attribute, payload).map_err(unreadable);
             }
             [_, _, _, "set" | "$target"] => "command",
             [_, _, property] if property.starts_with('$') => "attribute",
             [_, node, ..] if node.starts_with('$') => "attribute",
             [_, _, _, attribute] if attribute.starts_with('$') => "attribute",
             [device, node, property] if levels.iter().all(|level| !level.is_empty()) => {
-                return self.value(plan, (device, node, property), payload).map_err(unreadable);
+                return self.value(plan, of(device, node, property), payload).map_err(unreadable);
             }
             _ => return Err(unreadable("topic: no Homie topic".to_owned())),
         };
         Ok(Taken::none(levels.last().copied().unwrap_or_default(), why))
     }
 
-    fn value(&self, plan: &Plan, of: (&str, &str, &str), payload: &[u8]) -> Result<Taken, String> {
-        let (device, node, property) = of;
+    fn value(&self, plan: &Plan, of: Of<'_>, payload: &[u8]) -> Result<Taken, String> {
         // An empty payload clears a retained value; an empty text is one zero byte.
         if payload.is_empty() {
-            return Ok(Taken::none(property, "cleared"));
+            return Ok(Taken::none(of.property, "cleared"));
         }
         let text = match payload {
             [0] => "",
@@ -75,20 +114,12 @@ impl Memory {
                 std::str::from_utf8(bytes).map_err(|e| format!("payload: not UTF-8 from byte {}", e.valid_up_to()))?
             }
         };
-        let named = |named: &Named| match named {
-            Named::Name(name) => Some(match name.as_str() {
-                "device" => device.to_owned(),
-                "node" => node.to_owned(),
-                "property" => property.to_owned(),
-                _ => return None,
-            }),
-            Named::At(_) => None,
-        };
+        let named = |named: &Named| of.named(named);
         let metric = plan.metric.as_ref().map(|metric| metric.fill(named)).unwrap_or_default();
         if plan.leaves_out(&metric) {
             return Ok(Taken { left_out: vec![LeftOut { what: metric, why: "leave-out" }], ..Taken::default() });
         }
-        let about = self.properties.get(&(device.to_owned(), node.to_owned(), property.to_owned()));
+        let about = self.properties.get(&of.key());
         let read = |text: &str| -> Result<(Value, Option<String>), String> {
             let value = typed(about.and_then(|about| about.datatype.as_deref()), text)?.value()?;
             Ok((value, about.and_then(|about| about.unit.clone())))
@@ -101,7 +132,7 @@ impl Memory {
         Ok(Taken::one(Part { device, measured: vec![Measured { metric, value }], ..Part::default() }))
     }
 
-    fn attribute(&mut self, of: (&str, &str, &str), attribute: &str, payload: &[u8]) -> Result<Taken, String> {
+    fn attribute(&mut self, of: Of<'_>, attribute: &str, payload: &[u8]) -> Result<Taken, String> {
         let text = std::str::from_utf8(payload).map_err(|_| "payload: not UTF-8".to_owned())?.trim();
         let mut taken = Taken::none(attribute, "attribute");
         if 64 < text.len() || text.chars().any(char::is_control) {
@@ -116,16 +147,16 @@ impl Memory {
     }
 
     /// What is remembered of a property; `None` if it is a new one, and too many are.
-    fn about(&mut self, (device, node, property): (&str, &str, &str)) -> Option<&mut About> {
-        let key = (device.to_owned(), node.to_owned(), property.to_owned());
-        if [device, node, property].iter().any(|name| DeviceId::fault(name).is_some()) {
+    fn about(&mut self, of: Of<'_>) -> Option<&mut About> {
+        if of.has_fault() {
             return None;
         }
+        let key = of.key();
         let is_full = PROPERTIES_MAX <= self.properties.len() && !self.properties.contains_key(&key);
         (!is_full).then(|| self.properties.entry(key).or_default())
     }
 
-    fn describe(&mut self, device: &str, payload: &[u8]) -> Result<Taken, String> {
+    fn describe(&mut self, of: Of<'_>, payload: &[u8]) -> Result<Taken, String> {
         let mut taken = Taken::none("$description", "attribute");
         if payload.is_empty() {
             return Ok(taken); // the device is gone
@@ -142,7 +173,7 @@ impl Memory {
         };
         for (node, about_node) in members(member(&tree, "nodes").as_ref()) {
             for (property, says) in members(member(&about_node, "properties").as_ref()) {
-                let Some(about) = self.about((device, &node, &property)) else {
+                let Some(about) = self.about(Of { node: &node, property: &property, ..of }) else {
                     taken.notes.push(full());
                     return Ok(taken);
                 };
@@ -158,7 +189,7 @@ fn full() -> Note {
     Note { kind: "homie-full", text: format!("{PROPERTIES_MAX} Homie properties are remembered, no more") }
 }
 
-fn state(plan: &Plan, device: &str, payload: &[u8]) -> Result<Taken, String> {
+fn state(plan: &Plan, of: Of<'_>, payload: &[u8]) -> Result<Taken, String> {
     if payload.is_empty() {
         return Ok(Taken::none("$state", "cleared"));
     }
@@ -168,8 +199,7 @@ fn state(plan: &Plan, device: &str, payload: &[u8]) -> Result<Taken, String> {
         "init" | "disconnected" | "lost" => Ok((Value::Bool(false), None)),
         other => Err(format!("type: no Homie state: {}", clip(other))),
     };
-    let named = |named: &Named| (*named == Named::Name("device".to_owned())).then(|| device.to_owned());
-    let device = plan.device.fill(named);
+    let device = plan.device.fill(|named| of.named(named));
     Ok(Taken::one(Part { device, measured: vec![Measured { metric, value }], ..Part::default() }))
 }
 
@@ -191,3 +221,6 @@ fn typed(datatype: Option<&str>, text: &str) -> Result<Node, String> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

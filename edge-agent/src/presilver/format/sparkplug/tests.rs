@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::presilver::format::shown::{Reader, show};
 use crate::presilver::mapping::{Format, Mapping};
 
 const NBIRTH: &str = "0880d8c1a28c3412120a0562645365711880d8c1a28c342008580412210a144e6f646520436f6e74726f6c2f526562697274681880d8c1a28c34200b700012150a06557074696d6510011880d8c1a28c34200758111800";
@@ -48,31 +49,11 @@ impl Host {
     }
 
     fn take_bytes(&mut self, kind: &str, payload: &[u8]) -> String {
-        match self.nodes.take(&plan(), &format!("spBv1.0/g/{kind}"), payload, self.now) {
-            Ok(taken) => show(&taken),
+        match self.nodes.take(&plan(), &BTreeMap::new(), (&format!("spBv1.0/g/{kind}"), payload), self.now) {
+            Ok(taken) => show(&taken).join("\n"),
             Err(unreadable) => format!("unreadable: {unreadable}"),
         }
     }
-}
-
-fn show(taken: &Taken) -> String {
-    let mut lines = Vec::new();
-    for part in &taken.parts {
-        for m in &part.measured {
-            let at = part.time.map_or_else(|| "gateway".to_owned(), |time| time.to_string());
-            let n = part.n.map(|n| format!(" n={n}")).unwrap_or_default();
-            lines.push(match &m.value {
-                Ok((value, unit)) => {
-                    format!("{} {}={value}{} {at}{n}", part.device, m.metric, unit.as_deref().unwrap_or_default())
-                }
-                Err(reason) => format!("{} {}![{reason}]", part.device, m.metric),
-            });
-        }
-    }
-    lines.extend(taken.left_out.iter().map(|left| format!("left out {}: {}", left.what, left.why)));
-    lines.extend(taken.notes.iter().map(|note| format!("note {}: {}", note.kind, note.text)));
-    lines.extend(taken.ask.iter().map(|ask| format!("asks on {}", ask.topic)));
-    lines.join("\n")
 }
 
 fn check(shown: &str, expected: Expect) {
@@ -82,17 +63,55 @@ fn check(shown: &str, expected: Expect) {
 #[test]
 fn a_birth_gives_names_types_and_values_and_data_may_then_name_aliases_only() {
     let mut host = Host::new();
-    check(&host.take("NBIRTH/n", NBIRTH), expect![[""]]);
-    check(&host.take("DBIRTH/n/d", DBIRTH), expect![[""]]);
-    check(&host.take("DDATA/n/d", DDATA), expect![[""]]);
+    check(
+        &host.take("NBIRTH/n", NBIRTH),
+        expect![[r#"
+        g/n online = true at 2026-09-21T14:13:20Z n=4
+        g/n Uptime = 17 at 2026-09-21T14:13:20Z
+        left out bdSeq: control
+        left out Node Control/Rebirth: control"#]],
+    );
+    check(
+        &host.take("DBIRTH/n/d", DBIRTH),
+        expect![[r#"
+        g/n/d online = true at 2026-09-21T14:13:20.001Z
+        g/n/d Temperature = 21.37 Cel at 2026-09-21T14:13:20.001Z
+        g/n/d Count = -5 at 2026-09-21T14:13:20.001Z
+        g/n/d Offset = -1 at 2026-09-21T14:13:20.001Z
+        g/n/d State = "idle" at 2026-09-21T14:13:20.001Z
+        g/n/d Since = "2026-09-21T14:13:20Z" at 2026-09-21T14:13:20.001Z
+        g/n/d Table ![type: DataSet is neither number, boolean nor text] at 2026-09-21T14:13:20.001Z
+        g/n/d Raw ![type: Bytes is neither number, boolean nor text] at 2026-09-21T14:13:20.001Z
+        left out Gone: null"#]],
+    );
+    check(
+        &host.take("DDATA/n/d", DDATA),
+        expect![[r#"
+        g/n/d Temperature = 21.5 Cel at 2026-09-21T14:13:20.999Z
+        g/n/d Count = 7 at 2026-09-21T14:13:20.999Z
+        g/n/d Gone = 0.25 at 2026-09-21T14:13:21Z"#]],
+    );
 }
 
 #[test]
 fn a_number_that_was_left_out_is_told_and_a_rebirth_is_asked_for_once_a_minute() {
     let mut host = Host::born();
     host.take("DDATA/n/d", DDATA);
-    check(&host.take("DDATA/n/d", DDATA_AFTER_A_GAP), expect![[""]]);
-    check(&host.take("DDATA/n/d", DDATA), expect![[""]]);
+    check(
+        &host.take("DDATA/n/d", DDATA_AFTER_A_GAP),
+        expect![[r#"
+        g/n/d Temperature = 22.5 Cel at 2026-09-21T14:13:22Z
+        note sparkplug-gap: edge node g/n left out 6 of its numbers (or more by 256s): 9 instead of 3
+        asks on spBv1.0/g/NCMD/n"#]],
+    );
+    check(
+        &host.take("DDATA/n/d", DDATA),
+        expect![[r#"
+        g/n/d Temperature = 21.5 Cel at 2026-09-21T14:13:20.999Z
+        g/n/d Count = 7 at 2026-09-21T14:13:20.999Z
+        g/n/d Gone = 0.25 at 2026-09-21T14:13:21Z
+        note sparkplug-repeat: edge node g/n repeats number 2"#]],
+    );
     host.now = host.now.plus(Duration::from_secs(30));
     assert!(!host.take("NDATA/other/x", "").contains("asks"), "a malformed topic is no reason");
     let mut stranger = |now| {
@@ -108,20 +127,33 @@ fn a_number_that_was_left_out_is_told_and_a_rebirth_is_asked_for_once_a_minute()
 
 #[test]
 fn data_without_a_birth_is_refused_by_the_alias_it_names() {
-    check(&Host::new().take("DDATA/n/d", DDATA), expect![[""]]);
+    check(
+        &Host::new().take("DDATA/n/d", DDATA),
+        expect![[r#"
+        g/n/d alias 2 ![name: its alias was named by no birth that was seen; a rebirth is asked for] at 2026-09-21T14:13:20.999Z
+        g/n/d alias 3 ![name: its alias was named by no birth that was seen; a rebirth is asked for] at 2026-09-21T14:13:20.999Z
+        g/n/d alias 7 ![name: its alias was named by no birth that was seen; a rebirth is asked for] at 2026-09-21T14:13:21Z
+        note sparkplug-no-birth: edge node g/n sends data, and no birth of it was seen
+        asks on spBv1.0/g/NCMD/n"#]],
+    );
 }
 
 #[test]
 fn deaths_end_what_a_birth_began_unless_they_are_those_of_an_earlier_life() {
     let mut host = Host::born();
     let later = NDEATH.replace("5804", "5803");
-    check(&host.take("NDEATH/n", &later), expect![[""]]);
-    check(&host.take("NDEATH/n", NDEATH), expect![[""]]);
+    check(&host.take("NDEATH/n", &later), expect!["left out whole message: stale-death"]);
+    check(
+        &host.take("NDEATH/n", NDEATH),
+        expect![[r#"
+        g/n online = false by its clock 2026-09-21T14:13:20Z n=4
+        g/n/d online = false by its clock 2026-09-21T14:13:20Z n=4"#]],
+    );
     assert!(host.take("DDATA/n/d", DDATA).contains("sparkplug-no-birth"));
     let mut host = Host::born();
     host.take("DDATA/n/d", DDATA);
     host.take("DDATA/n/d", DDATA_AFTER_A_GAP);
-    check(&host.take("DDEATH/n/d", DDEATH), expect![[""]]);
+    check(&host.take("DDEATH/n/d", DDEATH), expect!["g/n/d online = false at 2026-09-21T14:13:23Z"]);
 }
 
 #[test]
@@ -180,4 +212,34 @@ fn what_is_remembered_is_bounded() {
     assert!(before < host.nodes.remembered);
     host.take("NDEATH/n0", NDEATH);
     assert!(host.nodes.remembered < before, "the dead are forgotten");
+}
+
+#[test]
+fn edge_nodes_of_one_name_behind_two_bridges_are_two() {
+    let mapping = Mapping {
+        topic: "{site}/spBv1.0/#".into(),
+        format: Format::Sparkplug,
+        device: Some("{site}-{node}-{device}".into()),
+        node: Some("{site}-{node}".into()),
+        ..Mapping::default()
+    };
+    let mut reader = Reader::with(mapping);
+    reader.lines("north/spBv1.0/g/NBIRTH/n", bytes(NBIRTH));
+    reader.lines("north/spBv1.0/g/DBIRTH/n/d", bytes(DBIRTH));
+    let known = reader.lines("north/spBv1.0/g/DDATA/n/d", bytes(DDATA));
+    assert_eq!(known[0], "north-n-d Temperature = 21.5 Cel at 2026-09-21T14:13:20.999Z");
+    let unknown = reader.lines("south/spBv1.0/g/DDATA/n/d", bytes(DDATA));
+    assert_eq!(unknown.last().map(String::as_str), Some("asks on south/spBv1.0/g/NCMD/n"));
+}
+
+/// Eclipse Tahu's client for Node never counts its deaths, and its last will is the same for all its life.
+#[test]
+fn deaths_after_two_births_are_two_even_where_their_bytes_are_the_same() {
+    let mut host = Host::new();
+    host.take("NBIRTH/n", NBIRTH);
+    let first = host.take("NDEATH/n", NDEATH);
+    assert_eq!(host.take("NDEATH/n", NDEATH), first, "a repeat");
+    // Born again a second later.
+    host.take("NBIRTH/n", &NBIRTH.replacen("0880d8", "08e8df", 1));
+    assert_ne!(host.take("NDEATH/n", NDEATH), first);
 }
