@@ -8,6 +8,8 @@ mod flows; // a reading reaches gold; a broken one reaches quarantine with its b
 
 mod inputs; // every format that devices speak
 
+mod sparkplug; // Eclipse Tahu's own client, from birth to death
+
 mod direct; // devices without a gateway: each in silver once
 
 mod quarantine; // what was refused is shown, and taken up again beside the running service

@@ -74,7 +74,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 95] = [
+const PURE: [&str; 97] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -94,7 +94,9 @@ const PURE: [&str; 95] = [
     "edge-agent/src/presilver/format/plain.rs",
     "edge-agent/src/presilver/format/records.rs",
     "edge-agent/src/presilver/format/senml.rs",
+    "edge-agent/src/presilver/format/sparkplug/message.rs",
     "edge-agent/src/presilver/format/sparkplug/mod.rs",
+    "edge-agent/src/presilver/format/sparkplug/topic.rs",
     "edge-agent/src/presilver/format/sparkplug/value.rs",
     "edge-agent/src/presilver/format/sparkplug/wire.rs",
     "edge-agent/src/presilver/format/tasmota.rs",

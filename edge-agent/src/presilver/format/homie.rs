@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use shared::payload::{Measured, Unreadable};
-use shared::reading::{DeviceId, MetricName, Value};
+use shared::reading::{DEVICE_BYTES_MAX, DeviceId, MetricName, Value};
 
 use super::tree::{Node, clip};
 use super::{LeftOut, Note, Part, Taken, json, plain, units, unreadable};
@@ -63,7 +63,8 @@ impl Of<'_> {
     }
 
     fn has_fault(&self) -> bool {
-        [self.device, self.node, self.property].iter().any(|name| DeviceId::fault(name).is_some())
+        DEVICE_BYTES_MAX < self.within.len()
+            || [self.device, self.node, self.property].iter().any(|name| DeviceId::fault(name).is_some())
     }
 }
 
@@ -138,6 +139,9 @@ impl Memory {
         if 64 < text.len() || text.chars().any(char::is_control) {
             return Err(format!("payload: no {attribute}: {}", clip(text)));
         }
+        if of.has_fault() {
+            return Err("topic: a name in it is empty, too long, or holds a control character".to_owned());
+        }
         match self.about(of) {
             None => taken.notes.push(full()),
             Some(about) if attribute == "$unit" => about.unit = units::ucum(text),
@@ -148,9 +152,6 @@ impl Memory {
 
     /// What is remembered of a property; `None` if it is a new one, and too many are.
     fn about(&mut self, of: Of<'_>) -> Option<&mut About> {
-        if of.has_fault() {
-            return None;
-        }
         let key = of.key();
         let is_full = PROPERTIES_MAX <= self.properties.len() && !self.properties.contains_key(&key);
         (!is_full).then(|| self.properties.entry(key).or_default())
@@ -173,7 +174,11 @@ impl Memory {
         };
         for (node, about_node) in members(member(&tree, "nodes").as_ref()) {
             for (property, says) in members(member(&about_node, "properties").as_ref()) {
-                let Some(about) = self.about(Of { node: &node, property: &property, ..of }) else {
+                let of = Of { node: &node, property: &property, ..of };
+                if of.has_fault() {
+                    continue; // its values are refused by their names
+                }
+                let Some(about) = self.about(of) else {
                     taken.notes.push(full());
                     return Ok(taken);
                 };
@@ -183,6 +188,14 @@ impl Memory {
         }
         Ok(taken)
     }
+}
+
+/// The device that a topic names.
+pub fn device_of(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str) -> Option<String> {
+    let rest = plan.pattern.rest(topic)?;
+    let device = rest.strip_prefix("5/").unwrap_or(rest).split('/').next()?;
+    let of = Of { names, within: "", device, node: "", property: "" };
+    Some(plan.device.fill(|named| of.named(named)))
 }
 
 fn full() -> Note {

@@ -247,6 +247,10 @@ impl Metrics<'_> {
                 match (member, &self.plan.separator) {
                     (Node::Map(inner), Some(_)) if !is_measurement(inner) => self.members(member, at, reserved)?,
                     (Node::List(_), Some(_)) => self.members(member, at, reserved)?,
+                    (Node::Map(inner), None) if !inner.iter().any(|(name, _)| name == "v") => self.add(
+                        at.join(""),
+                        Err("type: an object; what is in it is taken with a `separator` in its mapping".to_owned()),
+                    ),
                     (_, separator) => self.one(at.join(separator.as_deref().unwrap_or_default()), member),
                 }
             }

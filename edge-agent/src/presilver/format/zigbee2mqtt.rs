@@ -68,6 +68,12 @@ pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str, payload: &[u
     }
 }
 
+/// The device that a topic names, as far as it can be told from an attribute of one.
+pub fn device_of(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str) -> Option<String> {
+    let name = plan.pattern.rest(topic)?;
+    Some(plan.device.fill_names(&of(names, name.strip_suffix("/availability").unwrap_or(name))))
+}
+
 /// The topic's levels, and the friendly name.
 fn of<'n>(names: &BTreeMap<&'n str, &'n str>, device: &'n str) -> BTreeMap<&'n str, &'n str> {
     let mut names = names.clone();

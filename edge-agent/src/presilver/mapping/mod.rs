@@ -20,7 +20,7 @@ use self::plan::Plan;
 use super::format::homie::Memory;
 use super::format::sparkplug::Nodes;
 use super::format::tree::Node;
-use super::format::{self, Part, Taken, cbor, json, plain, records, senml, tasmota, zigbee2mqtt};
+use super::format::{self, Part, Taken, cbor, homie, json, plain, records, senml, sparkplug, tasmota, zigbee2mqtt};
 
 /// How the payloads of some topics are read.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -310,19 +310,21 @@ impl Mappings {
 
     /// Reads a message, come at `received`, by the first mapping whose topic fits; `None` if none does.
     pub fn read(&mut self, topic: &str, payload: &[u8], received: Timestamp) -> Option<Mapped> {
-        let (ready, levels) = self.all.iter_mut().find_map(|ready| {
-            let levels = ready.plan.pattern.fit(topic)?;
-            let levels: BTreeMap<String, String> =
-                levels.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-            Some((ready, levels))
+        let (plan, reader, names) = self.all.iter_mut().find_map(|Ready { plan, reader }| {
+            let plan: &Plan = plan;
+            let names = plan.pattern.fit(topic)?;
+            Some((plan, reader, names))
         })?;
-        let names: BTreeMap<&str, &str> = levels.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        let plan = &ready.plan;
-        let mut device = plan.device.fill_names(&names);
+        let mut device = match reader {
+            Reader::Sparkplug(_) => sparkplug::device_of(plan, &names, topic).unwrap_or_default(),
+            Reader::Homie(_) => homie::device_of(plan, &names, topic).unwrap_or_default(),
+            Reader::Zigbee2mqtt => zigbee2mqtt::device_of(plan, &names, topic).unwrap_or_default(),
+            _ => plan.device.fill_names(&names),
+        };
         if device.is_empty() {
-            device.push('-'); // only the payload, or the convention, tells
+            device.push('-'); // only the payload tells
         }
-        let taken = match &mut ready.reader {
+        let taken = match reader {
             Reader::Object(fields) => {
                 payload::object(payload, fields).map(|payload| Taken::one(Part::whole(device.clone(), payload)))
             }
@@ -362,5 +364,24 @@ mod tests {
         let mapped = mappings.read("plant/north/3/rpm", b"12", Timestamp::default()).expect("fits");
         assert_eq!(mapped.device, "north-3");
         assert_eq!(mapped.taken.expect("a number").parts[0].measured[0].metric, "rpm.raw");
+    }
+
+    #[test]
+    fn of_a_payload_that_cannot_be_read_the_topic_tells_the_device() {
+        for (topic, format, message, device) in [
+            ("spBv1.0/#", Format::Sparkplug, "spBv1.0/g/DDATA/n/d", "g/n/d"),
+            ("spBv1.0/#", Format::Sparkplug, "spBv1.0/g/NDATA/n", "g/n"),
+            ("spBv1.0/#", Format::Sparkplug, "spBv1.0/g/NOISE/n", "-"),
+            ("homie/#", Format::Homie, "homie/5/d/$description", "d"),
+            ("zigbee2mqtt/#", Format::Zigbee2mqtt, "zigbee2mqtt/living room/d", "living room/d"),
+            ("zigbee2mqtt/#", Format::Zigbee2mqtt, "zigbee2mqtt/d/availability", "d"),
+            ("tele/{device}/{kind}", Format::Tasmota, "tele/d/SENSOR", "d"),
+            ("senml/{device}", Format::Senml, "senml/d", "d"),
+            ("senml", Format::Senml, "senml", "-"),
+        ] {
+            let mut mappings = Mappings::new(&[Mapping { topic: topic.into(), format, ..Mapping::default() }]);
+            let mapped = mappings.read(message, b"{\xff", Timestamp::default()).expect("fits");
+            assert_eq!(mapped.device, device, "{message}");
+        }
     }
 }

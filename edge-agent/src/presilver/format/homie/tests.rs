@@ -110,6 +110,23 @@ fn what_is_remembered_is_bounded_and_those_who_were_there_are_heard() {
 }
 
 #[test]
+fn names_that_cannot_be_are_not_remembered() {
+    let long = "x".repeat(200);
+    let described = format!(
+        r#"{{"nodes":{{"{long}":{{"properties":{{"a":{{"unit":"V"}}}}}},"n":{{"properties":{{"a":{{"unit":"V"}}}}}}}}}}"#
+    );
+    homie().check(&[
+        (
+            &format!("homie/d/{long}/a/$unit"),
+            "V",
+            &["! topic: a name in it is empty, too long, or holds a control character"],
+        ),
+        ("homie/5/d/$description", &described, &["left out $description: attribute"]),
+        ("homie/5/d/n/a", "1", &["d n/a = 1 V"]),
+    ]);
+}
+
+#[test]
 fn devices_of_one_name_in_two_trees_are_two() {
     let mapping = Mapping {
         topic: "{site}/homie/#".into(),

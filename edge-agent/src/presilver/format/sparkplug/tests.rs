@@ -185,6 +185,7 @@ fn what_is_no_sparkplug_is_unreadable_and_what_is_no_data_is_left_out() {
         ("DDATA/n/d", "12020aff", "in a metric"),
         ("DDATA/n", DDATA, "no Sparkplug topic"),
         ("NOISE/n", DDATA, "no Sparkplug topic"),
+        (&format!("NDATA/{}", "n".repeat(200)), DDATA, "no Sparkplug topic"),
         ("NDATA/n\u{7}", DDATA, "no Sparkplug topic"),
         ("NCMD/n", DDATA, "left out whole message: command"),
         ("DDATA/n/d", "2212535042", "not Sparkplug B"),

@@ -2,6 +2,9 @@
 //!
 //! Numbers of fields as in Eclipse Sparkplug's `sparkplug_b.proto`.
 
+/// The data type of a boolean.
+const BOOLEAN: u64 = 11;
+
 /// A payload, its metrics still unread.
 #[derive(Debug, Default)]
 pub(super) struct Payload<'b> {
@@ -186,7 +189,7 @@ pub(super) fn command(name: &str, timestamp_ms: u64) -> Vec<u8> {
     let mut metric = Vec::new();
     bytes_field(&mut metric, 1, name.as_bytes());
     number_field(&mut metric, 3, timestamp_ms);
-    number_field(&mut metric, 4, super::BOOLEAN);
+    number_field(&mut metric, 4, BOOLEAN);
     number_field(&mut metric, 14, 1);
     let mut payload = Vec::new();
     number_field(&mut payload, 1, timestamp_ms);
