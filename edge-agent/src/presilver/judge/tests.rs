@@ -283,3 +283,17 @@ fn a_number_that_stands_twice_speaks_against_every_value() {
         assert!(verdict.key.is_some(), "its time is there");
     }
 }
+
+#[test]
+fn what_was_here_before_is_learned_from_and_not_stored() {
+    let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"");
+    let mut judged = |topic: &str, payload: &str, again: bool| {
+        let payload = payload.as_bytes();
+        let judged = judge.judge(&Publish { topic, payload, received: received(), clock_known_good: true, again });
+        let left_out: Vec<_> = judged.left_out.iter().map(|left| left.why).collect();
+        (show(&judged.verdicts), left_out)
+    };
+    assert_eq!(judged("homie/d/n/a/$unit", "V", true), (String::new(), vec!["again"]));
+    assert_eq!(judged("homie/d/n/a", "1", true), (String::new(), vec!["again"]));
+    assert_eq!(judged("homie/d/n/a", "2", false), ("d n/a=2[V] gateway".to_owned(), vec![]));
+}
