@@ -194,7 +194,7 @@ fn placed(node: &Node, place: &Place) -> Result<(Value, Option<String>), String>
         value = match value {
             Value::Number(number) if (number * scale).is_finite() => Value::Number(number * scale),
             Value::Number(number) => {
-                return Err(format!("type: {number} times {scale} is more than a double can hold"));
+                return Err(format!("type: {number:e} times {scale:e} is more than a double can hold"));
             }
             other => return Err(format!("type: {other} cannot be multiplied by {scale}")),
         };
@@ -267,3 +267,6 @@ impl Metrics<'_> {
 fn is_measurement(members: &[(String, Node)]) -> bool {
     members.iter().any(|(name, _)| name == "v") && members.iter().all(|(name, _)| name == "v" || name == "u")
 }
+
+#[cfg(test)]
+mod tests;
