@@ -1,6 +1,6 @@
 //! Every format that devices speak, through Mosquitto and the listener to silver; what the agent learns and asks for.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
@@ -91,17 +91,21 @@ fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
 
     // Data without a birth: refused by their alias, and a rebirth is asked for.
     let host = addr.ip().to_string();
-    let hearing = Command::new("mosquitto_sub")
-        .args(["-h", &host, "-p", &port.to_string(), "-t", "spBv1.0/+/NCMD/#", "-C", "1", "-W", "60", "-F", "%t %x"])
+    // What is retained comes first: then the edge node listens.
+    publish(addr, "spBv1.0/plant/NCMD/probe", b"1", &["-r"]);
+    let mut hearing = Command::new("mosquitto_sub")
+        .args(["-h", &host, "-p", &port.to_string(), "-t", "spBv1.0/+/NCMD/#", "-C", "2", "-W", "120", "-F", "%t %x"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("mosquitto_sub is installed");
+    let mut heard = BufReader::new(hearing.stdout.take().expect("asked for")).lines().map_while(Result::ok);
+    assert_eq!(heard.next().as_deref(), Some("spBv1.0/plant/NCMD/probe 31"));
     scenario.wait_for("edge node heard", |s| {
         publish(addr, "spBv1.0/plant/DDATA/edge-1/press-3", &bytes(DDATA), &[]);
         s.count("SELECT count(*) AS n FROM silver.quarantine WHERE reasons[1] LIKE '%alias%'").filter(|n| 0 < *n)
     });
-    let heard = hearing.wait_with_output().expect("mosquitto_sub ends");
-    let heard = String::from_utf8_lossy(&heard.stdout).to_lowercase();
+    let heard = heard.next().unwrap_or_default().to_lowercase();
+    hearing.wait().expect("mosquitto_sub ends");
     let rebirth: String = b"Node Control/Rebirth".iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(heard.starts_with("spbv1.0/plant/ncmd/edge-1 ") && heard.contains(&rebirth), "{heard}");
 
