@@ -15,7 +15,6 @@ use crate::hub::Source;
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
-use crate::presilver::mapping::Format;
 use crate::provision::record;
 use crate::trust;
 use crate::uplink::HubTarget;
@@ -221,9 +220,7 @@ fn readable(what: &'static str, file: &Path) -> Finding {
 
 /// Says where repeats cannot be recognised.
 fn mappings(config: &Config) -> Vec<Finding> {
-    let keyless = |mapping: &&crate::presilver::mapping::Mapping| {
-        mapping.format == Format::Value || (mapping.time.is_empty() && mapping.n.is_empty())
-    };
+    let keyless = |mapping: &&crate::presilver::mapping::Mapping| mapping.is_keyless();
     let finding = |mapping: &crate::presilver::mapping::Mapping| {
         Finding::note(
             "mapping",
