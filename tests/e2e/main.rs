@@ -48,6 +48,8 @@ mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
 
+mod devices; // devices not made for the gateway's listener, and thousands of them
+
 mod gateway; // what `edge-agent check | status | outbox` print
 
 mod demo; // the demo with a recording, gone on with, interrupted
