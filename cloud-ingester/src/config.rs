@@ -113,7 +113,10 @@ pub struct Silver {
 
 /// `silver.catalogue`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "neither a file nor a table; write \"/etc/cloud-ingester/devices.toml\" or { table = \"az://…\" }"
+)]
 pub enum Catalogue {
     /// A TOML or CSV file.
     File(PathBuf),
@@ -169,6 +172,8 @@ pub struct Upkeep {
     pub log_retention: Span,
     /// How long a replaced file stays.
     pub file_retention: Span,
+    /// How long a user's model that stays behind is waited for.
+    pub model_patience: Span,
 }
 
 /// `[http]`
@@ -431,6 +436,7 @@ impl Config {
             file_bytes: self.upkeep.file_bytes.bytes(),
             log_retention: self.upkeep.log_retention.duration(),
             file_retention: self.upkeep.file_retention.duration(),
+            model_patience: self.upkeep.model_patience.duration(),
             ..upkeep::Settings::default()
         }
     }

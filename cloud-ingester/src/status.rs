@@ -44,7 +44,7 @@ pub struct Status {
     pub hops: Vec<HopStatus>,
     /// The running totals of silver, as its newest commit has them.
     pub totals: Option<serde_json::Value>,
-    /// What is wrong with users' models, by file or table, and with the upkeep of a table.
+    /// What is wrong with models, by file or table, and with the upkeep of a table.
     pub troubles: BTreeMap<String, String>,
     /// Whether every row the hub told of has reached every table. While the hub can't
     /// be read: no. Where no service runs, which alone hears the hub: whether all hops are level.

@@ -1,10 +1,16 @@
 //! What `check` tries: the lake's storage and the hub, without changing either.
 
+use std::time::Duration;
+
+use crate::ask;
 use crate::config::Config;
 use crate::gold;
 use crate::hop::catalogue;
 use crate::lake::{Lake, LakeError, Lease};
 use crate::source::eventhubs;
+
+/// How long what listens at our address may take to say whom it serves.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// One thing that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +95,23 @@ async fn listen(config: &Config) -> Result<String, String> {
     let listen = config.http.listen;
     match tokio::net::TcpListener::bind(listen).await {
         Ok(_) => Ok(format!("{listen} is free")),
+        // Whoever checks the settings of a service that runs is not told to stop it.
+        Err(_) if serves(config).await => Ok(format!("{listen} is that of the ingester which serves this lake now")),
         Err(error) => Err(format!("{listen}: {error}; stop what listens there or choose another `http.listen`")),
     }
+}
+
+/// Whether what listens at our address is an ingester of this very lake.
+async fn serves(config: &Config) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        lake: String,
+    }
+    let asked = tokio::time::timeout(ANSWERS_WITHIN, ask::get(&config.http.listen.to_string(), "/status")).await;
+    let Ok(Ok((200, told))) = asked else { return false };
+    // Whoever answers something else is another program, and the port is taken.
+    let told = serde_json::from_str::<Told>(&told).ok();
+    told.zip(config.location().ok()).is_some_and(|(told, location)| told.lake == location.root().as_str())
 }
 
 async fn hub(config: &Config) -> Result<String, String> {

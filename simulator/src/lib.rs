@@ -11,6 +11,8 @@ pub mod fleet; // seeded devices, their faults and their ledger
 
 pub mod replay; // recordings, sent as a device would have sent them
 
+mod gate; // where devices come in to the next two
+
 pub mod hub; // what stands in for Azure IoT Hub
 
 pub mod dps; // what stands in for its Device Provisioning Service

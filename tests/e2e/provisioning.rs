@@ -17,6 +17,7 @@ use crate::scenario::launcher;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAR: i64 = 32_503_680_000;
+const REGISTER: &str = "$dps/registrations/PUT/iotdps-register/?$rid=1";
 
 /// Two hubs and a service, killed when dropped.
 struct Running(Child);
@@ -66,7 +67,13 @@ impl Site {
     }
 
     fn run(&self) -> Running {
+        self.run_to(None)
+    }
+
+    /// Runs them, as far as this place in the program.
+    fn run_to(&self, crash_at: Option<&str>) -> Running {
         let mut command = launcher().command(Name::Simulator, &self.args(&["hub"]));
+        command.envs(crash_at.map(|place| ("CRASH_AT", place)));
         let running = Running(command.spawn().expect("they start"));
         wait::until(PATIENCE, || probe::is_ready(self.http).then_some(())).expect("ready");
         running
@@ -115,15 +122,25 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
-/// Registers a device: its registration's state.
-async fn register(enrolled: &Value, id: &str, key: &Key) -> Value {
+/// A device that listens to the service's answers.
+async fn listening(enrolled: &Value, id: &str, key: &Key) -> (AsyncClient, EventLoop) {
     let (scope, ca) = (text(enrolled, "id-scope"), PathBuf::from(text(enrolled, "ca-file")));
     let resource = format!("{scope}/registrations/{id}");
     let user = format!("{resource}/api-version=2019-03-31");
     let options = options(id, &enrolled["mqtt"], &ca, &user, &resource, key, Some("registration"));
-    let (client, mut events) = AsyncClient::new(options, 8);
+    let (client, events) = AsyncClient::new(options, 8);
     client.subscribe("$dps/registrations/res/#", QoS::AtLeastOnce).await.expect("queued");
-    let mut topic = "$dps/registrations/PUT/iotdps-register/?$rid=1".to_owned();
+    (client, events)
+}
+
+/// Registers a device: its registration's state.
+async fn register(enrolled: &Value, id: &str, key: &Key) -> Value {
+    let device = listening(enrolled, id, key).await;
+    follow(device, REGISTER.to_owned()).await
+}
+
+/// Asks, and asks again until the registration has ended: its state.
+async fn follow((client, mut events): (AsyncClient, EventLoop), mut topic: String) -> Value {
     loop {
         client.publish(topic, QoS::AtLeastOnce, false, "{}").await.expect("queued");
         let told =
@@ -135,9 +152,36 @@ async fn register(enrolled: &Value, id: &str, key: &Key) -> Value {
         assert_eq!(told.topic, "$dps/registrations/res/202/?$rid=1&retry-after=1", "{body}");
         // As the service asked for: more often than five times in ten seconds it would refuse.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let operation = text(&body, "operationId");
-        topic = format!("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1&operationId={operation}");
+        topic = status_of(text(&body, "operationId"));
     }
+}
+
+fn status_of(operation: &str) -> String {
+    format!("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1&operationId={operation}")
+}
+
+#[tokio::test]
+async fn a_registration_that_a_crash_cuts_off_goes_on_under_the_operation_its_device_was_told_of() {
+    shared::tls::install_provider();
+    let site = Site::new();
+    let mut dying = site.run_to(Some("dps-assigned"));
+    let enrolled = site.json(&["hub", "enroll", "line-1", "--group", "--member", "press-1", "--json"]);
+    let key = Key::device(text(&enrolled["member"], "primary-key")).expect("base64");
+    let (client, mut events) = listening(&enrolled, "press-1", &key).await;
+    client.publish(REGISTER, QoS::AtLeastOnce, false, "{}").await.expect("queued");
+    let closed = async { while events.poll().await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("in time");
+    assert!(!dying.0.wait().expect("it ended").success());
+    drop((client, events, dying));
+
+    // Whether the answer got through is chance; what it said is on disk.
+    let begun = fs::read_to_string(site.dir.path().join("dps/operations.jsonl")).expect("an operation");
+    let operation = begun.split('"').find(|text| text.starts_with("4.")).expect("its id").to_owned();
+    let _running = site.run();
+    let state = follow(listening(&enrolled, "press-1", &key).await, status_of(&operation)).await;
+    assert_eq!((text(&state, "status"), text(&state, "deviceId")), ("assigned", "press-1"));
+    let status = probe::status(site.http).expect("books");
+    assert_eq!(status["registrations"]["assigned"], 1, "{status}");
 }
 
 #[tokio::test]

@@ -70,11 +70,11 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ),
     ("azure_iot_sdk", &["simulator/src/fleet/direct"]),
     ("fe2o3_amqp", &["simulator/src/hub/amqp", "tests/src/bench/memory.rs"]),
-    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/hub/mqtt"]),
+    ("mqtt_protocol_core", &["edge-agent/src/intake/listener", "simulator/src/gate"]),
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 82] = [
+const PURE: [&str; 84] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -132,6 +132,7 @@ const PURE: [&str; 82] = [
     "simulator/src/fleet/load.rs",
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
+    "simulator/src/gate/session.rs",
     "simulator/src/hub/amqp/filter.rs",
     "simulator/src/hub/api/auth.rs",
     "simulator/src/hub/api/calls.rs",
@@ -142,6 +143,7 @@ const PURE: [&str; 82] = [
     "simulator/src/hub/api/query/lex.rs",
     "simulator/src/hub/api/query/parse.rs",
     "simulator/src/hub/api/wire.rs",
+    "simulator/src/hub/commands/command.rs",
     "simulator/src/hub/commands/feedback.rs",
     "simulator/src/hub/commands/queue.rs",
     "simulator/src/hub/devices/text.rs",
@@ -149,9 +151,9 @@ const PURE: [&str; 82] = [
     "simulator/src/hub/mqtt/auth.rs",
     "simulator/src/hub/mqtt/filters.rs",
     "simulator/src/hub/mqtt/requests.rs",
-    "simulator/src/hub/mqtt/session.rs",
     "simulator/src/hub/mqtt/telemetry.rs",
     "simulator/src/hub/twins/document.rs",
+    "simulator/src/hub/twins/patch.rs",
     "simulator/src/replay/table.rs",
     "simulator/src/replay/when.rs",
     "simulator/src/verify/expected.rs",

@@ -7,8 +7,6 @@ use shared::blame::Blame;
 use super::say;
 use crate::config::Config;
 use crate::export::{self, Place, Target, Wishes};
-use crate::gold::models::embedded;
-use crate::lake::Table;
 use crate::run::RunError;
 
 /// Arguments of `export`.
@@ -43,14 +41,9 @@ pub(super) async fn run(args: Args, config: &Config) -> Result<(), RunError> {
     let account = location.options().get("azure_storage_account_name").map(String::as_str);
     let url = args.url.as_deref().unwrap_or(&config.lake.url);
     let place = Place::parse(url, account).map_err(|error| refuse(error.to_string()))?;
-    let wishes = Wishes {
-        place,
-        tables: Table::ALL.to_vec(),
-        models: embedded().await?,
-        name: args.name,
-        sql_endpoint: args.sql_endpoint,
-        connection: args.connection,
-    };
+    let (tables, models) = export::everything(config.gold.models.as_deref()).await?;
+    let wishes =
+        Wishes { place, tables, models, name: args.name, sql_endpoint: args.sql_endpoint, connection: args.connection };
     for file in export::files(args.target, &wishes).map_err(|error| refuse(error.to_string()))? {
         let path = args.out.join(&file.path);
         write(&path, &file.text).map_err(|error| refuse(format!("write {}: {error}", path.display())))?;

@@ -2,9 +2,9 @@
 
 use shared::cli::Exit;
 
-use super::{hand_over, say};
+use super::{hand_over, open, say};
 use crate::config::Config;
-use crate::lake::{Lake, LakeError};
+use crate::lake::LakeError;
 use crate::run::{self, HopRequest, Maintain, RunError};
 use crate::upkeep;
 
@@ -21,7 +21,7 @@ pub(super) struct Args {
 /// Keeps the tables here, or hands the request to whoever holds the lease.
 pub(super) async fn maintain(config: Config, args: Args) -> Result<Exit, RunError> {
     let asked = args.table.map_or(Maintain::All, Maintain::Table);
-    let lake = Lake::open(config.location()?)?;
+    let lake = open(&config).await?;
     // Before anybody is asked: who holds the lease changes nothing about a wrong name.
     let tables = asked.tables(&lake)?;
     if args.dry_run {

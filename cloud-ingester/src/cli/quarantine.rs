@@ -272,5 +272,5 @@ fn tell(report: &ReplayReport, as_json: bool) -> Exit {
     let text =
         if as_json { serde_json::to_string(report).expect("a report is plain data") } else { report.to_string() };
     say(&format!("{text}\n"));
-    if report.replayed < report.found { Exit::No } else { Exit::Ok }
+    if report.replayed < report.found || !report.absent.is_empty() { Exit::No } else { Exit::Ok }
 }

@@ -4,9 +4,9 @@ use arrow::datatypes::DataType;
 
 use super::{ExportError, File, Wishes, comment};
 use crate::gold::inputs;
-use crate::gold::model::{Model, Source};
+use crate::gold::model::{Mode, Model, Source, Windows};
 use crate::gold::planned::{self, CATALOGUE};
-use crate::lake::tables::Layer;
+use crate::lake::tables::{Layer, Table};
 use crate::silver::devices;
 
 const CATALOG: &str = "\
@@ -24,6 +24,14 @@ be compared; to let Databricks alone make gold, point readers at it.
 Checked: the statement is parsed by sqlfluff (dialect databricks); the query in it is run by Spark and by Sail over a lake
 of the ingester's, with the same rows as its gold.
 Not checked: a run in Databricks.";
+
+/// The same of a user's model, which nobody has run but its user.
+const PIPELINE_OWN: &str = "\
+A model of your own as part of the pipeline: what stands after `as` is its SELECT, to the letter, behind a relation that
+Spark computes as the ingester does. Its table lies in a schema beside the ingester's, so that both can be compared.
+
+Checked: the SELECT keeps to the subset of SQL that means the same on Spark (the ingester's docs/sql.md).
+Not checked: a run on Spark or in Databricks.";
 
 /// What a bundle leaves out, and why.
 const LEFT_OUT: &str = "\
@@ -171,22 +179,15 @@ fn spark_type(data_type: &DataType) -> String {
 
 /// A model as a materialised view; `None` for one whose relation Spark cannot be given in SQL.
 fn pipeline(model: &Model) -> Option<String> {
-    let relation = relation(&header(&model.draft.sql), &rows(model))?;
+    let relation = relation(model.draft.mode, &rows(model))?;
+    let told = if let Table::Own(_) = model.target { PIPELINE_OWN } else { PIPELINE };
     // A partition column is the engine's, not the SELECT's.
     Some(format!(
         "{}\ncreate or refresh materialized view {}\nas with {relation}\n{}",
-        comment("--", PIPELINE),
+        comment("--", told),
         model.target.name(),
         model.draft.sql.trim_end().to_owned() + ";\n"
     ))
-}
-
-/// The model's header, as far as this needs it.
-fn header(sql: &str) -> toml::Table {
-    let comment = sql.lines().map_while(|line| line.trim().strip_prefix("--"));
-    let lines = comment.map(str::trim).filter(|line| line.starts_with('[') || line.contains(" = "));
-    let text: String = lines.flat_map(|line| [line, "\n"]).collect();
-    text.parse().unwrap_or_default()
 }
 
 /// The rows a model is made of, as something to select from: readings, refused ones where it asks for them, and what is
@@ -227,37 +228,17 @@ fn rows(model: &Model) -> String {
 }
 
 /// What the SELECT reads, as a common table expression over `rows`.
-fn relation(header: &toml::Table, rows: &str) -> Option<String> {
-    let window = header.get("window");
-    match header.get("mode")?.as_str()? {
-        "window" => {
-            let window = window?;
-            let text = |key: &str| window.get(key).and_then(toml::Value::as_str);
-            if text("kind")? != "tumbling" || text("timezone").is_some_and(|zone| zone != "UTC") {
-                return None;
-            }
-            let micros = micros(text("size")?)?;
+fn relation(mode: Mode, rows: &str) -> Option<String> {
+    match mode {
+        Mode::Window(Windows::Grid(grid)) => {
+            let micros = grid.tumbling_in_utc()?;
             let start = format!("unix_micros(event_time) - pmod(unix_micros(event_time), {micros})");
             Some(format!(
                 "windowed as (\n  select\n    *,\n    timestamp_micros({start}) as window_start,\n    \
                  timestamp_micros({start} + {micros}) as window_end\n  from {rows}\n)"
             ))
         }
-        "latest" | "full" => Some(format!("readings as (select * from {rows})")),
-        _ => None,
+        Mode::Latest | Mode::Full => Some(format!("readings as (select * from {rows})")),
+        Mode::Window(Windows::Session { .. }) | Mode::Append => None,
     }
-}
-
-/// A span of one number and one unit, in microseconds.
-fn micros(span: &str) -> Option<u64> {
-    let at = span.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = span.split_at(at);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(seconds * 1_000_000)
 }

@@ -16,7 +16,8 @@ mod tsql; // [p] columns and names as SQL Server writes them
 pub use place::{Place, PlaceError};
 
 use crate::gold::model::Model;
-use crate::lake::Table;
+use crate::gold::models;
+use crate::lake::{LakeError, Table};
 
 /// Whom an export is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -99,6 +100,26 @@ pub fn files(target: Target, wishes: &Wishes) -> Result<Vec<File>, ExportError> 
         Target::Powerbi => powerbi::files(wishes),
         Target::Databricks => databricks::files(wishes),
     }
+}
+
+/// All tables and models there are to export: those of every lake, and those of users' models in this folder. What is
+/// wrong with one of them is logged, and it is left out.
+///
+/// # Errors
+/// When no session can be made.
+pub async fn everything(folder: Option<&std::path::Path>) -> Result<(Vec<Table>, Vec<Model>), LakeError> {
+    let own = match folder {
+        Some(folder) => models::own(folder).await?,
+        None => models::OwnModels::default(),
+    };
+    for mistake in &own.mistakes {
+        tracing::error!(%mistake, "a model is left out; the others are exported");
+    }
+    let mut tables = Table::ALL.to_vec();
+    tables.extend(own.tables());
+    let mut models = models::embedded().await?;
+    models.extend(own.models);
+    Ok((tables, models))
 }
 
 /// `lines` as a comment, each begun with `begin`.

@@ -87,6 +87,42 @@ fn json_parses_and_a_pipeline_holds_the_models_own_text() {
     }
 }
 
+/// A model whose header lies beside it, one in local days, and what the command finds of both.
+#[test]
+fn users_models_and_their_tables_are_exported_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let window = "[window]\nkind = \"tumbling\"\nsize = \"1d\"\n";
+    let header = |name: &str| format!("target = \"gold.{name}\"\nmode = \"window\"\nkeys = [\"device_id\"]\n{window}");
+    let select = "select device_id, window_start, window_end, count(*) as n_of_day\n\
+                  from windowed group by device_id, window_start, window_end\n";
+    write("days.sql", select);
+    write("days.toml", &header("days"));
+    write("local.sql", select);
+    write("local.toml", &(header("local_days") + "timezone = \"Europe/Berlin\"\n"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (tables, models) = runtime.block_on(everything(Some(folder.path()))).expect("models");
+    let all = Wishes { tables, models, ..wishes(AZURE) };
+    let export = |target| files(target, &all).expect("Azure is read by all");
+    for target in [Target::Synapse, Target::Fabric, Target::Powerbi, Target::Databricks] {
+        let text: String = export(target).into_iter().map(|file| file.text).collect();
+        for name in ["days", "local_days"] {
+            assert!(text.contains(name), "{target:?} {name}");
+        }
+    }
+    let exported = export(Target::Databricks);
+    let days = exported.iter().find(|file| file.path == "src/gold/days.sql").expect("a pipeline").text.clone();
+    assert!(
+        days.contains(select.trim_end()) && days.contains("86400000000") && days.contains("A model of your own"),
+        "{days}"
+    );
+    assert!(
+        exported[0].text.contains("gold.local_days"),
+        "what no SELECT of Spark's makes is named: {}",
+        exported[0].text
+    );
+}
+
 #[test]
 fn a_service_that_cannot_reach_the_lake_is_named() {
     for (target, url, expected) in [

@@ -174,14 +174,19 @@ pub async fn recompute(
         mask.finish()
     };
     let anew = if old.len() < FILES_MAX { Anew::Affected } else { Anew::All };
-    let removes = match scope {
-        Scope::All => Removes::All,
-        Scope::New(_) => keep_others(&target, &old, anew, &mut writer, None, hit).await?,
+    let filled = async {
+        let removes = match scope {
+            Scope::All => Removes::All,
+            Scope::New(_) => keep_others(&target, &old, anew, &mut writer, None, hit).await?,
+        };
+        let mut written = 0;
+        for batch in select(session, &model.draft.sql, "readings", rows).await? {
+            written += batch.num_rows() as u64;
+            writer.write(as_table(model.target, &batch, None)?).await?;
+        }
+        Ok::<_, LakeError>((removes, written))
     };
-    let mut written = 0;
-    for batch in select(session, &model.draft.sql, "readings", rows).await? {
-        written += batch.num_rows() as u64;
-        writer.write(as_table(model.target, &batch, None)?).await?;
-    }
-    Ok(Rewrite { adds: writer.finish().await?, removes, rows: written })
+    let filled = filled.await;
+    let (adds, (removes, rows)) = writer.finish_if(filled).await?;
+    Ok(Rewrite { adds, removes, rows })
 }

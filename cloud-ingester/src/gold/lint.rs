@@ -107,9 +107,14 @@ pub(super) fn read(state: &SessionState, sql: &str, relations: &[&str], row_wise
     let parsed = state.sql_to_statement(sql, &Dialect::Databricks);
     let statement = parsed.map_err(|error| {
         let text = error.strip_backtrace();
-        (line_in(&text).unwrap_or(1), text)
+        let line = line_in(&text).unwrap_or_else(|| first_line(sql));
+        if text.contains("single SQL statement") {
+            return (line, "more than one statement; a model is one SELECT".to_owned());
+        }
+        // As the parser words it, without the names of its types.
+        let plain = text.split_once("ParserError(\"").and_then(|(_, said)| said.strip_suffix("\")"));
+        (line, plain.map_or(text.clone(), |said| format!("SQL: {}", said.replace("\\\"", "\""))))
     })?;
-    let first = sql.lines().position(|line| !matches!(line.trim(), "") && !line.trim().starts_with("--"));
     let mut lint = Lint {
         relations,
         row_wise,
@@ -119,7 +124,7 @@ pub(super) fn read(state: &SessionState, sql: &str, relations: &[&str], row_wise
             divisions: vec![],
             casts: vec![],
             extremes: vec![],
-            line: first.map_or(1, |line| line as u64 + 1),
+            line: first_line(sql),
             statement: statement.clone(),
         },
     };
@@ -132,6 +137,12 @@ pub(super) fn read(state: &SessionState, sql: &str, relations: &[&str], row_wise
     lint.out.findings.sort();
     lint.out.findings.dedup();
     Ok(lint.out)
+}
+
+/// The line on which the SELECT begins.
+fn first_line(sql: &str) -> u64 {
+    let first = sql.lines().position(|line| !matches!(line.trim(), "") && !line.trim().starts_with("--"));
+    first.map_or(1, |line| line as u64 + 1)
 }
 
 /// `… at Line: 3, Column: 9`.

@@ -161,7 +161,7 @@ struct Header {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a text in quotes nor a list of them, [\"…\", \"…\"]")]
 enum Several {
     One(String),
     Some(Vec<String>),

@@ -9,7 +9,7 @@ use super::model::{Model, Source};
 use super::planned::CATALOGUE;
 use super::rewrite::{Rewrite, as_table, select};
 use super::windowed::Scope;
-use crate::lake::{Lake, LakeError, Removes, Table};
+use crate::lake::{FileWriter, Lake, LakeError, Removes, Table};
 use crate::silver::devices::{joined, joins};
 
 /// Rows that one SELECT of an `append` reads.
@@ -34,6 +34,18 @@ pub async fn append(
         return Ok(Rewrite::nothing());
     }
     let mut writer = lake.writer(model.target).await?;
+    let filled = append_to(&mut writer, session, model, inputs, &files).await;
+    let (adds, rows) = writer.finish_if(filled).await?;
+    Ok(Rewrite { adds, removes, rows })
+}
+
+async fn append_to(
+    writer: &mut FileWriter,
+    session: &SessionContext,
+    model: &Model,
+    inputs: &Inputs,
+    files: &[File],
+) -> Result<u64, LakeError> {
     let mut written = 0;
     let mut at = 0;
     while at < files.len() {
@@ -52,7 +64,7 @@ pub async fn append(
             writer.write(as_table(model.target, &batch, None)?).await?;
         }
     }
-    Ok(Rewrite { adds: writer.finish().await?, removes, rows: written })
+    Ok(written)
 }
 
 /// Computes everything from all readings; what needs more memory than there is spills to disk.
@@ -80,13 +92,18 @@ pub async fn full(lake: &Lake, session: &SessionContext, model: &Model, inputs: 
     let view = session.sql(&relation).await.map_err(failed)?.into_view();
     session.register_table(names[2], view).map_err(failed)?;
     let mut writer = lake.writer(model.target).await?;
-    let mut written = 0;
-    let frame = session.sql(&model.draft.sql).await.map_err(failed)?;
-    let mut rows = frame.execute_stream().await.map_err(failed)?;
-    while let Some(batch) = rows.try_next().await.map_err(failed)? {
-        written += batch.num_rows() as u64;
-        writer.write(as_table(model.target, &batch, None)?).await?;
-    }
+    let filled = async {
+        let mut written = 0;
+        let frame = session.sql(&model.draft.sql).await.map_err(failed)?;
+        let mut rows = frame.execute_stream().await.map_err(failed)?;
+        while let Some(batch) = rows.try_next().await.map_err(failed)? {
+            written += batch.num_rows() as u64;
+            writer.write(as_table(model.target, &batch, None)?).await?;
+        }
+        Ok::<_, LakeError>(written)
+    };
+    let filled = filled.await;
     clear()?;
-    Ok(Rewrite { adds: writer.finish().await?, removes: Removes::All, rows: written })
+    let (adds, rows) = writer.finish_if(filled).await?;
+    Ok(Rewrite { adds, removes: Removes::All, rows })
 }

@@ -68,6 +68,12 @@ impl Grid {
         Ok(Self { size, slide, zone: zone.filter(|zone| *zone != Tz::UTC) })
     }
 
+    /// The length in microseconds of windows that lie side by side and are counted from 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn tumbling_in_utc(&self) -> Option<i64> {
+        (self.size == self.slide && self.zone.is_none()).then_some(self.size)
+    }
+
     /// Windows side by side, without a time zone.
     ///
     /// # Errors

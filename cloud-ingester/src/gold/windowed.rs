@@ -12,7 +12,7 @@ use super::pruned::Wanted;
 use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
 use super::spill::Spill;
 use super::window::cut;
-use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes};
+use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes, View};
 
 /// Rows whose windows are computed together in memory, by default: some 150 MB.
 pub const ROWS_MAX: u64 = 1_000_000;
@@ -61,62 +61,95 @@ pub async fn recompute(
     if affected.spans().is_empty() && !all {
         return Ok(Rewrite::nothing());
     }
+    let work = Work { session, model, windows, inputs, target: &target, affected: &affected, all, rows_max };
     let mut writer = lake.writer(model.target).await?;
-    let removes = if all {
-        Removes::All
-    } else {
+    let filled = work.fill(&mut writer).await;
+    let (adds, (removes, rows)) = writer.finish_if(filled).await?;
+    Ok(Rewrite { adds, removes, rows })
+}
+
+/// What is to be computed.
+struct Work<'a> {
+    session: &'a SessionContext,
+    model: &'a Model,
+    windows: Windows,
+    inputs: &'a Inputs,
+    target: &'a View,
+    affected: &'a Affected,
+    all: bool,
+    rows_max: u64,
+}
+
+impl Work<'_> {
+    /// Writes what the table's files are to hold in place of others: which, and how many rows were computed.
+    async fn fill(&self, writer: &mut FileWriter) -> Result<(Removes, u64), LakeError> {
+        let removes = self.keep(writer).await?;
+        Ok((removes, self.compute(writer).await?))
+    }
+
+    /// Writes the rows that stay of the files that have others.
+    async fn keep(&self, writer: &mut FileWriter) -> Result<Removes, LakeError> {
+        if self.all {
+            return Ok(Removes::All);
+        }
+        let Self { target, affected, windows, .. } = *self;
         let dates = affected.filed(windows);
         let mut candidates = target.files_in("window_date", |date| dates.contains(date));
         candidates.retain(|add| affected.begins_in(&Extent::of(add, "window_start")));
-        let hit = |batch: &_| affected.stale(keys, batch);
-        keep_others(&target, &candidates, Anew::Affected, &mut writer, Some(windows), hit).await?
-    };
-
-    let mut files = inputs.files_on(&affected.days());
-    let wanted = Wanted::of(keys, affected.keys());
-    files.retain(|file| affected.touches(&file.extent) && wanted.may_be_in(&file.add));
-    let extents: Vec<Extent> = files.iter().map(|file| file.extent).collect();
-    let mut rows = 0;
-    let overlap = match windows {
-        Windows::Grid(grid) => grid.overlap(),
-        Windows::Session { .. } => 1,
-    };
-    let rows_max = (rows_max / overlap).max(1);
-    for slice in cut(affected.spans(), &extents, rows_max) {
-        let spans = &affected.spans()[slice.windows.clone()];
-        let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
-            continue;
-        };
-        // A window with more rows than that is computed in parts, some keys at a time; its files are read once.
-        let mut parts = match usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX) {
-            0 | 1 => Parts::InMemory(vec![]),
-            parts => Parts::OnDisk(Spill::new(session, parts.min(PARTS_MAX))?),
-        };
-        for &file in &slice.files {
-            let File { source, add, .. } = &files[file];
-            let mut batches = inputs.stream(*source, add, &model.columns).await?;
-            while let Some(batch) = batches.try_next().await? {
-                let Some(batch) = affected.within(keys, &batch, first..=last) else { continue };
-                match &mut parts {
-                    Parts::InMemory(held) => held.push(batch),
-                    Parts::OnDisk(spill) => spill.add(keys, &batch).await?,
-                }
-            }
-        }
-        match parts {
-            Parts::InMemory(held) => {
-                let selected = select(session, &model.draft.sql, "windowed", held).await?;
-                rows += write(model, windows, selected, &mut writer).await?;
-            }
-            Parts::OnDisk(spill) => {
-                for part in spill.finish().await? {
-                    let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
-                    rows += write(model, windows, selected, &mut writer).await?;
-                }
-            }
-        }
+        let hit = |batch: &_| affected.stale(&self.model.draft.keys, batch);
+        keep_others(target, &candidates, Anew::Affected, writer, Some(windows), hit).await
     }
-    Ok(Rewrite { adds: writer.finish().await?, removes, rows })
+
+    /// Computes the affected windows.
+    async fn compute(&self, writer: &mut FileWriter) -> Result<u64, LakeError> {
+        let Self { session, model, windows, inputs, affected, .. } = *self;
+        let keys = &model.draft.keys;
+        let mut files = inputs.files_on(&affected.days());
+        let wanted = Wanted::of(keys, affected.keys());
+        files.retain(|file| affected.touches(&file.extent) && wanted.may_be_in(&file.add));
+        let extents: Vec<Extent> = files.iter().map(|file| file.extent).collect();
+        let mut rows = 0;
+        let overlap = match windows {
+            Windows::Grid(grid) => grid.overlap(),
+            Windows::Session { .. } => 1,
+        };
+        let rows_max = (self.rows_max / overlap).max(1);
+        for slice in cut(affected.spans(), &extents, rows_max) {
+            let spans = &affected.spans()[slice.windows.clone()];
+            let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
+                continue;
+            };
+            // A window with more rows than that is computed in parts, some keys at a time; its files are read once.
+            let mut parts = match usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX) {
+                0 | 1 => Parts::InMemory(vec![]),
+                parts => Parts::OnDisk(Spill::new(session, parts.min(PARTS_MAX))?),
+            };
+            for &file in &slice.files {
+                let File { source, add, .. } = &files[file];
+                let mut batches = inputs.stream(*source, add, &model.columns).await?;
+                while let Some(batch) = batches.try_next().await? {
+                    let Some(batch) = affected.within(keys, &batch, first..=last) else { continue };
+                    match &mut parts {
+                        Parts::InMemory(held) => held.push(batch),
+                        Parts::OnDisk(spill) => spill.add(keys, &batch).await?,
+                    }
+                }
+            }
+            match parts {
+                Parts::InMemory(held) => {
+                    let selected = select(session, &model.draft.sql, "windowed", held).await?;
+                    rows += write(model, windows, selected, writer).await?;
+                }
+                Parts::OnDisk(spill) => {
+                    for part in spill.finish().await? {
+                        let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
+                        rows += write(model, windows, selected, writer).await?;
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
 }
 
 /// The rows of one slice until they are computed.

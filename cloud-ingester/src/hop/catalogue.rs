@@ -1,7 +1,7 @@
 //! silver.devices, brought up to the catalogue whenever that changes.
 //!
-//! A catalogue that can't be read or holds a mistake changes nothing: what was read last stays in force, and the log says
-//! file, line and what to write, once for each state the catalogue is found in.
+//! A catalogue that can't be read or holds a mistake changes nothing: what was read last stays in force. The log says
+//! file, line and what to write, once for each state the catalogue is found in, and so does `status` while it lasts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::silver::devices::Catalogue;
 
 /// How often a catalogue that is a table is looked at; a file costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What `status` calls it.
+const TROUBLE: &str = "silver.catalogue";
 
 /// Where the catalogue is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,11 +132,13 @@ impl Hops {
             Ok(entries) => entries,
             Err(mistakes) => {
                 tracing::error!("the catalogue of devices stays as it was read last:\n{mistakes}");
+                self.lake.trouble(TROUBLE, Some(format!("stays as it was read last:\n{mistakes}")));
                 self.devices.found = found;
                 return Ok(());
             }
         };
         self.take_catalogue(&source, &entries, Clock::Real.now()).await?;
+        self.lake.trouble(TROUBLE, None);
         // Only now: what failed is tried again.
         self.devices.found = found;
         Ok(())

@@ -50,6 +50,9 @@ pub struct ReplayReport {
     pub applied: bool,
     /// Each refusal and what becomes of it, as far as an answer holds.
     pub refusals: Vec<Outcome>,
+    /// Ids that were asked for and under which nothing waits: never refused, or taken up already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<String>,
 }
 
 /// What becomes of one refusal.
@@ -78,6 +81,9 @@ impl std::fmt::Display for ReplayReport {
         }
         if self.refusals.len() < self.found {
             writeln!(f, "... and {} more", self.found - self.refusals.len())?;
+        }
+        for id in &self.absent {
+            writeln!(f, "{id}  nothing waits under this id: it was not refused, or it was taken up already")?;
         }
         let Self { found, replayed, readings, .. } = self;
         match self.applied {
@@ -111,6 +117,8 @@ impl Hops {
         found.retain(|refusal| refusal.replayed_at.is_none());
         let originals = originals(&bronze, &found).await?;
         let mut report = ReplayReport { found: found.len(), applied: request.apply, ..ReplayReport::default() };
+        let waits = |id: &&String| !found.iter().any(|refusal| refusal.id == **id);
+        report.absent = request.filter.id.iter().filter(waits).take(NAMED_MAX).cloned().collect();
         let mut to_store = vec![];
         for refusal in &found {
             let original = originals.get(&place(refusal));

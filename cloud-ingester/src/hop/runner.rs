@@ -105,7 +105,7 @@ pub(super) struct Turn {
     due: Option<Instant>,
     /// The watermark up to which its windows were looked at.
     pub(super) seen: Option<i64>,
-    /// Failed; tried again then.
+    /// Failed, and stops no other; tried again then.
     ailing: Option<Instant>,
 }
 
@@ -114,9 +114,17 @@ impl Turn {
     pub(super) fn due_now(&mut self) {
         (self.resting, self.due) = (None, None);
     }
+
+    /// As if so long had passed that what failed is tried again.
+    #[cfg(test)]
+    pub(super) fn a_minute_on(&mut self) {
+        for until in [&mut self.resting, &mut self.due, &mut self.ailing] {
+            *until = until.and_then(|until| until.checked_sub(AILING));
+        }
+    }
 }
 
-/// A user's model that failed is tried again after so long.
+/// A model that failed and stops no other is tried again after so long.
 const AILING: Duration = Duration::from_secs(60);
 
 /// Whether models wait for their turn.
@@ -159,7 +167,7 @@ pub struct Report {
     pub silver: Option<SilverReport>,
     /// The gold hops that had something to do.
     pub gold: Vec<GoldReport>,
-    /// Users' models that failed: the table and why. They are tried again; the others went on.
+    /// Models that failed: the table and why. They are tried again; the others went on.
     pub ailing: Vec<(Table, String)>,
 }
 
@@ -291,9 +299,10 @@ impl Hops {
         let mut report = Report { silver: self.silver().await?, ..Report::default() };
         report.gold.extend(self.watermarks(None, turns == Turns::All).await?);
         let models = self.models.clone();
+        let mut failed = None;
         if let Some(Finished { model, begun, done }) = self.finish_beside(&models).await {
             let done = done.map(|done| report.gold.extend(done));
-            self.went(&model, begun, done, &mut report)?;
+            failed = failed.or(self.went(&model, begun, done, &mut report)?);
         }
         for model in models {
             let begun = Instant::now();
@@ -309,11 +318,15 @@ impl Hops {
                 continue;
             }
             let done = self.level(&model, &mut report).await;
-            self.went(&model, begun, done, &mut report)?;
+            failed = failed.or(self.went(&model, begun, done, &mut report)?);
         }
         report.gold.extend(self.health(None).await?);
         self.upkeep.step(&self.lake, &self.lease).await?;
-        Ok(report)
+        // Only now: the others had their turn.
+        match failed {
+            None => Ok(report),
+            Some(error) => Err(error.into()),
+        }
     }
 
     async fn level(&mut self, model: &Model, report: &mut Report) -> Result<(), HopError> {
@@ -352,37 +365,39 @@ impl Hops {
         }
     }
 
-    /// Notes how a model's turn went. What a user's model fails at stops no other.
+    /// Notes how a model's turn went. What its SELECT fails at, or the disk below it, stops no other: a user's model, or
+    /// one that has hours of rows to read, is tried again in a minute; of one that the round is for, the error is given
+    /// back, to be that of the round once the others had their turn.
     fn went(
         &mut self,
         model: &Model,
         begun: Instant,
         done: Result<(), HopError>,
         report: &mut Report,
-    ) -> Result<(), HopError> {
+    ) -> Result<Option<LakeError>, HopError> {
         let rest = self.settings.rest;
         let name = model.target.full_name();
-        let ailing = match (done, model.target) {
-            (Ok(()), _) => None,
-            (Err(HopError::Lake(error @ (LakeError::Query { .. } | LakeError::Foreign { .. }))), Table::Own(_)) => {
-                let why = shared::cli::chain(&error);
-                tracing::error!(target = name, file = model.draft.file, why, "a model failed; the others go on");
-                report.ailing.push((model.target, why.clone()));
-                Some(why)
-            }
-            (Err(error), _) => return Err(error),
+        let failed = match done {
+            Ok(()) => None,
+            Err(HopError::Lake(error @ (LakeError::Query { .. } | LakeError::Foreign { .. }))) => Some(error),
+            Err(error) => return Err(error),
         };
+        let why = failed.as_ref().map(|error| shared::cli::chain(error));
+        if let Some(why) = &why {
+            tracing::error!(target = name, file = model.draft.file, why, "a model failed; the others go on");
+            report.ailing.push((model.target, why.clone()));
+        }
+        let waits = matches!(model.target, Table::Own(_)) || model.draft.refresh.is_scheduled();
         let now = Instant::now();
         let turn = self.turn(model.target);
-        turn.ailing = ailing.is_some().then(|| now + AILING);
-        turn.resting = Some(now + begun.elapsed() * rest);
+        turn.ailing = (failed.is_some() && waits).then(|| now + AILING);
+        turn.resting = failed.is_none().then(|| now + begun.elapsed() * rest);
         if let Refresh::Every { every, .. } = model.draft.refresh {
-            turn.due = Some(begun + every);
+            // One that failed does not wait for its next turn.
+            turn.due = failed.is_none().then(|| begun + every);
         }
-        if let Table::Own(_) = model.target {
-            self.lake.trouble(name, ailing);
-        }
-        Ok(())
+        self.lake.trouble(name, why);
+        Ok(failed.filter(|_| !waits))
     }
 
     pub(super) fn turn(&mut self, table: Table) -> &mut Turn {
@@ -503,6 +518,12 @@ impl Hops {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.memory.as_ref().map(|memory| memory.totals).unwrap_or_default()
+    }
+
+    /// How many messages are remembered of devices that number them.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.seen.messages.count())
     }
 
     /// Gives the lease back.

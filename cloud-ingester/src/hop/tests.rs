@@ -6,6 +6,8 @@ mod again; // ends midway, replays, refreshes
 
 mod models; // windows of every kind, users' models, watermarks
 
+mod put_off; // a model that upkeep waits for no more
+
 mod faults; // whatever the storage answers and whoever dies
 
 mod upkeep; // merges, vacuum and cut logs are no news to hops
@@ -19,3 +21,5 @@ mod messages;
 mod shortcuts; // what makes hops cheaper changes nothing
 
 mod splits; // however a stream is cut, the tables are the same
+
+mod full; // a disk that is full while windows are put aside

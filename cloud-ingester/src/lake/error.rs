@@ -82,6 +82,16 @@ pub enum LakeError {
         /// The first version that is gone.
         version: i64,
     },
+    /// A version was asked for that there never was.
+    #[error("read version {version} of {table}: its versions are 0 to {newest}")]
+    NoVersion {
+        /// The table.
+        table: &'static str,
+        /// What was asked for.
+        version: i64,
+        /// Its newest.
+        newest: i64,
+    },
     /// A file with rows is gone: vacuumed, though something still had to read it.
     #[error("read {path} of {table}: the file is gone; refresh what is built on it fully")]
     FileGone {
@@ -129,7 +139,9 @@ impl LakeError {
             | Self::LeaseHeld { .. }
             | Self::LeaseLost { .. }
             | Self::Beside { .. } => Blame::Peer,
-            Self::Foreign { .. } | Self::Location { .. } | Self::Question { .. } => Blame::Config,
+            Self::Foreign { .. } | Self::Location { .. } | Self::Question { .. } | Self::NoVersion { .. } => {
+                Blame::Config
+            }
         }
     }
 }

@@ -260,6 +260,7 @@ impl Shape {
 /// Writes rows into files that are not part of the table until a commit adds them.
 pub struct FileWriter {
     table: Table,
+    store: Arc<dyn ObjectStore>,
     inner: RecordBatchWriter,
     columns: SchemaRef,
     done: Vec<Add>,
@@ -272,7 +273,8 @@ impl FileWriter {
             .map_err(delta("write rows of", table))?
             .with_writer_properties(writer_properties())
             .with_target_file_size(file_bytes);
-        Ok(Self { table, inner, columns: columns(table, loaded)?, done: vec![], open: false })
+        let store = loaded.log_store().object_store(None);
+        Ok(Self { table, store, inner, columns: columns(table, loaded)?, done: vec![], open: false })
     }
 
     /// How rows have to look.
@@ -315,5 +317,26 @@ impl FileWriter {
     pub async fn finish(mut self) -> Result<Vec<Add>, LakeError> {
         self.seal().await?;
         Ok(self.done)
+    }
+
+    /// The files, to be committed, with what came of filling them; where that failed, its error, and the files are taken
+    /// away: no commit will ever name them, and each new try writes others.
+    ///
+    /// # Errors
+    /// What filling them failed at, or when storage refuses.
+    pub async fn finish_if<T>(mut self, filled: Result<T, LakeError>) -> Result<(Vec<Add>, T), LakeError> {
+        let sealed = self.seal().await;
+        let error = match (filled, sealed) {
+            (Ok(filled), Ok(())) => return Ok((self.done, filled)),
+            (Err(error), _) | (Ok(_), Err(error)) => error,
+        };
+        for add in &self.done {
+            let path = Path::parse(&add.path).unwrap_or_else(|_| Path::from(add.path.as_str()));
+            // What stays is removed by upkeep in the end.
+            if let Err(error) = self.store.delete(&path).await {
+                tracing::debug!(%error, %path, "a file that no commit names stays");
+            }
+        }
+        Err(error)
     }
 }

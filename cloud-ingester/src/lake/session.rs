@@ -85,6 +85,22 @@ fn with(limits: Limits, config: SessionConfig, steps: &Steps) -> Result<SessionC
     over(runtime, config)
 }
 
+/// The same; what it puts aside lies on a disk of the caller's.
+#[cfg(test)]
+pub(crate) fn on_disk(
+    limits: Limits,
+    disk: Arc<dyn datafusion::execution::TempFileFactory>,
+) -> Result<SessionContext, LakeError> {
+    let memory = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
+    let disk = datafusion::execution::disk_manager::DiskManagerBuilder::default().with_temp_file_factory(disk);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_disk_manager_builder(disk)
+        .build_arc()
+        .map_err(failed("prepare a query session"))?;
+    over(runtime, SessionConfig::new())
+}
+
 /// A session without tables that shares memory and spill directory with another.
 ///
 /// # Errors

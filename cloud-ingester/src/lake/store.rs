@@ -86,6 +86,17 @@ impl Lake {
         Self::of(location, &[], Some(storage), clock)
     }
 
+    /// The same with tables of users' models.
+    #[cfg(test)]
+    pub(crate) fn over_with(
+        location: Location,
+        own: &[Table],
+        storage: Arc<dyn ObjectStore>,
+        clock: Clock,
+    ) -> Result<Self, LakeError> {
+        Self::of(location, own, Some(storage), clock)
+    }
+
     fn of(
         location: Location,
         own: &[Table],

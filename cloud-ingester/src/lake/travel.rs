@@ -22,7 +22,8 @@ pub struct Travel {
 /// A session with every table at the version wished for, at its newest otherwise. Tables that do not exist are left out.
 ///
 /// # Errors
-/// [`LakeError::Gone`] when the log does not reach back so far; otherwise when a table can't be read.
+/// [`LakeError::NoVersion`] or [`LakeError::Gone`] when there never was such a version, or the log does not reach back so
+/// far; otherwise when a table can't be read.
 pub async fn lake_session_at(lake: &Lake, limits: Limits, travel: &Travel) -> Result<SessionContext, LakeError> {
     let session = session(limits)?;
     for &table in lake.tables() {
@@ -31,6 +32,13 @@ pub async fn lake_session_at(lake: &Lake, limits: Limits, travel: &Travel) -> Re
         }
         let newest = lake.view(table).await?;
         let view = match (travel.versions.get(table.full_name()), travel.as_of) {
+            (Some(version), _) if !(0..=newest.version()).contains(version) => {
+                return Err(LakeError::NoVersion {
+                    table: table.full_name(),
+                    version: *version,
+                    newest: newest.version(),
+                });
+            }
             (Some(version), _) => newest.at(*version).await?,
             (None, Some(at)) => match newest.as_of(at).await? {
                 Some(view) => view,

@@ -100,6 +100,8 @@ pub(super) struct HopMetrics {
     removed: Gauge,
     log_removed: Gauge,
     upkeep_failed: Gauge,
+    put_off: Gauge,
+    messages: Gauge,
 }
 
 impl HopMetrics {
@@ -116,19 +118,33 @@ impl HopMetrics {
             removed: Gauge::default(),
             log_removed: Gauge::default(),
             upkeep_failed: Gauge::default(),
+            put_off: Gauge::default(),
+            messages: Gauge::default(),
         };
         registry.register("upkeep_merged_files", "Small files merged since the start", metrics.merged.clone());
         registry.register("upkeep_removed_files", "Files removed for good since the start", metrics.removed.clone());
         registry.register("upkeep_removed_log", "Log entries removed since the start", metrics.log_removed.clone());
         registry.register("upkeep_failed", "Times that upkeep was left for later", metrics.upkeep_failed.clone());
+        let put_off = metrics.put_off.clone();
+        registry.register(
+            "upkeep_put_off",
+            "Models so far behind that upkeep does not wait for them any more",
+            put_off,
+        );
+        let messages = metrics.messages.clone();
+        registry.register("messages_remembered", "Messages known by their ids, at most 72 bytes each", messages);
         registry.register("rounds", "Rounds that had something to do", metrics.rounds.clone());
         registry.register("readings", "Rows committed to silver.readings", metrics.readings.clone());
         registry.register("quarantined", "Rows committed to silver.quarantine", metrics.quarantined.clone());
         registry.register("duplicates", "Readings that were seen before", metrics.duplicates.clone());
         registry.register("failed", "Rounds that failed and were tried again", metrics.failed.clone());
         let failed = metrics.models_failed.clone();
-        registry.register("models_failed", "Turns of users' models that failed; the others went on", failed);
+        registry.register("models_failed", "Turns of models that failed; the others went on", failed);
         metrics
+    }
+
+    fn remember(&self, messages: u64) {
+        self.messages.set(i64::try_from(messages).unwrap_or(i64::MAX));
     }
 
     fn keep(&self, report: upkeep::Report) {
@@ -137,6 +153,7 @@ impl HopMetrics {
             (&self.removed, report.removed),
             (&self.log_removed, report.log),
             (&self.upkeep_failed, report.failed),
+            (&self.put_off, report.put_off),
         ];
         for (gauge, value) in shown {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -248,6 +265,7 @@ pub(super) async fn hop_loop(mut hops: Hops, hold: Hold<'_>) -> Result<Ended, Ru
             }
         };
         hold.metrics.keep(hops.upkeep());
+        hold.metrics.remember(hops.messages());
         // Where others go on reading there is always something new: they do the rest.
         if !open && (idle || 0 < hold.peers.borrow().others) {
             hops.into_lease().release().await;

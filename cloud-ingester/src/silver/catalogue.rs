@@ -132,14 +132,23 @@ pub fn toml(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
 }
 
 /// Reads a catalogue in CSV: a line of column names as in silver.devices (`device_id`, `gateway_id`, `name`, `site`,
-/// `area`, `timezone`, `expected_interval_s`, `valid_from`, in any order; all but `device_id` may be left out), then one
-/// line for each device. An empty cell says nothing.
+/// `area`, `timezone`, `expected_interval_s`, `valid_from`, `valid_to`, in any order; all but `device_id` may be left out),
+/// then one line for each device. An empty cell says nothing; a line with a `valid_to` is history, and passed over.
 ///
 /// # Errors
 /// Every mistake that can be told at once.
 pub fn csv(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
-    const KNOWN: [&str; 8] =
-        ["device_id", "gateway_id", "name", "site", "area", "timezone", "expected_interval_s", "valid_from"];
+    const KNOWN: [&str; 9] = [
+        "device_id",
+        "gateway_id",
+        "name",
+        "site",
+        "area",
+        "timezone",
+        "expected_interval_s",
+        "valid_from",
+        "valid_to",
+    ];
     let mut reader = ::csv::ReaderBuilder::new().trim(::csv::Trim::All).from_reader(text.as_bytes());
     let torn = |error: &::csv::Error| Mistake {
         line: error.position().map_or(1, |position| usize::try_from(position.line()).unwrap_or(0)),
@@ -178,7 +187,10 @@ pub fn csv(text: &str) -> Result<Vec<Entry>, Vec<Mistake>> {
             interval,
             valid_from: cell(7),
         };
-        entries.push((line, cells));
+        // Of a file that keeps a history of its own, what holds now.
+        if cell(8).is_none() {
+            entries.push((line, cells));
+        }
     }
     match (checked(entries), mistakes.is_empty()) {
         (Ok(entries), true) => Ok(entries),

@@ -139,6 +139,19 @@ impl Rules {
         Self { window, rules: vec![], ..self.clone() }
     }
 
+    /// The same mappings, but for where a message says its time: for one whose time is told otherwise.
+    #[must_use]
+    pub fn without_time(&self) -> Self {
+        let mut rules = self.clone();
+        for mapping in rules.mappings.iter_mut().chain([&mut rules.no_mapping]) {
+            let time = std::mem::take(&mut mapping.time);
+            if !time.is_empty() {
+                mapping.ignore.push(time);
+            }
+        }
+        rules
+    }
+
     /// Why an event time is refused, if it is.
     #[must_use]
     pub fn time_fault(&self, event_time: Timestamp, origin: &Origin) -> Option<String> {

@@ -15,10 +15,14 @@ use super::judge::Rules;
 /// Half of a SHA-256: more than enough for the messages of one device.
 type Mark = [u8; 16];
 
+/// The most that a message within the horizon takes of memory, where a device has more than 1,024 of them.
+pub const BYTES_MAX: u64 = 72;
+
 /// A device remembers at least so many before it looks for those that are too old.
 const PRUNE_FROM: usize = 1_024;
 
-/// What was seen. About 50 bytes per message within the horizon.
+/// What was seen. Of each message within the horizon 24 bytes; a table of them is at least 7 sixteenths full, and up to a
+/// quarter of it may lie beyond the horizon: [`BYTES_MAX`] in all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Messages(HashMap<String, OfDevice>);
 
@@ -49,12 +53,20 @@ impl Messages {
         let oldest = of.newest.minus(rules.unique.horizon);
         if of.prune_at.max(PRUNE_FROM) <= of.seen.len() {
             of.seen.retain(|_, seen| oldest <= *seen);
-            of.prune_at = 2 * of.seen.len();
+            of.prune_at = of.seen.len() + of.seen.len() / 4;
         }
         let before = of.seen.get(&mark).copied();
         let last = before.map_or(at, |before| before.max(at));
         of.seen.insert(mark, last);
         before.is_some_and(|before| oldest <= before)
+    }
+}
+
+impl Messages {
+    /// How many are remembered.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.values().map(|of| of.seen.len() as u64).sum()
     }
 }
 
@@ -169,5 +181,46 @@ mod tests {
             assert!(!messages.is_repeat(&event, &rules()));
         }
         assert!(messages.0["press-1"].seen.len() <= PRUNE_FROM);
+        assert_eq!(messages.count(), messages.0["press-1"].seen.len() as u64);
+    }
+
+    #[test]
+    fn a_message_takes_no_more_memory_than_is_said() {
+        // A table of marks doubles when it is 7 eighths full; each has a byte of control beside it.
+        let room = (size_of::<(Mark, Timestamp)>() as u64 + 1) * 16 / 7;
+        let stale = room / 4;
+        assert!(room + stale <= BYTES_MAX, "{room} + {stale}");
+        let horizon = 10_000_u64;
+        let rules = Rules::new(
+            TimeWindow::SILVER,
+            Unique { devices: vec!["press-1".into()], horizon: Duration::from_secs(horizon) },
+        );
+        let mut messages = Messages::default();
+        for second in 0..100_000_i64 {
+            let at = Timestamp::from_micros(second * 1_000_000);
+            let id = second.to_string();
+            let origin = Origin {
+                hub: "hub".into(),
+                incarnation: 1,
+                partition_id: 0,
+                sequence_number: second,
+                enqueued: Some(at),
+                ingested: at,
+            };
+            let event = Event {
+                origin,
+                body: b"{}",
+                packed: false,
+                device: Some("press-1"),
+                message_id: Some(&id),
+                message_source: None,
+                hub_retention: false,
+                properties: Properties::None,
+                replay: None,
+            };
+            assert!(!messages.is_repeat(&event, &rules));
+            let held = messages.count();
+            assert!(held <= horizon + horizon / 4 + 2, "{held} of {horizon} are remembered");
+        }
     }
 }

@@ -103,7 +103,7 @@ pub fn repair(refusal: &Refusal, original: Option<&Event<'_>>, fix: &Fix, rules:
     let partials = match (&refusal.metric, payload) {
         (_, Some(payload)) => of_payload(&payload, refusal),
         (None, None) => of_payload(&refusal.raw, refusal),
-        (Some(_), None) if direct => vec![of_direct(refusal, original, rules)],
+        (Some(_), None) if direct => vec![of_direct(refusal, original, fix, rules)],
         (Some(metric), None) if refusal.layer == "edge" => vec![of_edge(metric, refusal)],
         (Some(_), None) => vec![of_wire(refusal)],
     };
@@ -254,11 +254,15 @@ fn of_wire(refusal: &Refusal) -> Partial {
 }
 
 /// A value of a direct device: the message is read again, by the mappings of now.
-fn of_direct(refusal: &Refusal, original: Option<&Event<'_>>, rules: &Rules) -> Partial {
+fn of_direct(refusal: &Refusal, original: Option<&Event<'_>>, fix: &Fix, rules: &Rules) -> Partial {
     let Some(original) = original else {
         return Partial { faults: vec!["bronze: the Event it came in is not there".to_owned()], ..of_refusal(refusal) };
     };
-    let unjudged = rules.without_rules();
+    let mut unjudged = rules.without_rules();
+    if fix.time.is_some() {
+        // Whatever stands where the time should: the value beside it is what is asked for.
+        unjudged = unjudged.without_time();
+    }
     let rows = decode(original, &unjudged).rows;
     let same = |row: &&Row<'_>| match row {
         Row::Reading(row) => Some(&row.metric) == refusal.metric.as_ref() && row.index == refusal.index,
@@ -305,6 +309,9 @@ fn of_direct(refusal: &Refusal, original: Option<&Event<'_>>, rules: &Rules) -> 
 fn whole_reading(partial: Partial, refusal: &Refusal, fix: &Fix, rules: &Rules) -> Result<Repaired, Vec<String>> {
     // What is wrong with a value does not matter where another one is said.
     let mut reasons = if fix.value.is_some() { vec![] } else { partial.faults };
+    if fix.time.is_some() {
+        reasons.retain(|fault| !fault.starts_with("time:"));
+    }
     let mut part = |what: &str, fixed: Option<&String>, told: Option<String>, fault: fn(&str) -> Option<String>| {
         let found = fixed.cloned().or(told);
         match found.as_deref().map(fault) {

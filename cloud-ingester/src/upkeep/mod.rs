@@ -9,12 +9,14 @@
 //!   one planned on the same version is refused. Delta's own `optimize` would be accepted and double every row.
 //! - The rows of the files removed and of those added are counted before the commit, and looked at after it.
 //! - Files are removed for good once no reader can need them: neither the slowest hop, nor anybody who reads versions
-//!   within the retention.
+//!   within the retention. A user's model that stays behind is waited for as long as its patience lasts.
 //! - The log is cut at a checkpoint, after the table was opened as if the rest were gone and was the same.
 //! - Compacted log entries (`x.y.compacted.json`) are not written: with a checkpoint every 20 versions they would save a
 //!   reader at most 19 small reads, and not every reader knows them.
 
 pub mod policy; // what a table needs [p]
+
+mod readers; // who has yet to read a table
 
 mod runner; // table after table, beside the hops
 
@@ -27,6 +29,8 @@ use shared::time::Timestamp;
 
 pub use self::policy::Settings;
 use self::policy::{Merge, Order, log_cut, merge, unneeded};
+pub use self::readers::PutOff;
+use self::readers::{Readers, readers};
 pub(crate) use self::runner::Upkeep;
 #[cfg(test)]
 pub(crate) use self::runner::commit;
@@ -173,31 +177,6 @@ pub(crate) async fn with_newest_books(commit: &mut TableCommit, view: &View) -> 
     Ok(())
 }
 
-/// The version of `source` up to which its slowest hop has read, if that is not the newest.
-///
-/// # Errors
-/// When a table can't be read.
-pub async fn slowest(lake: &Lake, source: &View) -> Result<Option<i64>, LakeError> {
-    // A side table of silver commits its progress only where it has rows: silver.readings, which comes last and always,
-    // tells how far all three are. What is half done is done again from there.
-    let told: &[Table] = match source.table() {
-        Table::BronzeMessages => &[Table::SilverReadings],
-        _ => lake.tables(),
-    };
-    let mut slowest = None;
-    for &table in told {
-        if table == source.table() || !lake.exists(table).await? {
-            continue;
-        }
-        let done = lake.view(table).await?.txn(&table.app_id(&source.id())).await?;
-        // What only a fence stands for has read nothing: it begins with the table as it is.
-        if let Some(done) = done.filter(|done| (0..source.version()).contains(done)) {
-            slowest = Some(slowest.map_or(done, |slowest: i64| slowest.min(done)));
-        }
-    }
-    Ok(slowest)
-}
-
 /// What can go for good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rubbish {
@@ -207,6 +186,8 @@ pub struct Rubbish {
     pub bytes: u64,
     /// Entries of the log.
     pub log: Vec<String>,
+    /// Models for which nothing stays any more.
+    pub put_off: Vec<PutOff>,
 }
 
 /// Looks what of `table` can go for good.
@@ -218,7 +199,8 @@ pub async fn rubbish(lake: &Lake, table: Table, settings: &Settings) -> Result<R
     let (listed, log) = lake.listing(table).await?;
     let view = lake.view(table).await?;
     let now = lake.clock().now().millis();
-    let slowest = slowest(lake, &view).await?;
+    let patience = i64::try_from(settings.model_patience.as_millis()).unwrap_or(i64::MAX);
+    let Readers { slowest, put_off } = readers(lake, &view, &log, now.saturating_sub(patience)).await?;
     let floor = match slowest {
         None => i64::MAX,
         // Removed after the commit that the slowest hop read last: it may still read it.
@@ -242,6 +224,7 @@ pub async fn rubbish(lake: &Lake, table: Table, settings: &Settings) -> Result<R
         bytes: files.iter().map(|file| file.bytes).sum(),
         files: files.into_iter().map(|file| file.path).collect(),
         log,
+        put_off,
     })
 }
 

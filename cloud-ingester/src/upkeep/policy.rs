@@ -25,6 +25,8 @@ pub struct Settings {
     pub log_retention: Duration,
     /// A file that is not part of its table any more is kept so long. At least `log_retention`.
     pub file_retention: Duration,
+    /// So long a user's model that stays behind is waited for, on top of what the retentions keep anyway.
+    pub model_patience: Duration,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             open_files: 64,
             log_retention: 7 * day,
             file_retention: 7 * day,
+            model_patience: 14 * day,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Table after table: one thing at a time, written beside the hops and committed between two rounds.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Prepared, Rubbish, Settings, next_merge, prepare, rubbish, with_newest_books};
+use super::{Prepared, PutOff, Rubbish, Settings, next_merge, prepare, rubbish, with_newest_books};
 use crate::lake::{Kind, Lake, LakeError, Lease, Table};
 
 /// How often a table is planned again within one request because a hop was faster.
@@ -48,6 +48,8 @@ pub enum Done {
         /// Entries of the log.
         log: usize,
     },
+    /// Nothing waits for a model any more.
+    PutOff(PutOff),
 }
 
 impl std::fmt::Display for Done {
@@ -62,6 +64,7 @@ impl std::fmt::Display for Done {
             Self::Removed { table, files, bytes, log } => {
                 write!(f, "{}: {files} files ({bytes} bytes) and {log} log entries go", table.full_name())
             }
+            Self::PutOff(put_off) => write!(f, "{}: {put_off}", put_off.name()),
         }
     }
 }
@@ -77,6 +80,8 @@ pub struct Report {
     pub log: u64,
     /// Times that something failed and was left for later.
     pub failed: u64,
+    /// Models that nothing waits for any more, as of the last look at what they read.
+    pub put_off: u64,
 }
 
 impl Report {
@@ -88,6 +93,7 @@ impl Report {
                 self.removed += *files as u64;
                 self.log += *log as u64;
             }
+            Done::PutOff(_) => {}
         }
     }
 }
@@ -106,6 +112,8 @@ struct Looked {
     left: Vec<Done>,
     /// Partitions that the next look passes over.
     but: BTreeSet<String>,
+    /// Models that nothing waits for any more; unknown while there are merges.
+    put_off: Option<Vec<PutOff>>,
 }
 
 /// The upkeep of a lake, by the holder of its lease.
@@ -117,6 +125,8 @@ pub(crate) struct Upkeep {
     at: Option<usize>,
     /// Partitions of that table that are passed over until its next turn, since they could not be merged.
     but: BTreeSet<String>,
+    /// Models that nothing waits for any more, by the table they have not read.
+    put_off: BTreeMap<Table, Vec<PutOff>>,
     task: Option<JoinHandle<Result<Looked, LakeError>>>,
     report: Report,
 }
@@ -132,7 +142,15 @@ impl Drop for Upkeep {
 impl Upkeep {
     pub(crate) fn new(settings: Settings) -> Self {
         let due = Instant::now() + settings.every;
-        Self { settings, due, at: None, but: BTreeSet::new(), task: None, report: Report::default() }
+        Self {
+            settings,
+            due,
+            at: None,
+            but: BTreeSet::new(),
+            put_off: BTreeMap::new(),
+            task: None,
+            report: Report::default(),
+        }
     }
 
     pub(crate) fn report(&self) -> Report {
@@ -154,7 +172,10 @@ impl Upkeep {
         if let Some(task) = self.task.take() {
             let table = self.at.and_then(|at| lake.tables().get(at).copied());
             let made = match task.await {
-                Ok(Ok(Looked { made, left, but })) => {
+                Ok(Ok(Looked { made, left, but, put_off })) => {
+                    if let (Some(table), Some(put_off)) = (table, put_off) {
+                        self.tell_put_off(lake, table, put_off);
+                    }
                     for left in left {
                         tracing::warn!(%left, "upkeep");
                         self.report.count(&left);
@@ -202,6 +223,24 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Tells of models that nothing waits for any more: when it begins in the log, and in `status` while it lasts.
+    fn tell_put_off(&mut self, lake: &Lake, source: Table, now: Vec<PutOff>) {
+        let before = self.put_off.remove(&source).unwrap_or_default();
+        for gone in before.iter().filter(|gone| !now.iter().any(|it| it.target == gone.target)) {
+            lake.trouble(&gone.name(), None);
+        }
+        for put_off in &now {
+            if !before.iter().any(|it| it.target == put_off.target) {
+                tracing::warn!(model = put_off.name(), %put_off, "a model is put off");
+            }
+            lake.trouble(&put_off.name(), Some(put_off.to_string()));
+        }
+        if !now.is_empty() {
+            self.put_off.insert(source, now);
+        }
+        self.report.put_off = self.put_off.values().map(|models| models.len() as u64).sum();
+    }
+
     /// Whether the table has to be looked at again.
     async fn land(&mut self, lake: &Lake, lease: &Lease, made: Made) -> Result<bool, LakeError> {
         let done = match made {
@@ -235,10 +274,14 @@ impl Upkeep {
         for &table in tables {
             let (mut overtaken, mut passed) = (0, BTreeSet::new());
             loop {
-                let Looked { made, left, but } = look(lake, table, &self.settings, passed).await?;
+                let Looked { made, left, but, put_off } = look(lake, table, &self.settings, passed).await?;
                 passed = but;
                 left.iter().for_each(|left| self.report.count(left));
                 all.extend(left);
+                if let Some(put_off) = put_off {
+                    all.extend(put_off.iter().map(|put_off| Done::PutOff(*put_off)));
+                    self.tell_put_off(lake, table, put_off);
+                }
                 let done = match made {
                     Made::Merge(prepared) => match commit(lake, lease, prepared).await {
                         Err(LakeError::Overtaken { .. } | LakeError::Fenced { .. }) if overtaken < OVERTAKEN_MAX => {
@@ -278,7 +321,8 @@ pub async fn would(lake: &Lake, table: Table, settings: &Settings) -> Result<Vec
         let (files, bytes) = (merge.files.len(), merge.bytes());
         all.push(Done::Merged { table, files, into: 0, rows: super::rows(&merge.files).unwrap_or(0), bytes });
     }
-    let Rubbish { files, bytes, log } = rubbish(lake, table, settings).await?;
+    let Rubbish { files, bytes, log, put_off } = rubbish(lake, table, settings).await?;
+    all.extend(put_off.into_iter().map(Done::PutOff));
     if !(files.is_empty() && log.is_empty()) {
         all.push(Done::Removed { table, files: files.len(), bytes, log: log.len() });
     }
@@ -299,7 +343,7 @@ async fn look(lake: &Lake, table: Table, settings: &Settings, mut but: BTreeSet<
     while let Some((view, merge)) = next_merge(lake, table, settings, &but).await? {
         let partition = merge.partition.clone();
         match prepare(lake, &view, merge, settings).await {
-            Ok(Some(prepared)) => return Ok(Looked { made: Made::Merge(prepared), left, but }),
+            Ok(Some(prepared)) => return Ok(Looked { made: Made::Merge(prepared), left, but, put_off: None }),
             Ok(None) => {}
             Err(error) => {
                 left.push(Done::Left { table, partition: partition.clone(), why: shared::cli::chain(&error) });
@@ -307,14 +351,15 @@ async fn look(lake: &Lake, table: Table, settings: &Settings, mut but: BTreeSet<
         }
         but.insert(partition);
     }
-    let Rubbish { files, bytes, log } = rubbish(lake, table, settings).await?;
+    let Rubbish { files, bytes, log, put_off } = rubbish(lake, table, settings).await?;
+    let put_off = Some(put_off);
     if files.is_empty() && log.is_empty() {
-        return Ok(Looked { made: Made::Nothing, left, but });
+        return Ok(Looked { made: Made::Nothing, left, but, put_off });
     }
     let done = Done::Removed { table, files: files.len(), bytes, log: log.len() };
     lake.remove(table, files).await?;
     lake.remove(table, log).await?;
-    Ok(Looked { made: Made::Removed(done), left, but })
+    Ok(Looked { made: Made::Removed(done), left, but, put_off })
 }
 
 /// Commits a merge and looks whether the table is as it should be.

@@ -4,7 +4,6 @@
 //! ([`admit`]); whether an enrolment fits is asked at each registration ([`attest`]), and answered in its topic. An
 //! individual enrolment goes before the groups.
 
-use mqtt::{CertificateFault, Chain, ConnectReturnCode, Hello, check_name, check_thumbprint};
 use shared::config::Secret;
 use shared::sas::{self, Refusal, Token};
 use shared::time::Timestamp;
@@ -12,8 +11,9 @@ use shared::time::Timestamp;
 use super::answer::Refused;
 use super::enrolments::{Enrolment, Enrolments, Proof};
 use super::{keys, topic};
+use crate::gate::{Chain, ConnectReturnCode, Hello};
 use crate::hub::devices::{Auth, Thumbprint};
-use crate::hub::mqtt;
+use crate::hub::mqtt::{CertificateFault, check_name, check_thumbprint};
 
 /// `skn` of a token, if it has one: the SDK for Python leaves it out.
 const POLICY: &str = "registration";

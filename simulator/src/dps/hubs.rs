@@ -79,6 +79,7 @@ impl Hubs {
         let Some(hub) = self.find(host_name) else { return Ok(()) };
         let desk = hub.desk();
         if let Some(desk) = &desk {
+            desk.clear(device).await?;
             // First: whoever hears of the device finds its twin.
             begin(&desk.twins, &Who::device(device), beginning).await?;
         }
@@ -93,7 +94,12 @@ impl Hubs {
         let Some(hub) = self.find(host_name) else { return Ok(()) };
         let (path, id) = (hub.registry.clone(), device.to_owned());
         tokio::task::spawn_blocking(move || devices::remove(&path, &id)).await??;
-        heed(hub.desk().as_ref()).await
+        let desk = hub.desk();
+        heed(desk.as_ref()).await?;
+        match desk {
+            Some(desk) => Ok(desk.clear(device).await?),
+            None => Ok(()),
+        }
     }
 
     /// A device's twin; `None` where the hub is not of this process.

@@ -36,9 +36,9 @@ mod service; // requests in, answers out
 
 mod seats; // one connection per registration
 
-mod connection; // one socket
+mod connection; // one device's conversation
 
-mod listener; // who gets in at all
+mod listener; // the port
 
 mod metrics; // rates
 
@@ -65,6 +65,7 @@ pub use self::run::DpsError;
 pub(crate) use self::run::{Place, prepare, run};
 use self::seats::Seats;
 use self::service::Service;
+use crate::gate::Gate;
 
 /// What all connections share.
 struct Door {
@@ -73,4 +74,17 @@ struct Door {
     seats: Seats,
     service: Arc<Service>,
     stop: CancellationToken,
+}
+
+impl Door {
+    /// As its port sees it.
+    fn gate(&self) -> Gate {
+        Gate {
+            whom: "devices that register",
+            connections_max: self.limits.connections_max,
+            connect_timeout: self.limits.connect_timeout.duration(),
+            books: self.service.metrics.gate.clone(),
+            stop: self.stop.clone(),
+        }
+    }
 }

@@ -65,6 +65,8 @@ pub(super) enum Outcome {
 #[derive(Clone)]
 pub(super) struct Registrations {
     journal: Journal<Registration>,
+    /// Operations that have begun and not ended, by the same ids.
+    begun: Journal<String>,
 }
 
 impl Registrations {
@@ -73,7 +75,30 @@ impl Registrations {
     /// # Errors
     /// If the disk says no.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
-        Ok(Self { journal: Journal::open(path)? })
+        let begun = Journal::open(path.with_file_name("operations.jsonl"))?;
+        Ok(Self { journal: Journal::open(path)?, begun })
+    }
+
+    /// A device is about to be told that this operation is under way. Not fsynced: whom a power cut takes it from
+    /// registers again.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub(super) fn begin(&self, registration_id: &str, operation_id: &str) -> io::Result<()> {
+        self.begun.book().put(&registration_id.to_ascii_lowercase(), operation_id.to_owned()).map(drop)
+    }
+
+    /// The operation of a device that has begun and not ended, be it for a restart.
+    pub(super) fn begun(&self, registration_id: &str) -> Option<String> {
+        self.begun.book().get(&registration_id.to_ascii_lowercase()).cloned()
+    }
+
+    /// What became of the operation is kept.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub(super) fn end(&self, registration_id: &str) -> io::Result<()> {
+        self.begun.book().remove(&registration_id.to_ascii_lowercase()).map(drop)
     }
 
     pub(super) fn get(&self, registration_id: &str) -> Option<Registration> {

@@ -1,7 +1,8 @@
 //! Requests in, answers out: what a registration is judged by, and what it does.
 //!
 //! A registration is an operation: the device is told at once that it is under way, asks again, and finds what became of
-//! it. Of one device at most one is under way; whoever asks for another is told of that one.
+//! it. Of one device at most one is under way; whoever asks for another is told of that one. One that a restart cut off
+//! goes on when its device asks for it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shared::clock::Clock;
+use shared::crash;
 use shared::time::Timestamp;
 
 use super::allocation::{self, Step};
@@ -73,7 +75,7 @@ impl Service {
     }
 
     /// Says what became of an operation.
-    pub(super) fn status(&self, guest: &Guest, operation_id: &str) -> Answer {
+    pub(super) fn status(self: &Arc<Self>, guest: &Guest, operation_id: &str) -> Answer {
         self.metrics.polled();
         let answer = self.look(guest, operation_id);
         answer.unwrap_or_else(|refused| self.refuse(&refused))
@@ -104,34 +106,54 @@ impl Service {
             self.metrics.registered("disabled");
             return Ok(answer::disabled(&operation_id, id));
         }
+        // One that was cut off is this device's, too.
+        let operation_id = self.registrations.begun(id).unwrap_or(operation_id);
+        let operation = Operation { id: operation_id, registration_id: id.clone(), enrolment: enrolment.clone(), auth };
+        Ok(self.start(operation))
+    }
+
+    /// Carries an operation out, unless one of the same device is under way; says which one is.
+    fn start(self: &Arc<Self>, operation: Operation) -> Answer {
+        let id = operation.registration_id.clone();
         let operation_id = match self.underway().entry(id.to_ascii_lowercase()) {
             Entry::Occupied(other) => other.get().clone(),
             Entry::Vacant(free) => {
+                let operation_id = operation.id.clone();
                 free.insert(operation_id.clone());
-                let operation = Operation {
-                    id: operation_id.clone(),
-                    registration_id: id.clone(),
-                    enrolment: enrolment.clone(),
-                    auth,
-                };
+                if let Err(error) = self.registrations.begin(&id, &operation_id) {
+                    tracing::error!(registration_id = %id, %error, "a registration that begins cannot be kept");
+                }
                 let service = Arc::clone(self);
                 tokio::spawn(async move { service.carry_out(&operation).await });
                 operation_id
             }
         };
-        Ok(answer::assigning(&operation_id, id, self.retry_after))
+        answer::assigning(&operation_id, &id, self.retry_after)
     }
 
-    fn look(&self, guest: &Guest, operation_id: &str) -> Result<Answer, Refused> {
+    fn look(self: &Arc<Self>, guest: &Guest, operation_id: &str) -> Result<Answer, Refused> {
         let id = &guest.registration_id;
-        attest::attest(&self.enrolments.now(), guest, self.clock.now())?;
+        let enrolments = self.enrolments.now();
+        let Attested { enrolment, auth } = attest::attest(&enrolments, guest, self.clock.now())?;
         // In this order: an operation that ends in between is found ended.
         let is_underway = self.underway().get(&id.to_ascii_lowercase()).is_some_and(|other| other == operation_id);
         if is_underway {
             return Ok(answer::assigning(operation_id, id, self.retry_after));
         }
-        let registration = self.registrations.get(id).filter(|known| known.operation_id == operation_id);
-        registration.map(|registration| answer::done(&registration)).ok_or(Refused::Operation)
+        if let Some(done) = self.registrations.get(id).filter(|known| known.operation_id == operation_id) {
+            return Ok(answer::done(&done));
+        }
+        let is_cut_off = self.registrations.begun(id).is_some_and(|begun| begun == operation_id);
+        if !is_cut_off || !enrolment.enabled {
+            return Err(Refused::Operation);
+        }
+        tracing::info!(registration_id = %id, "a registration that was cut off goes on");
+        Ok(self.start(Operation {
+            id: operation_id.to_owned(),
+            registration_id: id.clone(),
+            enrolment: enrolment.clone(),
+            auth,
+        }))
     }
 
     /// Assigns a device and keeps what became of it.
@@ -188,8 +210,10 @@ impl Service {
             Outcome::Assigned => "assigned",
             Outcome::Failed { .. } => "failed",
         });
-        if let Err(error) = self.registrations.put(registration).await {
-            // The device asks, is told that there is no such operation, and registers again.
+        crash::here("dps-assigned");
+        let kept = self.registrations.put(registration).await;
+        if let Err(error) = kept.and_then(|()| self.registrations.end(&operation.registration_id)) {
+            // The device asks, and it is tried again.
             tracing::error!(registration_id = %operation.registration_id, %error, "a registration cannot be kept");
         }
     }

@@ -77,7 +77,7 @@ impl Books {
                 failed: registrations.len() - assigned,
                 under_way: self.service.under_way(),
             },
-            connections: self.service.metrics.connections(),
+            connections: self.service.metrics.gate.connections(),
             connected: self.seats.registrations(),
         }
     }

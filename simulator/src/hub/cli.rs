@@ -262,7 +262,7 @@ fn connection_strings(configs: &[Both], json: bool) -> Result<(), Failed> {
     let mut all = vec![];
     for (config, dps) in configs {
         let identities = run::identities(config).map_err(failed)?;
-        let mut connect = Connect::new(config, &identities);
+        let mut connect = Connect::new(config, &identities, shared::clock::Clock::Real.now());
         if let Some(listen) = dps.listen {
             let enrolments = dps::prepare(dps).map_err(|error| -> Failed {
                 let exit = error.exit();

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use shared::config::{Mistakes, Size, Span};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Source;
 use super::commands::CommandLimits;
 use super::faults::Rule;
 use super::limits;
+use crate::gate::{Books, Gate};
 
 /// How a hub is set up; `default.toml` explains each key.
 #[derive(Debug, Clone, Deserialize)]
@@ -178,6 +180,19 @@ pub struct HttpsLimits {
     pub idle_timeout: Span,
 }
 
+impl HttpsLimits {
+    /// As the port sees them.
+    pub(super) fn gate(&self, books: Books, stop: CancellationToken) -> Gate {
+        Gate {
+            whom: "services and devices over WebSocket",
+            connections_max: self.connections_max,
+            connect_timeout: self.connect_timeout.duration(),
+            books,
+            stop,
+        }
+    }
+}
+
 /// The table `[hub.http]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -205,6 +220,11 @@ impl Config {
     /// Where the device side keeps what outlives a connection.
     pub fn sessions_file(&self) -> PathBuf {
         self.data_dir.join("sessions.jsonl")
+    }
+
+    /// When devices came, went, and were heard.
+    pub fn seen_file(&self) -> PathBuf {
+        self.data_dir.join("seen.jsonl")
     }
 
     /// Twins that were ever written to.

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Serialize;
+use shared::sas::{self, Key};
+use shared::time::Timestamp;
 
 use self::snippets::{Facts, Snippet};
 use super::amqp::DEFAULT_GROUP;
@@ -44,7 +46,7 @@ pub(super) struct Connect {
     policies: BTreeMap<String, String>,
     /// By policy: of the Event-Hubs-compatible endpoint.
     services: BTreeMap<String, String>,
-    /// For the policy services are meant to use.
+    /// For the first device that has a key, and for the policy services are meant to use.
     snippets: Vec<Snippet>,
     /// The provisioning service beside the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,8 +85,11 @@ impl Dial {
     }
 }
 
+/// How long the token of a snippet holds, in seconds.
+const TOKEN_LIFE_S: i64 = 24 * 60 * 60;
+
 impl Connect {
-    pub(super) fn new(config: &Config, identities: &Identities) -> Self {
+    pub(super) fn new(config: &Config, identities: &Identities, now: Timestamp) -> Self {
         let ca_file = super::ca::ca_file(&config.identity_dir());
         let amqp = Dial::new("amqp", config.amqp_listen);
         let proof = |auth: &Auth| match auth.primary_key() {
@@ -140,9 +145,24 @@ impl Connect {
             443 => (of_hub(&dial.host, owner), true),
             _ => (of_hub(&dial.endpoint(), owner), false),
         });
+        let mqtt = Dial::new("mqtts", config.mqtt_listen);
+        let device = identities.devices().iter().find_map(|device| {
+            let key = Key::device(device.auth.primary_key()?.reveal())?;
+            let until_s = now.micros().div_euclid(1_000_000) + TOKEN_LIFE_S;
+            Some(snippets::Device {
+                id: &device.id,
+                hub: host,
+                text: devices.get(&device.id)?,
+                host: &mqtt.host,
+                port: mqtt.port,
+                websocket: https.as_ref().is_some_and(|https| https.port == 443 && https.host == mqtt.host),
+                token: sas::sign(&sas::device_resource(host, &device.id), &key, until_s, None),
+            })
+        });
         let having = |right: Right| identities.policies.iter().filter(move |policy| policy.may(right));
         let snippets = having(Right::ServiceConnect).next().map(|policy| {
             snippets::snippets(&Facts {
+                device,
                 plain: amqp.endpoint(),
                 tls: amqps.as_ref().map(Dial::endpoint),
                 websocket: amqp_websocket.as_ref().map(Dial::endpoint),
@@ -158,7 +178,7 @@ impl Connect {
         Self {
             host_name: config.host_name.clone(),
             event_hub: config.name.clone(),
-            mqtt: Dial::new("mqtts", config.mqtt_listen),
+            mqtt,
             http: Dial::new("http", config.http.listen).url,
             devices,
             modules,
@@ -199,6 +219,7 @@ impl Connect {
             writeln!(out, "  {text}")?;
         }
         writeln!(out, "  consumer groups: {}", self.consumer_groups.join(", "))?;
+        writeln!(out, "  Microsoft's SDKs want to be told more; ready to paste, below")?;
         match &self.https {
             Some(https) => writeln!(out, "Back ends dial {} for the REST API", https.url)?,
             None => writeln!(out, "Back ends have no REST API; write e.g. `hub.https-listen = \"127.0.0.1:443\"`")?,
@@ -248,7 +269,8 @@ mod tests {
             let (id, generation_id, record) = (id.to_owned(), "1".to_owned(), Record::default());
             assert!(identities.add(Device { id, enabled: true, generation_id, auth, modules, record }));
         }
-        let connect = serde_json::to_value(Connect::new(&config, &identities)).expect("JSON");
+        let now = Timestamp::from_micros(0);
+        let connect = serde_json::to_value(Connect::new(&config, &identities, now)).expect("JSON");
         assert_eq!(
             connect["devices"]["gw-01"],
             "HostName=local-hub.azure-devices.net;DeviceId=gw-01;SharedAccessKey=a2V5"
@@ -274,6 +296,9 @@ mod tests {
         assert_eq!((&connect["mqtt"]["host"], &connect["mqtt"]["port"]), (&"127.0.0.1".into(), &8883.into()));
         assert_eq!(connect["amqp"]["url"], "amqp://127.0.0.1:5672");
         assert_eq!(connect["consumer-groups"], serde_json::json!(["$Default"]));
-        assert_eq!(connect["snippets"].as_array().map(Vec::len), Some(3), "of the default, one port for each SDK");
+        let snippets = connect["snippets"].as_array().expect("a list");
+        assert_eq!(snippets.len(), 6, "of the default, one port for each SDK, and what needs none");
+        let by_hand = snippets[5]["code"].as_str().expect("text");
+        assert!(by_hand.contains("-i 'gw-01'") && by_hand.contains("&se=86400'"), "{by_hand}");
     }
 }

@@ -1,7 +1,7 @@
 //! All that the hub knows and keeps about identities, for whoever serves them: MQTT, AMQP, HTTPS. And what nobody asks
 //! for: telling devices of changes, giving up what is too old, noticing that an identity is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use shared::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 use super::changes::{Changes, Happened};
-use super::commands::Commands;
+use super::commands::{Command, CommandFault, Commands};
 use super::devices::{Identities, Registry};
 use super::faults::Faults;
-use super::limits::SharedLimits;
+use super::limits::{Operation, SharedLimits};
 use super::methods::Methods;
 use super::metrics::Metrics;
 use super::mqtt::{Hears, Letter, Seats};
@@ -57,6 +57,8 @@ struct Heeded {
     identities: Option<Arc<Identities>>,
     /// With their generations.
     known: HashMap<Who, String>,
+    /// Those that were known once, with theirs.
+    aside: HashMap<Who, String>,
 }
 
 /// What [`Desk::new`] puts together.
@@ -100,6 +102,34 @@ impl Desk {
         }
     }
 
+    /// Sends a command, as far as the tier lets it through. It counts for the daily quota once it is taken.
+    ///
+    /// # Errors
+    /// As [`Commands::send`], and beyond a limit.
+    pub async fn send(&self, who: &Who, command: Command) -> Result<(), CommandFault> {
+        let now = self.clock.now();
+        let units = {
+            let mut limits = self.limits.lock();
+            let units = limits.metered_units(command.bytes());
+            if !limits.operation(now, Operation::Command) {
+                return Err(CommandFault::Throttled);
+            }
+            if !limits.has_quota(now, units) {
+                return Err(CommandFault::Quota);
+            }
+            units
+        };
+        self.commands.send(who, command).await?;
+        self.charge(units);
+        Ok(())
+    }
+
+    /// Counts what is metered beside messages from devices.
+    pub(super) fn charge(&self, metered_units: u64) {
+        self.limits.lock().charge(self.clock.now(), metered_units);
+        self.metrics.metered(metered_units);
+    }
+
     async fn tell(&self, news: &TwinNews) {
         if let Some(told) = &news.told {
             let letter = Letter::Desired { version: news.versions.1, patch: told.to_string().into() };
@@ -113,47 +143,54 @@ impl Desk {
     }
 
     /// Notices what has become of the registry: an identity that is gone, or another one of the same id, loses its
-    /// connection, twin and commands, a disabled one its connection, and events tell of new ones and lost ones. Whoever
-    /// changes the registry calls it before saying so; changes of the file by others are noticed within a second.
+    /// connection, a disabled one does, too, and events tell of new ones and lost ones. Whoever changes the registry calls
+    /// it before saying so; changes of the file by others are noticed within a second.
+    ///
+    /// Twins and commands go with an identity that a service deletes, and where another one takes its id. Those of one
+    /// that is merely not in the file (any more) are kept aside: the file may be the wrong one, or half written, and
+    /// comes back.
     ///
     /// # Errors
     /// If the disk says no.
     pub async fn heed(&self) -> io::Result<()> {
         let mut heeded = self.heeded.lock().await;
-        let identities = self.registry.now();
-        if heeded.identities.as_ref().is_some_and(|before| Arc::ptr_eq(before, &identities)) {
+        let (identities, renewed) = self.registry.renewed();
+        let same = heeded.identities.as_ref().is_some_and(|before| Arc::ptr_eq(before, &identities));
+        if same && renewed.is_empty() {
             return Ok(());
         }
         let first = heeded.identities.is_none();
         let known = everybody(&identities);
-        let before: Vec<(Who, String)> = match first {
-            // What was deleted while the hub did not run is not told, only forgotten.
-            true => {
-                self.twins.whose().into_iter().chain(self.commands.whose()).map(|who| (who, String::new())).collect()
-            }
-            false => heeded.known.iter().map(|(who, generation)| (who.clone(), generation.clone())).collect(),
-        };
-        for (who, generation) in before {
-            let gone = match known.get(&who) {
-                None => true,
-                Some(now) => !first && *now != generation,
-            };
-            if gone {
-                self.seats.disconnect(&who, "deleted-device");
-                let twin = self.twins.get(&who);
-                self.twins.forget_one(&who).await?;
-                self.commands.forget_one(&who).await?;
-                if !first {
-                    self.changes.lifecycle(&who, Happened::Deleted, &twin).await;
-                }
-                heeded.known.remove(&who);
+        if first {
+            let mut aside: HashSet<Who> = self.twins.whose().into_iter().chain(self.commands.whose()).collect();
+            aside.retain(|who| !known.contains_key(who));
+            if !aside.is_empty() {
+                let identities = aside.len();
+                tracing::warn!(identities, "twins and commands of identities that the registry lacks are kept aside");
             }
         }
-        if !first {
-            for who in known.keys().filter(|who| !heeded.known.contains_key(who)) {
+        let gone = heeded.known.iter().filter(|(who, generation)| known.get(*who) != Some(*generation));
+        let gone: Vec<(Who, String)> = gone.map(|(who, generation)| (who.clone(), generation.clone())).collect();
+        for (who, generation) in gone {
+            self.seats.disconnect(&who, "deleted-device");
+            self.changes.lifecycle(&who, Happened::Deleted, &self.twins.get(&who)).await;
+            heeded.known.remove(&who);
+            heeded.aside.insert(who, generation);
+        }
+        for who in renewed {
+            heeded.aside.remove(&who);
+            self.forget(&who).await?;
+        }
+        let new: Vec<_> = known.iter().filter(|(who, _)| !heeded.known.contains_key(*who)).collect();
+        for (who, generation) in new {
+            if heeded.aside.remove(who).is_some_and(|before| before != *generation) {
+                self.forget(who).await?;
+            }
+            if !first {
                 self.changes.lifecycle(who, Happened::Created, &self.twins.get(who)).await;
             }
         }
+        self.seats.forget_all_but(|who| known.contains_key(who))?;
         for (who, generation) in self.seats.everybody() {
             match who.known(&identities) {
                 Some(known) if known.generation_id == generation && known.enabled => {}
@@ -165,7 +202,30 @@ impl Desk {
                 }
             }
         }
-        *heeded = Heeded { identities: Some(identities), known };
+        (heeded.identities, heeded.known) = (Some(identities), known);
+        Ok(())
+    }
+
+    /// What an identity leaves behind that is no more.
+    async fn forget(&self, who: &Who) -> io::Result<()> {
+        self.twins.forget_one(who).await?;
+        self.commands.forget_one(who).await
+    }
+
+    /// What an earlier device of this id, and its modules, left behind, where there is none now: a new one begins without.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub(crate) async fn clear(&self, device: &str) -> io::Result<()> {
+        let mut heeded = self.heeded.lock().await;
+        if self.registry.now().device(device).is_some() {
+            return Ok(());
+        }
+        let left: HashSet<Who> = self.twins.whose().into_iter().chain(self.commands.whose()).collect();
+        for who in left.into_iter().filter(|who| who.device == device) {
+            self.forget(&who).await?;
+        }
+        heeded.aside.retain(|who, _| who.device != device);
         Ok(())
     }
 }
@@ -184,10 +244,16 @@ pub(super) struct Stood<'a> {
 
 #[cfg(test)]
 impl Desk {
+    /// The desk of a hub that was started anew with this registry.
+    pub(super) fn restarted(&self, registry: Registry) -> Self {
+        Self { heeded: Arc::default(), registry, ..self.clone() }
+    }
+
     /// A desk over a folder, with the real clock and the default limits.
     pub(super) fn stand(stood: Stood<'_>) -> Self {
         let Stood { directory, registry, log, limits, hosts, metrics, sources } = stood;
-        let (clock, seats) = (Clock::Real, Seats::default());
+        let clock = Clock::Real;
+        let seats = Seats::open(directory.join("seen.jsonl"), clock.clone()).expect("seats");
         let commands = crate::config::Config::load(None).expect("the default").hub.commands.limits();
         let path = directory.join("commands.jsonl");
         let commands = Commands::open(path, clock.clone(), commands, registry.clone(), seats.clone());

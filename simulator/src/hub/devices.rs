@@ -23,6 +23,8 @@ use std::time::SystemTime;
 
 use shared::time::Timestamp;
 
+use super::who::Who;
+
 pub use self::edit::{AuthDraft, Change, Draft, Edit, EditFault, Edited, IfMatch};
 use self::file::File;
 pub use self::file::Means;
@@ -60,6 +62,8 @@ struct State {
     /// Why the file of that stamp cannot be understood, if it cannot.
     slip: Option<String>,
     identities: Arc<Identities>,
+    /// Who was made or deleted by a service since it was asked last.
+    renewed: Vec<Who>,
 }
 
 type Stamp = (Option<SystemTime>, u64);
@@ -84,7 +88,7 @@ impl Registry {
         let file = File::read(&path)?;
         let file = file.ok_or_else(|| RegistryError::Disk { act: "read", path: path.clone(), source: absent() })?;
         let identities = Arc::new(parse(file, &path)?);
-        let state = State { stamp, slip: None, identities };
+        let state = State { stamp, slip: None, identities, renewed: vec![] };
         Ok(Self { path: Arc::new(path), state: Arc::new(Mutex::new(state)), writing: Arc::default() })
     }
 
@@ -95,6 +99,17 @@ impl Registry {
             tracing::warn!(%error, "the device registry was changed; going on with the old one");
         }
         Arc::clone(&state.identities)
+    }
+
+    /// The identities as of now, and who was made or deleted by a service since this was asked last: whatever an earlier
+    /// identity of that id left behind is nobody's.
+    pub(super) fn renewed(&self) -> (Arc<Identities>, Vec<Who>) {
+        let identities = self.now();
+        let mut state = self.state();
+        match state.renewed.is_empty() {
+            true => (identities, vec![]),
+            false => (Arc::clone(&state.identities), std::mem::take(&mut state.renewed)),
+        }
     }
 
     /// Changes identities in their order, all in one write of the file, and says of each what became of it. One that
@@ -115,10 +130,13 @@ impl Registry {
             Arc::clone(&state.identities)
         };
         let mut identities = (*before).clone();
+        let renews: Vec<Vec<Who>> = edits.iter().map(|edit| edit.renews(&before)).collect();
         let done = edit::apply(&mut identities, edits, now);
         if done.iter().any(Result::is_ok) {
             write(&identities, &self.path)?;
             let mut state = self.state();
+            let made = renews.into_iter().zip(&done).filter(|(_, done)| done.is_ok());
+            state.renewed.extend(made.flat_map(|(renews, _)| renews));
             state.stamp = stamp(&self.path);
             state.identities = Arc::new(identities);
         }

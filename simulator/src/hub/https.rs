@@ -17,7 +17,6 @@ mod upgrade; // [p] what is asked of WebSocket
 pub(super) mod tests;
 
 use std::convert::Infallible;
-use std::mem;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,26 +29,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_util::sync::CancellationToken;
 
 use self::patience::Patient;
 use super::amqp::{self, AmqpHub, Line, LineIo};
 use super::api::Api;
-use super::config::HttpsLimits;
 use super::mqtt::{self, Door};
 use super::websocket::{self, Spoken, WsIo};
+use crate::gate::{Chain, Gate};
 
-/// After a failed accept (no file descriptors, most likely), so that the log is not flooded.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A peer that does not take our bytes for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests under way may take when the hub stops.
@@ -66,8 +59,9 @@ pub(super) struct Port {
     pub(super) door: Arc<Door>,
     /// Where services go on to.
     pub(super) amqp: AmqpHub,
-    pub(super) limits: HttpsLimits,
-    pub(super) stop: CancellationToken,
+    /// How long a connection without a request stays.
+    pub(super) idle_timeout: Duration,
+    pub(super) gate: Gate,
 }
 
 type Tls = Patient<TlsStream<LineIo>>;
@@ -75,69 +69,16 @@ type Tls = Patient<TlsStream<LineIo>>;
 /// Serves until the port's token is cancelled and every connection has ended.
 pub(super) async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, port: Arc<Port>) {
     let tls = TlsAcceptor::from(tls);
-    let room = Arc::new(Semaphore::new(port.limits.connections_max));
-    let mut connections = JoinSet::new();
-    let (mut failing, mut full) = (false, false);
-    loop {
-        let accepted = tokio::select! {
-            () = port.stop.cancelled() => break,
-            Some(joined) = connections.join_next() => {
-                note_panic(joined);
-                continue;
-            }
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if !mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "cannot accept connections at `hub.https-listen`");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        failing = false;
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            // Once: a flood of connections is not to become one of messages.
-            if !mem::replace(&mut full, true) {
-                let max = port.limits.connections_max;
-                tracing::warn!(%peer, max, "refuses connections at `hub.https-listen`: too many are open");
-            }
-            continue;
-        };
-        full = false;
-        let (tls, port) = (tls.clone(), Arc::clone(&port));
-        connections.spawn(async move {
-            connect(stream, peer, tls, port).await;
-            drop(permit);
-        });
-    }
-    drop(listener);
-    while let Some(joined) = connections.join_next().await {
-        note_panic(joined);
-    }
-}
-
-fn note_panic(joined: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = joined {
-        tracing::error!(%error, "a connection at `hub.https-listen` ended by a fault of the hub");
-    }
+    let gate = port.gate.clone();
+    gate.serve(listener, |stream, peer| connect(stream, peer, tls.clone(), Arc::clone(&port))).await;
 }
 
 async fn connect(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, port: Arc<Port>) {
-    let _ = stream.set_nodelay(true);
-    let patience = Instant::now() + port.limits.connect_timeout.duration();
     let (stream, line) = LineIo::new(stream);
-    let stream = tokio::select! {
-        () = port.stop.cancelled() => return,
-        opened = timeout_at(patience, tls.accept(stream)) => match opened {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "the TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "no TLS within `hub.https.connect-timeout`"),
-        },
+    let (stream, chain) = match port.gate.open(stream, &tls, port.gate.patience()).await {
+        Ok(opened) => opened,
+        Err(end) => return port.gate.note(peer, end.as_str(), &end),
     };
-    let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
     let Some((upgraded, spoken)) = converse(Patient::new(stream, WRITE_TIMEOUT), peer, &port).await else { return };
     talk(upgraded, spoken, Peer { addr: peer, chain, line }, port).await;
 }
@@ -151,7 +92,7 @@ async fn converse(stream: Tls, peer: SocketAddr, port: &Arc<Port>) -> Option<(We
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(port.limits.idle_timeout.duration())
+        .header_read_timeout(port.idle_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
@@ -159,7 +100,7 @@ async fn converse(stream: Tls, peer: SocketAddr, port: &Arc<Port>) -> Option<(We
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = port.stop.cancelled() => {
+        () = port.gate.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match timeout(GRACE, connection.as_mut()).await {
                 Ok(ended) => ended,
@@ -206,7 +147,7 @@ async fn answer(
 struct Peer {
     addr: SocketAddr,
     /// The certificates it showed.
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
     line: Arc<Line>,
 }
 
@@ -219,7 +160,7 @@ async fn talk(socket: WebSocketStream<Tls>, spoken: Spoken, peer: Peer, port: Ar
             mqtt::attend(stream, peer.chain, peer.addr, patience, Arc::clone(&port.door), let_go).await;
         }
         Spoken::Amqp => {
-            let (hub, stop) = (port.amqp.clone(), port.stop.clone());
+            let (hub, stop) = (port.amqp.clone(), port.gate.stop.clone());
             Box::pin(amqp::attend(stream, peer.line, peer.addr, hub, stop)).await;
         }
     }

@@ -15,6 +15,8 @@ use shared::config::{Mistakes, Span};
 use shared::time::Timestamp;
 
 const DAY_MICROS: i64 = 86_400_000_000;
+/// Direct methods are throttled by bytes, of which each counts as a multiple of so many.
+const METHOD_METER_BYTES: usize = 4 * 1024;
 
 /// The table `[hub.limits]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,6 +57,16 @@ impl Profile {
             Profile::Free | Profile::S1 => Some((12.0 * units).max(100.0)),
             Profile::S2 => Some(120.0 * units),
         }
+    }
+
+    /// Calls of direct methods per second, of one meter's size each.
+    fn methods(self, units: u32) -> Option<f64> {
+        let kilobytes = match self {
+            Profile::None => return None,
+            Profile::Free | Profile::S1 => 160.0,
+            Profile::S2 => 480.0,
+        };
+        Some(kilobytes * 1024.0 / METHOD_METER_BYTES as f64 * f64::from(units))
     }
 
     /// Metered messages per day.
@@ -158,6 +170,7 @@ pub struct Limits {
     sends: Option<Throttle>,
     connections: Option<Throttle>,
     operations: [Option<Throttle>; Operation::COUNT],
+    methods: Option<Throttle>,
     meter: Metered,
     /// Everything is beyond the backlog from the one moment until the other.
     forced: Option<(Timestamp, Timestamp)>,
@@ -217,22 +230,25 @@ struct Throttle {
     due: f64,
 }
 
+/// What counts most is a direct method of 128 KB, as thirty-two.
+const LARGE_MAX: f64 = 32.0;
+
 impl Throttle {
     fn new(rate: f64, config: &Config) -> Self {
         let micros = |span: Span| span.duration().as_secs_f64() * 1e6;
         Self { interval: 1e6 / rate, burst: micros(config.burst), backlog: micros(config.backlog), due: f64::MIN }
     }
 
-    /// `None` if the queue is full; then nothing was counted.
-    fn admit(&mut self, now: f64) -> Option<Duration> {
+    /// `None` if the queue is full; then nothing was counted. What is `large` counts as so many.
+    fn admit(&mut self, now: f64, large: f64) -> Option<Duration> {
         // Further ahead than the queue can reach it is only after the clock was set back: then all begins anew.
-        let reach = self.burst + self.backlog + self.interval;
+        let reach = self.burst + self.backlog + self.interval * large.max(LARGE_MAX);
         let due = if now + reach < self.due { now } else { self.due.max(now) };
         let wait = due - self.burst - now;
         if self.backlog < wait {
             return None;
         }
-        self.due = due + self.interval;
+        self.due = due + self.interval * large;
         Some(Duration::from_micros(wait.max(0.0) as u64))
     }
 
@@ -245,10 +261,10 @@ impl Limits {
     /// Limits of a hub that had metered `meter` when it stopped.
     pub fn new(config: Config, meter: Metered) -> Self {
         let throttle = || config.profile.rate(config.units).map(|rate| Throttle::new(rate, &config));
-        let operation = |operation: Operation| {
-            let rate = operation.rate(config.profile, config.units);
-            rate.map(|rate| Throttle { backlog: 0.0, ..Throttle::new(rate, &config) })
-        };
+        // None of these is queued.
+        let at_once = |rate: Option<f64>| rate.map(|rate| Throttle { backlog: 0.0, ..Throttle::new(rate, &config) });
+        let operation = |operation: Operation| at_once(operation.rate(config.profile, config.units));
+        let methods = at_once(config.profile.methods(config.units));
         let operations = [
             Operation::TwinRead,
             Operation::TwinUpdate,
@@ -258,16 +274,15 @@ impl Limits {
             Operation::Job,
         ];
         let operations = operations.map(operation);
-        Self { sends: throttle(), connections: throttle(), operations, meter, forced: None, config }
+        Self { sends: throttle(), connections: throttle(), operations, methods, meter, forced: None, config }
     }
 
     /// Judges a message of so many metered units.
     pub fn send(&mut self, now: Timestamp, metered_units: u64) -> Verdict {
-        self.turn_day(now);
-        if self.quota().is_some_and(|quota| quota < self.meter.used.saturating_add(metered_units)) {
+        if !self.has_quota(now, metered_units) {
             return self.never("quota");
         }
-        let verdict = self.judge(now, |limits| limits.sends.as_mut());
+        let verdict = self.judge(now, 1.0, |limits| limits.sends.as_mut());
         if !matches!(verdict, Verdict::Never { .. }) {
             self.meter.used += metered_units;
         }
@@ -276,12 +291,30 @@ impl Limits {
 
     /// Judges a new connection. A queued one is welcomed late.
     pub fn connect(&mut self, now: Timestamp) -> Verdict {
-        self.judge(now, |limits| limits.connections.as_mut())
+        self.judge(now, 1.0, |limits| limits.connections.as_mut())
     }
 
     /// False if it is to be refused, with 429.
     pub fn operation(&mut self, now: Timestamp, operation: Operation) -> bool {
-        self.judge(now, |limits| limits.operations[operation as usize].as_mut()) == Verdict::Now
+        self.judge(now, 1.0, |limits| limits.operations[operation as usize].as_mut()) == Verdict::Now
+    }
+
+    /// The same of a direct method that is asked with so many bytes.
+    pub fn method(&mut self, now: Timestamp, bytes: usize) -> bool {
+        let large = bytes.div_ceil(METHOD_METER_BYTES).max(1) as f64;
+        self.judge(now, large, |limits| limits.methods.as_mut()) == Verdict::Now
+    }
+
+    /// True if so many metered messages more are within the day's quota.
+    pub fn has_quota(&mut self, now: Timestamp, metered_units: u64) -> bool {
+        self.turn_day(now);
+        self.quota().is_none_or(|quota| self.meter.used.saturating_add(metered_units) <= quota)
+    }
+
+    /// Counts what is metered once it has succeeded.
+    pub fn charge(&mut self, now: Timestamp, metered_units: u64) {
+        self.turn_day(now);
+        self.meter.used = self.meter.used.saturating_add(metered_units);
     }
 
     /// Everything is refused for so long, as if the backlog were full.
@@ -313,12 +346,17 @@ impl Limits {
         self.config.metered_units(bytes)
     }
 
-    fn judge(&mut self, now: Timestamp, throttle: impl FnOnce(&mut Self) -> Option<&mut Throttle>) -> Verdict {
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        large: f64,
+        throttle: impl FnOnce(&mut Self) -> Option<&mut Throttle>,
+    ) -> Verdict {
         if self.forced.is_some_and(|(since, until)| (since..until).contains(&now)) {
             return self.never("throttled");
         }
         self.forced = None;
-        match throttle(self).map(|throttle| throttle.admit(now.micros() as f64)) {
+        match throttle(self).map(|throttle| throttle.admit(now.micros() as f64, large)) {
             None => Verdict::Now,
             Some(Some(Duration::ZERO)) => Verdict::Now,
             Some(Some(wait)) => Verdict::Later(wait),
@@ -435,6 +473,23 @@ mod tests {
     }
 
     #[test]
+    fn methods_are_throttled_by_their_bytes() {
+        for (profile, units, bytes, at_once) in [
+            // 40 a second of 4 KB, a minute of it at once.
+            (Profile::S1, 1, 0, 2_401),
+            (Profile::S1, 1, 4_096, 2_401),
+            (Profile::S1, 1, 4_097, 1_201),
+            (Profile::S1, 2, 4_096, 4_801),
+            (Profile::S2, 1, 4_096, 7_201),
+            (Profile::None, 1, 4_096, 10_000),
+        ] {
+            let mut limits = limits(profile, units);
+            let passed = (0..10_000).filter(|_| limits.method(at(0), bytes)).count();
+            assert_eq!(passed, at_once, "{profile:?} {units} {bytes}");
+        }
+    }
+
+    #[test]
     fn the_quota_ends_the_day_and_midnight_begins_a_new_one() {
         let mut limits = limits(Profile::Free, 1);
         assert_eq!(limits.metered_units(0), 1);
@@ -446,6 +501,9 @@ mod tests {
         assert_eq!(limits.meter(), Metered { day: 20_000, used: 8_000 });
         assert_eq!(limits.send(at(86_400_000), 1), Verdict::Now);
         assert_eq!(limits.meter(), Metered { day: 20_001, used: 1 });
+        // Commands and methods count once they have succeeded.
+        limits.charge(at(86_400_000), 7_998);
+        assert!(limits.has_quota(at(86_400_000), 1) && !limits.has_quota(at(86_400_000), 2));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::gate::Books;
 
 /// Counters of the device side.
 #[derive(Debug, Default)]
@@ -14,9 +15,9 @@ pub(super) struct Metrics {
     events: Counter,
     bytes: Counter,
     metered_units: Counter,
-    dropped: Family<Closed, Counter>,
-    closed: Family<Closed, Counter>,
-    connections: Gauge,
+    dropped: Family<Dropped, Counter>,
+    /// Of the connections themselves.
+    pub(super) gate: Books,
     said: Family<Said, Counter>,
     twin_requests: Family<TwinRequest, Counter>,
     commands_completed: Counter,
@@ -35,18 +36,15 @@ struct TwinRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Closed {
+struct Dropped {
     reason: &'static str,
 }
-
-/// A connection that counts until it is dropped.
-pub(super) struct Connected(Gauge);
 
 impl Metrics {
     /// Counters in `registry`.
     pub(super) fn new(registry: &mut Registry) -> Arc<Self> {
-        let metrics = Self::default();
         let hub = registry.sub_registry_with_prefix("hub");
+        let metrics = Self { gate: Books::new(hub), ..Self::default() };
         hub.register("events", "Device-to-cloud messages handed to the log", metrics.events.clone());
         hub.register("body_bytes", "Their bodies", metrics.bytes.clone());
         hub.register(
@@ -55,8 +53,6 @@ impl Metrics {
             metrics.metered_units.clone(),
         );
         hub.register("dropped", "Messages that were neither stored nor acknowledged", metrics.dropped.clone());
-        hub.register("closed", "Device connections ended by the hub", metrics.closed.clone());
-        hub.register("connections", "Device connections open", metrics.connections.clone());
         hub.register("said", "What was sent to devices, each time it was", metrics.said.clone());
         hub.register("twin_requests", "Requests of devices about their twins", metrics.twin_requests.clone());
         let help = "Commands that their devices acknowledged";
@@ -77,11 +73,7 @@ impl Metrics {
     }
 
     pub(super) fn dropped(&self, reason: &'static str) {
-        self.dropped.get_or_create(&Closed { reason }).inc();
-    }
-
-    pub(super) fn closed(&self, reason: &'static str) {
-        self.closed.get_or_create(&Closed { reason }).inc();
+        self.dropped.get_or_create(&Dropped { reason }).inc();
     }
 
     pub(super) fn said(&self, what: &'static str) {
@@ -100,22 +92,7 @@ impl Metrics {
         self.method_answers.inc();
     }
 
-    pub(super) fn connected(&self) -> Connected {
-        self.connections.inc();
-        Connected(self.connections.clone())
-    }
-
     pub(super) fn metered_units(&self) -> u64 {
         self.metered_units.get()
-    }
-
-    pub(super) fn connections(&self) -> i64 {
-        self.connections.get()
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

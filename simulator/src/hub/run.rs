@@ -34,6 +34,7 @@ use super::metrics::Metrics;
 use super::mqtt::{self, Authorities, Door, Seats, Sessions};
 use super::status::Books;
 use super::twins::Twins;
+use crate::gate;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -139,7 +140,11 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
 
     let mut metered = Metered::default();
     let metrics = Metrics::new(&mut metered);
-    let (seats, health) = (Seats::default(), Health::new());
+    let https_books = gate::Books::new(metered.sub_registry_with_prefix("hub_https"));
+    let path = config.seen_file();
+    let seats = Seats::open(path.clone(), clock.clone());
+    let seats = seats.map_err(|source| HubError::Disk { act: "open", path, source })?;
+    let health = Health::new();
     let meter = Meter::open(config.data_dir.join("meter.json"))?;
     let limits = meter.limits(&config.limits);
     let path = config.commands_file();
@@ -225,8 +230,9 @@ async fn start(config: &Config, tasks: &mut Shutdown<HubError>) -> Result<(File,
                 Ok(())
             }
         });
-        let (door, limits) = (Arc::clone(&door), config.https.clone());
-        let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), limits, stop: stop.clone() });
+        let (door, gate) = (Arc::clone(&door), config.https.gate(https_books, stop.clone()));
+        let idle_timeout = config.https.idle_timeout.duration();
+        let port = Arc::new(https::Port { api, door, amqp: amqp.clone(), idle_timeout, gate });
         let tls = Arc::clone(&tls);
         tasks.spawn("https", async move {
             https::serve(listener, tls, port).await;

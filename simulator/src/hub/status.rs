@@ -99,7 +99,7 @@ impl Books {
             devices: Devices {
                 registered: desk.registry.now().devices().len(),
                 kept_sessions: self.sessions.len(),
-                connections: desk.metrics.connections(),
+                connections: desk.metrics.gate.connections(),
                 connected: desk.seats.devices(),
             },
             twins: desk.twins.len(),

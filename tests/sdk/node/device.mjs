@@ -8,7 +8,7 @@ import { downward } from "./downward.mjs";
 import { Failed, body, ca, connectionString, end, equal, events, host, id, main, post, require, sleep, strings, until } from "./kit.mjs";
 
 const { Client, Message, ModuleClient } = require("azure-iot-device");
-const { Mqtt } = require("azure-iot-device-mqtt");
+const { Mqtt, MqttWs } = require("azure-iot-device-mqtt");
 // The SDK's own dependency, under its own rules.
 const { NoRetry: NoRetryPolicy, SharedAccessSignature } = createRequire(require.resolve("azure-iot-device"))(
   "azure-iot-common",
@@ -191,6 +191,20 @@ async function secondConnection() {
   equal((await events(since)).map(body), ["first", "second"], "messages");
 }
 
+// What `hub connection-strings` prints, pasted.
+async function snippets() {
+  const mine = strings.snippets.filter((one) => one.sdk === "Node azure-iot-device-mqtt");
+  equal(mine.map((one) => one.way), ["mqtt", "websocket"], "ways");
+  const since = await end();
+  for (const { way, environment, code } of mine) {
+    equal(environment, `NODE_EXTRA_CA_CERTS=${process.env.NODE_EXTRA_CA_CERTS}`, "environment");
+    const client = new Function("Client", "Mqtt", "MqttWs", `return ${code}`)(Client, Mqtt, MqttWs);
+    await client.sendEvent(new Message(way));
+    await client.close();
+  }
+  equal((await events(since)).map(body), ["mqtt", "websocket"], "messages");
+}
+
 const features = {
   send,
   "send-many": sendMany,
@@ -206,7 +220,8 @@ const features = {
   "unknown-device": unknownDevice,
   "message-too-large": messageTooLarge,
   "second-connection": secondConnection,
+  snippets,
   ...downward,
 };
 
-await main(features, { trust: ["websocket"] });
+await main(features, { trust: ["snippets", "websocket"] });

@@ -485,7 +485,8 @@ def jobs(hub):
         )
         manager.create_scheduled_job(later.job_id, later)
         equal(manager.cancel_scheduled_job(later.job_id).status, "cancelled", "a job that was cancelled")
-        # Its query for jobs reads an object where the service answers with an array, as the SDK for Node expects.
+        cancelled = manager.query_scheduled_jobs("scheduleUpdateTwin", "cancelled").items
+        equal([job["status"] for job in cancelled if job["jobId"] == later.job_id], ["cancelled"], "jobs that were cancelled")
 
 
 main(

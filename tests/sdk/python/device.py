@@ -212,6 +212,18 @@ def second_connection(hub):
     equal([body(event) for event in hub.events(since)], [b"first", b"second"], "messages")
 
 
+def snippets(hub):
+    """What `hub connection-strings` prints, pasted."""
+    mine = [one for one in hub.strings["snippets"] if one["sdk"] == "Python azure-iot-device"]
+    equal([one["way"] for one in mine], ["mqtt", "websocket"], "ways")
+    since = hub.end()
+    for one in mine:
+        device = eval(one["code"], {"IoTHubDeviceClient": IoTHubDeviceClient})
+        device.send_message(one["way"])
+        device.shutdown()
+    equal([body(event) for event in hub.events(since)], [b"mqtt", b"websocket"], "messages")
+
+
 main(
     {
         "send": send,
@@ -228,6 +240,7 @@ main(
         "unknown-device": unknown_device,
         "message-too-large": message_too_large,
         "second-connection": second_connection,
+        "snippets": snippets,
         **downward.FEATURES,
     }
 )

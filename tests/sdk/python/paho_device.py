@@ -125,6 +125,15 @@ def mosquitto_pub(hub):
     equal((body(event), properties(event)), (b"hello", {"from": "mosquitto"}), "message")
 
 
+def snippets(hub):
+    """What `hub connection-strings` prints for a shell, pasted."""
+    (mine,) = [one for one in hub.strings["snippets"] if one["code"].startswith("mosquitto_pub ")]
+    since = hub.end()
+    done = subprocess.run(mine["code"], shell=True, capture_output=True, text=True, timeout=PATIENCE_S)
+    equal(done.returncode, 0, f"exit of mosquitto_pub ({done.stderr.strip()})")
+    equal([body(event) for event in hub.events(since)], [b'{"n": 1}'], "messages")
+
+
 def policy_token(hub):
     text = hub.strings["device-policies"]["device"]
     password = sign(f"{hub.host_name}/devices/{hub.device}", key_of(text), int(time.time()) + 600, "device")
@@ -288,6 +297,7 @@ main(
         "send": send,
         "node-red": node_red,
         "mosquitto-pub": mosquitto_pub,
+        "snippets": snippets,
         "policy-token": policy_token,
         "refusals": refusals,
         "clock-skew": clock_skew,

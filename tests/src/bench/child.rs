@@ -99,7 +99,8 @@ impl Child {
         let _ = self.process.wait();
     }
 
-    fn ended(&self) -> BenchError {
+    /// What is said of it where it ended, or did nothing.
+    pub(super) fn ended(&self) -> BenchError {
         BenchError::Ended { name: self.name, last: program::last_lines(&self.log, 5) }
     }
 }

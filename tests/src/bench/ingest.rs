@@ -180,7 +180,9 @@ impl Ingester {
         fs::write(&config, text).map_err(failed)?;
         let launcher = Launcher::current().map_err(failed)?;
         let args = ["--config", &config.display().to_string(), "run"];
-        let program = launcher.start(Name::CloudIngester, &args, &[], &log).map_err(failed)?;
+        // As its systemd unit starts it.
+        let env = [("MALLOC_ARENA_MAX", "2")];
+        let program = launcher.start(Name::CloudIngester, &args, &env, &log).map_err(failed)?;
         Ok(Self { program, http, lake, log })
     }
 

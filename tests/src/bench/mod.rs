@@ -24,6 +24,7 @@ mod read; // a service
 mod servers;
 mod sink; // a server that only acknowledges // the hub, Mosquitto
 
+mod fleet; // `devices --direct` -> hub
 mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
@@ -110,6 +111,7 @@ struct HubArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     In,
+    Fleet,
     Out,
     Idle,
     Flat,
@@ -210,6 +212,9 @@ fn measure(args: &HubArgs) -> Result<(), BenchError> {
             outlet::fill(&plan, &hub)?;
         }
         outlet::run(&plan, &hub)?;
+    }
+    if wanted(Part::Fleet) {
+        fleet::run(&plan, &hub)?;
     }
     drop((hub, without_fsync));
     // Memory is looked at from the start of a process.

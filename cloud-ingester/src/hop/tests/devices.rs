@@ -122,6 +122,26 @@ async fn a_catalogue_may_be_a_delta_table() {
     assert_eq!(rows, 0);
 }
 
+#[tokio::test]
+async fn a_mistake_in_the_catalogue_is_told_while_it_lasts() {
+    let kit = Kit::new().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("devices.csv");
+    // A history may stand in it, as in silver.devices: what is over is passed over.
+    write(&path, "device_id,name,valid_to\nd,Old,2020-01-01T00:00:00Z\nd,Press,\n");
+    let settings = Settings { catalogue: Some(Source::File(path.clone())), ..Kit::settings() };
+    let mut hops = kit.hops_with(settings).await.expect("takes over");
+    hops.round().await.expect("a round");
+    assert_eq!(kit.lake.troubles().len(), 0, "{:?}", kit.lake.troubles());
+    write(&path, "device_id,name,timezone\nd,Press,Mars/Olympus\n");
+    hops.round().await.expect("a round");
+    let told = kit.lake.troubles().get("silver.catalogue").cloned().unwrap_or_default();
+    assert!(told.contains("devices.csv:2: timezone") && told.contains("stays as it was read last"), "{told}");
+    write(&path, "device_id,name,timezone\nd,Press,Europe/Berlin\n");
+    hops.round().await.expect("a round");
+    assert_eq!(kit.lake.troubles().len(), 0, "{:?}", kit.lake.troubles());
+}
+
 const SITES: &str = "-- target = \"gold.sites\"
 -- mode = \"window\"
 -- keys = [\"site\"]

@@ -16,6 +16,7 @@ use shared::blame::Blame;
 use shared::rules::TimeWindow;
 use shared::time::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::kit::{LIMITS, NOW, SECOND};
 use crate::bronze::cutter::Limits;
@@ -264,12 +265,37 @@ async fn rows(lake: &Lake, sql: &str) -> Vec<String> {
     String::from_utf8(out).expect("UTF-8").lines().map(str::to_owned).collect()
 }
 
-/// The gold tables, but for what depends on when they were made.
-const GOLD: [&str; 3] = [
-    "select * from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start",
-    "select * from gold.device_latest order by gateway_id, device_id, metric, unit",
-    "select * from gold.gateway_health order by gateway_id, epoch",
+/// The gold tables and their rows; the watermarks apart, which depend on when they were made.
+const GOLD: [(Table, &str); 6] = [
+    (Table::GoldMetric1m, "select * from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start"),
+    (Table::GoldMetric1h, "select * from gold.metric_1h order by gateway_id, device_id, metric, unit, window_start"),
+    (Table::GoldMetric1d, "select * from gold.metric_1d order by gateway_id, device_id, metric, unit, window_start"),
+    (Table::GoldDeviceLatest, "select * from gold.device_latest order by gateway_id, device_id, metric, unit"),
+    (Table::GoldDeviceHealth, "select * from gold.device_health order by gateway_id, device_id, window_start"),
+    (Table::GoldGatewayHealth, "select * from gold.gateway_health order by gateway_id, epoch"),
 ];
+
+/// One of each partition and one of the lake; with their times, in microseconds.
+const MARKS: &str = "select hub, incarnation, partition_id, unix_micros(watermark) from gold.watermarks order by 3";
+
+/// The partitions, and until when they are here at least.
+const SEEN: &str = "select hub, incarnation, partition_id, unix_micros(max(least(event_time, enqueued_time))) \
+                    from silver.readings group by 1, 2, 3 order by 3";
+
+/// Each watermark is there once, and none of `marks` is earlier than the one of `earlier` at the same place.
+fn not_before(marks: &[String], earlier: &[String]) -> Result<(), String> {
+    let split = |row: &String| {
+        let (place, time) = row.rsplit_once(',').expect("columns");
+        (place.to_owned(), time.parse::<i64>().expect("microseconds"))
+    };
+    let found: HashMap<String, i64> = marks.iter().map(split).collect();
+    let behind = earlier.iter().map(split).any(|(place, time)| found.get(&place).is_none_or(|found| *found < time));
+    let lake = found.keys().filter(|place| place.starts_with(',')).count();
+    match found.len() == marks.len() && marks.len() == 3 && lake == 1 && !behind {
+        true => Ok(()),
+        false => Err(format!("watermarks {marks:?}, which were {earlier:?}")),
+    }
+}
 
 /// Nothing is lost, nothing is there twice, in any layer.
 async fn prove(world: &Arc<World>) -> Result<(), String> {
@@ -294,19 +320,27 @@ async fn prove(world: &Arc<World>) -> Result<(), String> {
     let gaps = "select count(*), count(distinct epoch) from silver.gaps";
     equal("gaps", rows(&lake, gaps).await, vec!["2,2".into()])?;
 
-    let mut before = vec![];
-    for sql in GOLD {
-        before.push(rows(&lake, sql).await);
-    }
     let lease = Lease::acquire(&lake, &Holder::this("proof", None)).await.map_err(|error| error.to_string())?;
     let hops = Hops::take_over(Arc::clone(&lake), lease, settings(false)).await;
     let mut hops = hops.map_err(|error| error.to_string())?;
-    for table in [Table::GoldMetric1m, Table::GoldDeviceLatest, Table::GoldGatewayHealth] {
+    // Also what else comes by the clock.
+    hops.run_all(&CancellationToken::new(), |_| {}).await.map_err(|error| error.to_string())?;
+    let mut before = vec![];
+    for (table, sql) in GOLD {
+        before.push(rows(&lake, sql).await);
+        if before.last().is_none_or(Vec::is_empty) {
+            return Err(format!("{} has no rows", table.full_name()));
+        }
+    }
+    let marks = rows(&lake, MARKS).await;
+    not_before(&marks, &rows(&lake, SEEN).await)?;
+    for table in GOLD.map(|(table, _)| table).into_iter().chain([Table::GoldWatermarks]) {
         hops.full_refresh(table).await.map_err(|error| error.to_string())?;
     }
-    for (sql, before) in GOLD.iter().zip(before) {
+    for ((_, sql), before) in GOLD.iter().zip(before) {
         equal(sql, before, rows(&lake, sql).await)?;
     }
+    not_before(&rows(&lake, MARKS).await, &marks)?;
     let (totals, kept) = (
         hops.totals(),
         rows(&lake, "select (select count(*) from silver.readings) + (select count(*) from silver.quarantine)").await,

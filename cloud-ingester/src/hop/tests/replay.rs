@@ -273,6 +273,32 @@ async fn an_event_refused_as_a_whole_comes_back_with_its_original_body() {
 }
 
 #[tokio::test]
+async fn a_time_that_nobody_could_read_is_repaired_by_saying_it() {
+    let kit = Kit::new().await;
+    let mut hops = kit.hops().await;
+    kit.store(&[raw(1, "pi", br#"{"ts":"yesterday","n":9,"t":{"v":21.5,"u":"Cel"},"on":true}"#.to_vec())]).await;
+    kit.settle(&mut hops).await;
+    let time = |time| Fix { time: Some(time), ..Fix::default() };
+    let unsaid = hops.replay(&of("1000/0/1/0", Fix::default())).await.expect("a report");
+    assert!(unsaid.to_string().contains("stays: time: neither"), "{unsaid}");
+    for (id, expected) in [
+        ("1000/0/1/0", "pi t = 21.5 Cel at 2026-11-23T09:59:50Z"),
+        ("1000/0/1/1", "pi on = true  at 2026-11-23T09:59:50Z"),
+    ] {
+        let done = hops.replay(&of(id, time(NOW - 10 * SECOND))).await.expect("replays");
+        assert_eq!((done.found, done.replayed), (1, 1), "{done}");
+        assert!(done.to_string().contains(expected), "{done}");
+    }
+    balanced(&kit, hops.totals()).await;
+    same_anew(&kit, &mut hops).await;
+
+    // What waits under no id is said.
+    let absent = hops.replay(&of("1000/0/1/0", time(NOW))).await.expect("a report");
+    assert_eq!((absent.found, absent.absent.as_slice()), (0, &["1000/0/1/0".to_owned()][..]));
+    assert!(absent.to_string().contains("nothing waits under this id"), "{absent}");
+}
+
+#[tokio::test]
 async fn a_replay_that_ended_midway_takes_effect_once_by_the_rules_it_began_with() {
     for end in [Table::SilverQuarantine, Table::SilverReadings] {
         let kit = Kit::new().await;

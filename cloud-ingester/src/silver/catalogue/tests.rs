@@ -75,7 +75,7 @@ fn mistakes_are_told_with_their_lines() {
     )));
     expect!["3: unknown field `colour`, expected one of `device`, `gateway`, `name`, `site`, `area`, `timezone`, `expected-interval`, `valid-from`"].assert_eq(&told(toml("[[device]]\ndevice = \"a\"\ncolour = \"red\"\n")));
     expect![[r#"
-        1: the column "color" is not known; known are ["device_id", "gateway_id", "name", "site", "area", "timezone", "expected_interval_s", "valid_from"]
+        1: the column "color" is not known; known are ["device_id", "gateway_id", "name", "site", "area", "timezone", "expected_interval_s", "valid_from", "valid_to"]
         2: the expected interval must be above 0, write e.g. 10
         3: name: the device name is empty
         4: expected_interval_s "often" is no number

@@ -134,3 +134,27 @@ async fn many_at_once_are_each_assigned_once_and_all_hubs_have_their_share() {
     }
     stand.close().await;
 }
+
+#[tokio::test]
+async fn a_registration_that_a_kill_cut_off_goes_on_when_its_device_asks_for_it() {
+    let stand = Stand::open(Setup::default()).await;
+    let shows = stand.by_key("press-7");
+    stand.by_key("press-8");
+    // What is on disk of a service that was killed after it had answered.
+    stand.door.service.registrations.begin("press-7", "4.a.b").expect("a disk");
+    let stand = Stand::open_in(stand.close().await, Setup::default()).await;
+
+    let other = stand.token("press-8", &stand.key("press-8"));
+    let mut stranger = stand.connect("press-8", &other).await.expect("admitted");
+    assert_eq!(stranger.ask(STATUS, "&operationId=4.a.b", " ").await.status, 404, "another device's operation");
+    let mut device = stand.connect("press-7", &shows).await.expect("admitted");
+    assert_eq!(device.ask(STATUS, "&operationId=4.a.c", " ").await.status, 404, "no operation of anybody");
+    let goes_on = device.ask(STATUS, "&operationId=4.a.b", " ").await;
+    assert_eq!((goes_on.status, goes_on.body["operationId"].as_str()), (202, Some("4.a.b")));
+    stand.idle().await;
+    let ended = device.ask(STATUS, "&operationId=4.a.b", " ").await;
+    assert_eq!((ended.status, &ended.body["status"]), (200, &json!("assigned")));
+    assert_eq!(stand.homes("press-7").len(), 1);
+    assert_eq!(stand.door.service.registrations.begun("press-7"), None);
+    stand.close().await;
+}

@@ -155,8 +155,8 @@ pub(super) fn answer(request: &Request, hub: &AmqpHub, tokens: &Tokens) -> Respo
         let mut hasher = DefaultHasher::new();
         token.hash(&mut hasher);
         let mark = hasher.finish();
-        // A token of the very same second is the same text though it was made anew.
-        match hub.ended().get(&mark).is_some_and(|ended_s| *ended_s < now_s) {
+        // A token of the very same second is the same text though it was made anew, and may be a moment on its way.
+        match hub.ended().get(&mark).is_some_and(|ended_s| *ended_s + 1 < now_s) {
             true => Err(Refusal { status: 401, description: "ExpiredToken: The token was ended.".to_owned() }),
             false => Ok(Grant { mark: Some(mark), ..grant }),
         }

@@ -62,13 +62,13 @@ async fn store(message: Message<Body<Value>>, shared: &Shared) -> Result<(), def
         let condition = ErrorCondition::Custom(Symbol::from(ARGUMENT));
         definitions::Error::new(condition, bad.to_string(), None)
     })?;
-    shared.hub.desk().commands.send(&who, command).await.map_err(|fault| refusal(&fault))
+    shared.hub.desk().send(&who, command).await.map_err(|fault| refusal(&fault))
 }
 
 fn refusal(fault: &CommandFault) -> definitions::Error {
     let condition: ErrorCondition = match fault {
         CommandFault::NoSuchDevice(_) => AmqpError::NotFound.into(),
-        CommandFault::Full => AmqpError::ResourceLimitExceeded.into(),
+        CommandFault::Full | CommandFault::Throttled | CommandFault::Quota => AmqpError::ResourceLimitExceeded.into(),
         CommandFault::TooLarge { .. } => LinkError::MessageSizeExceeded.into(),
         CommandFault::Disk(_) => {
             tracing::error!(%fault, "failed to store a command");

@@ -205,6 +205,7 @@ async fn accept(
     answers: &Arc<Answers>,
     shared: &Shared,
 ) {
+    unset(&mut attach);
     let purpose = purpose(&attach, shared).await;
     if let Ok(Purpose::Deliver(..)) = &purpose {
         ahead.count(&attach.name);
@@ -271,6 +272,19 @@ async fn accept(
     }
 }
 
+/// Takes out the properties of a node that is not to be made, for which the acceptor would refuse the link. There are none,
+/// but amqp10, on which Microsoft's first Event Hubs SDK for Node stands, writes so.
+fn unset(attach: &mut Attach) {
+    if let Some(source) = attach.source.as_deref_mut().filter(|source| !source.dynamic) {
+        source.dynamic_node_properties = None;
+    }
+    if let Some(TargetArchetype::Target(target)) = attach.target.as_deref_mut()
+        && !target.dynamic
+    {
+        target.dynamic_node_properties = None;
+    }
+}
+
 type Acceptor = LinkAcceptor<fn(Source) -> Option<Source>, fn(Target) -> Option<Target>>;
 
 fn link_acceptor(purpose: Option<&Purpose>) -> Acceptor {
@@ -333,8 +347,10 @@ async fn purpose(attach: &Attach, shared: &Shared) -> Result<Purpose, definition
             let (delivery, place) = claim::receive(attach, address, &consumer_group, &partition, shared).await?;
             Ok(Purpose::Deliver(delivery, place))
         }
-        (Node::Partition { .. }, Role::Sender) => {
-            Err(error(AmqpError::NotAllowed, "Events cannot be sent to this endpoint.".to_owned()))
+        // A right that no policy of an IoT hub has.
+        (Node::Partition { .. }, Role::Sender) => Err(unauthorized("Send", address)),
+        (Node::Unknown, Role::Sender) if address::covers(shared.hub.name(), address::path(address)) => {
+            Err(unauthorized("Send", address))
         }
         (Node::DeviceBound | Node::Feedback | Node::FileNotifications, _)
             if shared.tokens.until(Realm::Hub, address::path(address), now_s).is_none() =>

@@ -5,6 +5,7 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::hub::devices::Right;
+use crate::hub::limits::Operation;
 use crate::hub::who::Who;
 
 /// Segments of a path; no call has more.
@@ -37,6 +38,33 @@ pub(super) enum Call {
     Jobs,
     /// Something the service has and this hub has not.
     Unsupported(&'static str),
+}
+
+impl Call {
+    /// By which throttle it is held; commands and methods are by theirs when more is known of them.
+    pub(super) const fn operation(&self) -> Option<Operation> {
+        match self {
+            Call::Devices
+            | Call::Bulk
+            | Call::GetDevice(_)
+            | Call::PutDevice(_)
+            | Call::DeleteDevice(_)
+            | Call::Modules(_)
+            | Call::GetModule(_)
+            | Call::PutModule(_)
+            | Call::DeleteModule(_) => Some(Operation::Registry),
+            Call::GetTwin(_) => Some(Operation::TwinRead),
+            Call::PatchTwin(_) | Call::PutTwin(_) => Some(Operation::TwinUpdate),
+            Call::Query => Some(Operation::Query),
+            Call::GetJob(_) | Call::PutJob(_) | Call::CancelJob(_) | Call::Jobs => Some(Operation::Job),
+            Call::DeviceStatistics
+            | Call::ServiceStatistics
+            | Call::Method(_)
+            | Call::Send
+            | Call::Purge(_)
+            | Call::Unsupported(_) => None,
+        }
+    }
 }
 
 /// Why a request asks for nothing.
@@ -171,8 +199,9 @@ impl Call {
             | Call::PutTwin(_)
             | Call::Method(_)
             | Call::Send
-            | Call::Purge(_)
-            | Call::Query => &[Right::ServiceConnect],
+            | Call::Purge(_) => &[Right::ServiceConnect],
+            // Microsoft's tutorial on twins asks for RegistryRead, others query with ServiceConnect alone.
+            Call::Query => &[Right::ServiceConnect, Right::RegistryRead],
             // Which right these take the service does not document; whoever may ask for one of them may know this.
             Call::ServiceStatistics | Call::Unsupported(_) => &[Right::ServiceConnect, Right::RegistryRead],
         }

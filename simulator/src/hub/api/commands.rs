@@ -19,7 +19,7 @@ impl Api {
         let who = receiver(to)?;
         self.known(&who)?;
         let command = command(asked, to)?;
-        let sent = self.desk.commands.send(&who, command).await;
+        let sent = self.desk.send(&who, command).await;
         sent.map_err(|fault| fault_of(&fault))?;
         Ok(Answer::empty())
     }
@@ -91,6 +91,7 @@ fn command(asked: &Asked, to: &str) -> Result<Command, Fault> {
 fn fault_of(fault: &CommandFault) -> Fault {
     let code = match fault {
         CommandFault::Full => Code::DeviceMaximumQueueDepthExceeded,
+        CommandFault::Quota => Code::IotHubQuotaExceeded,
         fault => Code::of_status(fault.status()),
     };
     Fault::new(code, fault.to_string())

@@ -57,7 +57,7 @@ impl Api {
         let device = known.device(device_id).ok_or_else(|| EditFault::NoDevice(device_id.to_owned()))?;
         let shown = device.modules.iter().map(|module| {
             let who = Who { device: device.id.clone(), module: Some(module.id.clone()) };
-            wire::module(&device.id, module, &self.presence(&who))
+            wire::module(&device.id, module, &self.presence(&who, &module.generation_id))
         });
         Ok(Answer::json(Value::Array(shown.collect())))
     }
@@ -68,7 +68,8 @@ impl Api {
         let id = who.module.as_deref().unwrap_or_default();
         let absent = || EditFault::NoModule(device.id.clone(), id.to_owned());
         let module = device.module(id).ok_or_else(absent)?;
-        Ok(Answer::json(wire::module(&device.id, module, &self.presence(who))).with_etag(&module.etag()))
+        let shown = wire::module(&device.id, module, &self.presence(who, &module.generation_id));
+        Ok(Answer::json(shown).with_etag(&module.etag()))
     }
 
     pub(super) async fn put_module(&self, who: Who, asked: &Asked) -> Result<Answer, Fault> {
@@ -83,7 +84,8 @@ impl Api {
         let edit = Edit { device: who.device.clone(), module: who.module.clone(), change };
         match self.edit_one(edit).await? {
             Edited::Module(module) => {
-                let shown = Answer::json(wire::module(&who.device, &module, &self.presence(&who)));
+                let shown = wire::module(&who.device, &module, &self.presence(&who, &module.generation_id));
+                let shown = Answer::json(shown);
                 Ok(Answer { status, ..shown.with_etag(&module.etag()) })
             }
             Edited::Device(_) | Edited::Gone => Ok(Answer::empty()),
@@ -108,7 +110,7 @@ impl Api {
     }
 
     fn shown(&self, device: &Device) -> Value {
-        wire::device(device, &self.presence(&Who { device: device.id.clone(), module: None }))
+        wire::device(device, &self.presence(&Who::device(&device.id), &device.generation_id))
     }
 
     async fn edit_one(&self, edit: Edit) -> Result<Edited, Fault> {

@@ -64,7 +64,29 @@ impl Api {
             // As documented: a disabled device is not found.
             return Err(EditFault::NoDevice(who.device.clone()).into());
         }
-        match self.desk.methods.invoke(who, call).await {
+        let (bytes, now) = (call.payload.to_string().len(), self.desk.clock.now());
+        let request = {
+            let mut limits = self.desk.limits.lock();
+            let request = limits.metered_units(bytes);
+            if !limits.method(now, bytes) {
+                return Err(Fault::new(Code::ThrottlingException, "more calls than `hub.limits` lets through"));
+            }
+            if !limits.has_quota(now, request + 1) {
+                return Err(Fault::new(Code::IotHubQuotaExceeded, "the daily quota of `hub.limits` is used up"));
+            }
+            request
+        };
+        let answered = self.desk.methods.invoke(who, call).await;
+        // As billed: the question and the answer, even if that is that nobody is there.
+        let answer = match &answered {
+            Ok(answer) => Some(self.desk.limits.lock().metered_units(answer.payload.to_string().len())),
+            Err(MethodFault::NotOnline) => Some(1),
+            Err(_) => None,
+        };
+        if let Some(answer) = answer {
+            self.desk.charge(request + answer);
+        }
+        match answered {
             Ok(answer) => Ok(json!({ "status": answer.status, "payload": answer.payload })),
             Err(fault) => Err(fault_of(&fault)),
         }

@@ -127,6 +127,10 @@ impl Api {
     }
 
     async fn perform(self: &Arc<Self>, call: Call, asked: Asked) -> Result<Answer, Fault> {
+        let now = self.desk.clock.now();
+        if call.operation().is_some_and(|operation| !self.desk.limits.lock().operation(now, operation)) {
+            return Err(Fault::new(Code::ThrottlingException, "more operations than `hub.limits` lets through"));
+        }
         match call {
             Call::Devices => self.devices(&asked),
             Call::Bulk => self.bulk(&asked).await,
@@ -172,9 +176,10 @@ impl Api {
     }
 
     /// What the hub knows of an identity beside the registry.
-    fn presence(&self, who: &Who) -> Presence {
-        let since = self.desk.seats.connected_since(who);
-        Presence { connected: since.is_some(), changed: since, active: since, messages: self.desk.commands.depth(who) }
+    fn presence(&self, who: &Who, generation_id: &str) -> Presence {
+        let (connected, last) = self.desk.seats.seen(who, generation_id);
+        let (changed, active) = (last.map(|last| last.changed), last.map(|last| last.active));
+        Presence { connected, changed, active, messages: self.desk.commands.depth(who) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use serde_json::{Map, Value, json};
 
 use super::Api;
-use super::query::{Row, Source, Step, bare, walk};
+use super::query::{Row, Source, Step, bare, last_name, walk};
 use super::wire::{self, Presence};
 use crate::hub::devices::{Device, Module, Record};
 use crate::hub::twins::{Section, Twin};
@@ -42,7 +42,8 @@ impl<'a> TwinRow<'a> {
     }
 
     fn presence(&self) -> &Presence {
-        self.presence.get_or_init(|| self.api.presence(&self.who))
+        let generation_id = self.module.map_or(&self.device.generation_id, |module| &module.generation_id);
+        self.presence.get_or_init(|| self.api.presence(&self.who, generation_id))
     }
 
     fn properties(&self) -> Value {
@@ -133,6 +134,19 @@ impl Row for TwinRow<'_> {
             [] => Some(column),
             rest => walk(column.as_object()?, rest),
         }
+    }
+
+    /// The service's own names as it spells them, however they were asked for.
+    fn name(&self, path: &[Step]) -> String {
+        let source = if self.module.is_some() { Source::Modules } else { Source::Devices };
+        let own = match bare(path, source) {
+            [Step::Name(name)] => {
+                let mut own = COLUMNS.into_iter().chain(["capabilities", "deviceScope", "tags", "properties"]);
+                own.find(|own| own.eq_ignore_ascii_case(name))
+            }
+            _ => None,
+        };
+        own.map_or_else(|| last_name(path), str::to_owned)
     }
 
     fn whole(&self) -> Value {

@@ -10,27 +10,30 @@
 //! Invariants: a command that was taken is with its device or in its queue until it ends; it ends once; order is kept
 //! among those that are not with the device.
 
+mod command; // [p] one command
+
 mod feedback; // what became of a command
+
+mod kept; // what of them is on disk, and in memory
 
 mod queue; // what waits for one device
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shared::clock::Clock;
 use shared::time::Timestamp;
-use shared::topic;
 use tokio::sync::Notify;
 
+pub use self::command::{COMMAND_BYTES_MAX, Command};
 pub use self::feedback::{Ack, FEEDBACK_CONTENT_TYPE, FeedbackRecord, Outcome};
+use self::kept::{FEEDBACK_MAX, Fed, Kept, Record, State, deliveries_key, key};
 pub use self::queue::DEPTH_MAX;
 pub(crate) use self::queue::Lock;
 use self::queue::{Dead, Item, Queue};
@@ -38,13 +41,6 @@ use super::devices::Registry;
 use super::journal::{Journal, Ticket};
 use super::mqtt::Seats;
 use super::who::Who;
-
-/// Body and properties, as the service counts.
-pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
-/// MQTT's topics have no room for more.
-const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
-/// Records nobody fetches: more are dropped, and said to be.
-const FEEDBACK_MAX: usize = 10_000;
 
 /// How long commands live; the keys of `[hub.commands]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,33 +59,6 @@ pub struct CommandLimits {
     pub feedback_max_delivery_count: u32,
 }
 
-/// A command.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Command {
-    /// Feedback speaks of it.
-    pub message_id: Option<String>,
-    /// For the device.
-    pub correlation_id: Option<String>,
-    /// For the device.
-    pub user_id: Option<String>,
-    /// `/devices/{id}/messages/devicebound` if it is not given.
-    pub to: Option<String>,
-    /// For the device.
-    pub content_type: Option<String>,
-    /// For the device.
-    pub content_encoding: Option<String>,
-    /// `None`: after the hub's `time-to-live`.
-    pub expiry: Option<Timestamp>,
-    /// Which ends the sender wants to hear of.
-    pub ack: Ack,
-    /// Application properties, in the order sent.
-    pub properties: Vec<(String, String)>,
-    /// The payload.
-    #[serde(with = "base64_bytes")]
-    pub body: Bytes,
-}
-
 /// Why a command is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandFault {
@@ -105,6 +74,12 @@ pub enum CommandFault {
         /// As the service counts.
         bytes: usize,
     },
+    /// Too many in too short a time.
+    #[error("more commands than `hub.limits` lets through")]
+    Throttled,
+    /// The day's quota is used up.
+    #[error("the daily quota of `hub.limits` is used up")]
+    Quota,
     /// The disk said no.
     #[error("the command cannot be stored: {0}")]
     Disk(#[from] io::Error),
@@ -115,7 +90,8 @@ impl CommandFault {
     pub const fn status(&self) -> u16 {
         match self {
             CommandFault::NoSuchDevice(_) => 404,
-            CommandFault::Full => 403,
+            CommandFault::Full | CommandFault::Quota => 403,
+            CommandFault::Throttled => 429,
             CommandFault::TooLarge { .. } => 413,
             CommandFault::Disk(_) => 500,
         }
@@ -150,39 +126,6 @@ struct Inner {
     seats: Seats,
 }
 
-struct State {
-    next: u64,
-    queues: HashMap<Who, Queue>,
-    feedback: Queue,
-}
-
-/// What the journal holds.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Record {
-    Command(Box<Kept>),
-    /// How often the command of the same number was given to its device.
-    Deliveries(u32),
-    Feedback(Fed),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Kept {
-    who: Who,
-    generation_id: String,
-    expires: Timestamp,
-    command: Command,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Fed {
-    original_message_id: String,
-    enqueued_time: Timestamp,
-    outcome: Outcome,
-    device_id: String,
-    device_generation_id: String,
-}
-
 impl Commands {
     /// Reads the file, or makes it.
     ///
@@ -196,31 +139,7 @@ impl Commands {
         seats: Seats,
     ) -> io::Result<Self> {
         let journal = Journal::<Record>::open(path)?;
-        let mut state = State { next: 0, queues: HashMap::new(), feedback: Queue::new(FEEDBACK_MAX) };
-        {
-            let book = journal.book();
-            let mut numbered: Vec<_> =
-                book.iter().filter_map(|(key, record)| Some((number_of(key)?, record))).collect();
-            numbered.sort_by_key(|(number, _)| *number);
-            state.next = numbered.last().map_or(0, |(number, _)| number + 1);
-            for (number, record) in numbered {
-                match record {
-                    Record::Command(kept) => {
-                        let deliveries = match book.get(&deliveries_key(number)) {
-                            Some(Record::Deliveries(deliveries)) => *deliveries,
-                            _ => 0,
-                        };
-                        let item = Item { number, expires: kept.expires, deliveries, locked_until: None };
-                        state.queue(&kept.who).push(item);
-                    }
-                    Record::Deliveries(_) => {}
-                    Record::Feedback(fed) => {
-                        let expires = fed.enqueued_time.plus(limits.feedback_time_to_live);
-                        state.feedback.push(Item { number, expires, deliveries: 0, locked_until: None });
-                    }
-                }
-            }
-        }
+        let state = State::read(&journal.book(), limits.feedback_time_to_live);
         let inner = Inner { journal, state: Mutex::new(state), fed: Notify::new(), clock, limits, registry, seats };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -232,9 +151,8 @@ impl Commands {
     pub async fn send(&self, who: &Who, command: Command) -> Result<(), CommandFault> {
         let inner = &*self.inner;
         let known = who.known(&inner.registry.now()).ok_or_else(|| CommandFault::NoSuchDevice(who.clone()))?;
-        let bytes = command.bytes();
-        if COMMAND_BYTES_MAX < bytes || TOPIC_BYTES_MAX < command.topic(who).len() {
-            return Err(CommandFault::TooLarge { bytes });
+        if !command.fits(who) {
+            return Err(CommandFault::TooLarge { bytes: command.bytes() });
         }
         let now = inner.clock.now();
         let ticket = {
@@ -444,12 +362,6 @@ impl Commands {
     }
 }
 
-impl State {
-    fn queue(&mut self, who: &Who) -> &mut Queue {
-        self.queues.entry(who.clone()).or_insert_with(|| Queue::new(DEPTH_MAX))
-    }
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -527,74 +439,5 @@ impl Inner {
             }
         }
         records
-    }
-}
-
-impl Command {
-    /// Body and properties, as the service counts.
-    pub fn bytes(&self) -> usize {
-        let system = [
-            &self.message_id,
-            &self.correlation_id,
-            &self.user_id,
-            &self.to,
-            &self.content_type,
-            &self.content_encoding,
-        ];
-        let system: usize = system.into_iter().flatten().map(String::len).sum();
-        let own: usize = self.properties.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.body.len() + system + own
-    }
-
-    /// The topic a device gets it under: its properties are in it.
-    pub(super) fn topic(&self, who: &Who) -> String {
-        let path = match &who.module {
-            None => format!("devices/{}/messages/devicebound", who.device),
-            Some(module) => format!("devices/{}/modules/{module}/messages/devicebound", who.device),
-        };
-        let to = self.to.clone().unwrap_or_else(|| format!("/{path}"));
-        let system = [
-            ("$.mid", self.message_id.clone()),
-            ("$.to", Some(to)),
-            ("$.cid", self.correlation_id.clone()),
-            ("$.uid", self.user_id.clone()),
-            ("$.ct", self.content_type.clone()),
-            ("$.ce", self.content_encoding.clone()),
-            ("$.exp", self.expiry.map(|expiry| expiry.to_string())),
-            ("iothub-ack", (self.ack != Ack::None).then(|| self.ack.as_str().to_owned())),
-        ];
-        let system = system.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        let bag: Vec<_> = system.chain(self.properties.iter().cloned()).collect();
-        format!("{path}/{}", topic::print_bag(&bag))
-    }
-}
-
-/// Numbers of commands and feedback come from one count.
-fn key(number: u64) -> String {
-    number.to_string()
-}
-
-fn deliveries_key(number: u64) -> String {
-    format!("{number}+")
-}
-
-fn number_of(key: &str) -> Option<u64> {
-    key.parse().ok()
-}
-
-mod base64_bytes {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use bytes::Bytes;
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Bytes::from).map_err(D::Error::custom)
     }
 }

@@ -9,11 +9,14 @@ use shared::time::Timestamp;
 
 use super::file::{MODULES_MAX, new_generation, new_key};
 use super::{Auth, Device, Identities, Module, Record, Thumbprint, id_fault};
+use crate::hub::who::Who;
 
 /// The service's own limit of devices of one hub.
 pub(super) const DEVICES_MAX: usize = 1_000_000;
-/// Of `statusReason`, `deviceScope` and `managedBy`.
+/// Of `deviceScope` and `managedBy`.
 const TEXT_BYTES_MAX: usize = 512;
+/// Of `statusReason`, as Microsoft documents it.
+const REASON_CHARS_MAX: usize = 128;
 /// Of a symmetric key, decoded.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
@@ -74,6 +77,21 @@ pub enum AuthDraft {
     Thumbprint(Vec<Thumbprint>),
     /// A certificate that an authority signed.
     Ca,
+}
+
+impl Edit {
+    /// Who is another one after it, if it can be made, or nobody any more.
+    pub(super) fn renews(&self, before: &Identities) -> Vec<Who> {
+        match (&self.change, &self.module) {
+            (Change::Update(..), _) => vec![],
+            (_, Some(module)) => vec![Who::module(&self.device, module)],
+            (_, None) => {
+                let modules = before.device(&self.device).into_iter().flat_map(|device| &device.modules);
+                let modules = modules.map(|module| Who::module(&self.device, &module.id));
+                modules.chain([Who::device(&self.device)]).collect()
+            }
+        }
+    }
 }
 
 /// What became of an [`Edit`].
@@ -254,9 +272,10 @@ impl IfMatch {
 
 impl Draft {
     fn record(&self, before: Option<(&Record, bool)>, enabled: bool, now: Timestamp) -> Result<Record, EditFault> {
-        let texts =
-            [("statusReason", &self.status_reason), ("deviceScope", &self.scope), ("managedBy", &self.managed_by)];
-        for (name, text) in texts {
+        if self.status_reason.as_ref().is_some_and(|reason| REASON_CHARS_MAX < reason.chars().count()) {
+            return Err(EditFault::Invalid(format!("statusReason is longer than {REASON_CHARS_MAX} characters")));
+        }
+        for (name, text) in [("deviceScope", &self.scope), ("managedBy", &self.managed_by)] {
             if text.as_ref().is_some_and(|text| TEXT_BYTES_MAX < text.len()) {
                 return Err(EditFault::Invalid(format!("{name} is longer than {TEXT_BYTES_MAX} bytes")));
             }

@@ -95,7 +95,7 @@ impl FileIdentity {
             id: id.to_owned(),
             enabled: true,
             auth: Means::Sas,
-            generation_id: None,
+            generation_id: Some(new_generation()),
             primary_key: None,
             secondary_key: None,
             primary_thumbprint: None,
@@ -110,13 +110,16 @@ impl FileIdentity {
         }
     }
 
-    fn complete(&mut self) {
-        self.generation_id.get_or_insert_with(new_generation);
+    /// `path` are the ids that lead here. A generation that people left out is made of them: the same at each reading,
+    /// before a start writes it down and after.
+    fn complete(&mut self, path: &str) {
+        let path = format!("{path}/{}", self.id);
+        self.generation_id.get_or_insert_with(|| generation_of(&path));
         if self.auth == Means::Sas {
             self.primary_key.get_or_insert_with(new_key);
             self.secondary_key.get_or_insert_with(new_key);
         }
-        self.modules.iter_mut().for_each(Self::complete);
+        self.modules.iter_mut().for_each(|module| module.complete(&path));
     }
 
     /// What this identity proves itself with; `name` is for people.
@@ -308,7 +311,7 @@ impl File {
                 self.policies.push(FilePolicy { name, rights, primary_key: None, secondary_key: None });
             }
         }
-        self.devices.iter_mut().for_each(FileIdentity::complete);
+        self.devices.iter_mut().for_each(|device| device.complete(""));
         for policy in &mut self.policies {
             policy.primary_key.get_or_insert_with(new_key);
             policy.secondary_key.get_or_insert_with(new_key);
@@ -356,6 +359,16 @@ pub(super) fn new_key() -> String {
 pub(super) fn new_generation() -> String {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the system has random bytes");
-    // The service's are 18 decimal digits.
+    generation(bytes)
+}
+
+/// That of an identity somebody wrote down without one.
+fn generation_of(path: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, path.as_bytes());
+    generation(std::array::from_fn(|at| digest.as_ref()[at]))
+}
+
+/// The service's are 18 decimal digits.
+fn generation(bytes: [u8; 8]) -> String {
     format!("{:018}", u64::from_le_bytes(bytes) % 1_000_000_000_000_000_000)
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use shared::config::Span;
@@ -16,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Port, serve};
+use crate::gate::Books;
 use crate::hub::amqp::{self, AmqpHub};
 use crate::hub::api::Api;
 use crate::hub::api::jobs::{self, Jobs};
@@ -79,7 +81,10 @@ impl Served {
         };
         let amqp = AmqpHub::new(door.log.clone(), setup, door.desk.clock.clone());
         let (door, stop) = (Arc::clone(door), door.stop.clone());
-        let port = Arc::new(Port { api: Arc::clone(&api), door, amqp, limits, stop });
+        let books = Books::new(&mut Registry::default());
+        let gate = limits.gate(books, stop);
+        let idle_timeout = limits.idle_timeout.duration();
+        let port = Arc::new(Port { api: Arc::clone(&api), door, amqp, idle_timeout, gate });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
         let serving = tokio::spawn(serve(listener, server.device_tls, port));

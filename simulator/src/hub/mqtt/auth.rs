@@ -1,6 +1,7 @@
 //! Who a device says it is, judged against the registry.
 //!
-//! The user name is `{host}/{device}[/{module}]/[?]api-version=…&…`; every api-version will do. The hub is the one the
+//! The user name is `{host}/{device}[/{module}]/[?]api-version=…&…`; every api-version will do, and none: Microsoft's first
+//! SDKs wrote `{host}/{device}/DeviceClientType=…`, and are still about (in Node-RED's node for IoT Hub). The hub is the one the
 //! user name and the token speak of, not the one TLS was opened to: a device may dial `localhost`.
 //!
 //! A password is a token, signed by the identity itself or, with `skn`, by a policy of the hub that may do so for any
@@ -8,13 +9,12 @@
 
 use std::time::Duration;
 
-use mqtt_protocol_core::mqtt::result_code::ConnectReturnCode;
 use shared::sas::{Refusal, Token};
 use shared::time::Timestamp;
 use shared::topic;
 
-use super::certificates::{Authorities, CertificateFault, Chain, check_thumbprint};
-use super::session::Hello;
+use super::certificates::{Authorities, CertificateFault, check_thumbprint};
+use crate::gate::{Chain, ConnectReturnCode, Hello};
 use crate::hub::devices::{Auth, Identities};
 use crate::hub::who::Who;
 
@@ -149,7 +149,9 @@ struct UserName<'a> {
 fn user_name(text: &str) -> Option<UserName<'_>> {
     let mut parts = text.splitn(4, '/');
     let (host, device) = (parts.next()?, parts.next()?);
-    let is_query = |part: &str| part.is_empty() || part.starts_with('?') || part.starts_with("api-version=");
+    let is_query = |part: &str| {
+        part.is_empty() || ["?", "api-version=", "DeviceClientType="].iter().any(|begin| part.starts_with(begin))
+    };
     let (module, query) = match (parts.next(), parts.next()) {
         (None, _) => (None, ""),
         (Some(third), None) if is_query(third) => (None, third),

@@ -9,20 +9,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, PeerMisbehaved, RootCertStore, SignatureScheme,
+};
 use shared::time::Timestamp;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::gate::Chain;
 use crate::hub::ca::CaError;
 use crate::hub::devices::Thumbprint;
-
-/// What a client showed in its handshake, its own certificate first.
-pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
 /// The service's own limit of authorities.
 pub(in crate::hub) const AUTHORITIES_MAX: usize = 25;
@@ -138,6 +139,9 @@ impl Authorities {
 }
 
 /// Takes any certificate, but only from who holds its key.
+///
+/// rustls' own way to ask for the key reads all of the certificate, and takes version 3 of X.509 alone. The devices of
+/// Microsoft's tutorial have version 1: it is what `openssl x509 -req` makes where it is given no extensions.
 #[derive(Debug)]
 pub(in crate::hub) struct AnyCertificate(WebPkiSupportedAlgorithms);
 
@@ -171,8 +175,17 @@ impl ClientCertVerifier for AnyCertificate {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let own = read(cert)?;
+        let key: &[u8] = &own.public_key().subject_public_key.data;
+        let offered = self.0.mapping.iter().find(|(scheme, _)| *scheme == dss.scheme);
+        let (_, algorithms) = offered.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+        // Of what the name may stand for in TLS 1.2, a key is of one kind.
+        if algorithms.iter().any(|algorithm| algorithm.verify_signature(key, message, dss.signature()).is_ok()) {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(CertificateError::BadSignature.into())
+        }
     }
 
     fn verify_tls13_signature(
@@ -180,11 +193,18 @@ impl ClientCertVerifier for AnyCertificate {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let own = read(cert)?;
+        let key = SubjectPublicKeyInfoDer::from(own.public_key().raw);
+        rustls::crypto::verify_tls13_signature_with_raw_key(message, &key, dss, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
     }
+}
+
+fn read<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
+    let (_, read) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(read)
 }

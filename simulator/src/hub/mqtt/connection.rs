@@ -1,113 +1,56 @@
-//! One connection: a socket, a [`Session`], the publishes that are under way, and what the device is told.
+//! One connection: its [`Wire`], the publishes that are under way, and what the device is told.
 //!
 //! Publishes are handed to the log in the order they came and acknowledged in that order, each after the fsync that
 //! stored it; what the tier's limits and the script of faults say about each comes first.
 
 use std::future::pending;
-use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use mqtt_protocol_core::mqtt::packet::Qos;
-use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
+use bytes::Bytes;
 use shared::crash;
-use shared::sas::Refusal;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Door;
-use super::auth::{self, Denied, Guest, Rules};
-use super::certificates::Chain;
+use super::admission::{self, Admitted};
+use super::auth::{Denied, Guest};
 use super::end::End;
 use super::ended::Mark;
 use super::hearing::{self, Hearing};
 use super::requests::Request;
-use super::seats::Seat;
-use super::session::{Act, Fault, Hello, Publish, Session};
 use super::sessions::Filter;
 use super::telemetry::{self, Said};
 use super::twin::{self, Begun, TwinAnswer};
 use super::underway::{Luck, Puback, Taken, Underway};
+use crate::gate::{self, Came, Chain, ConnectReturnCode, Fault, Hello, Publish, Qos, SubackReturnCode, Wire};
 use crate::hub::changes::{Happened, Source};
-use crate::hub::faults::Action;
 use crate::hub::limits::Verdict;
-use crate::hub::log::NewEvent;
+use crate::hub::log::AppendError;
 
-/// A device that does not take our few bytes for this long is gone.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// At a stop, this long is waited for what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The service hangs up after this much silence, whatever the device asked for: 29.45 minutes, the idle timeout of its
-/// load balancer. Source: Azure IoT Hub, "Communicate with an IoT hub using the MQTT protocol".
-const QUIET_MAX: Duration = Duration::from_secs(1767);
 /// A connection whose publishes on their way to disk are together so large is not read from: their number alone would let
 /// it take 64 MB.
 const UNACKNOWLEDGED_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// What a connection with little to say reads into; thousands of them wait.
-const READ_BYTES_MIN: usize = 512;
-/// What a busy one reads into.
-const READ_BYTES_MAX: usize = 16 * 1024;
-
-/// A device that was let in.
-struct Admitted {
-    guest: Guest,
-    seat: Seat,
-    will: Option<Will>,
-    /// Of those who have one.
-    token: Option<Mark>,
-}
-
-struct Will {
-    event: Box<NewEvent>,
-    /// As it is metered.
-    bytes: usize,
-}
 
 pub(super) struct Connection<S> {
-    session: Session,
-    stream: S,
-    inbox: BytesMut,
-    read_bytes: usize,
-    outgoing: Vec<u8>,
+    wire: Wire<S>,
     underway: Underway,
     /// Once a limit is exceeded: when the connection ends, and why. Until then publishes are not heard.
     doom: Option<(Instant, &'static str)>,
     hearing: Hearing,
-    quiet_max: Duration,
-    quiet: Duration,
-    quiet_at: Instant,
-    partial_since: Option<Instant>,
     door: Arc<Door>,
-}
-
-/// What came out of a round of acts.
-enum Came {
-    Nothing,
-    Hello(Box<Hello>),
-    Publish(Publish),
-    Subscribe(u16, Vec<(String, Qos)>),
-    Unsubscribe(u16, Vec<String>),
-    Heard(u16),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn new(stream: S, door: Arc<Door>) -> Self {
-        let underway = Underway::new(door.log.clone(), Arc::clone(&door.metrics));
         Self {
-            session: Session::new(telemetry::PACKET_BYTES_MAX),
-            stream,
-            inbox: BytesMut::new(),
-            read_bytes: READ_BYTES_MIN,
-            outgoing: vec![],
-            underway,
+            wire: Wire::new(stream, telemetry::PACKET_BYTES_MAX, door.limits.packet_timeout.duration()),
+            underway: Underway::new(door.log.clone(), Arc::clone(&door.metrics)),
             doom: None,
             hearing: Hearing::default(),
-            quiet_max: QUIET_MAX,
-            quiet: QUIET_MAX,
-            quiet_at: Instant::now() + QUIET_MAX,
-            partial_since: None,
             door,
         }
     }
@@ -115,8 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Hangs up after less silence than the service.
     #[cfg(test)]
     pub(super) fn quiet_after(mut self, quiet: Duration) -> Self {
-        (self.quiet_max, self.quiet) = (quiet, quiet);
-        self.quiet_at = Instant::now() + quiet;
+        self.wire.quiet_after(quiet);
         self
     }
 
@@ -125,23 +67,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) async fn serve(mut self, chain: Chain, patience: Instant) -> (End, S) {
         let end = self.serve_until(chain, patience).await;
         if !matches!(end, End::BlackHole(_)) {
-            let _ = timeout(WRITE_TIMEOUT, self.stream.shutdown()).await;
+            self.wire.close().await;
         }
-        (end, self.stream)
+        (end, self.wire.into_stream())
     }
 
     async fn serve_until(&mut self, chain: Chain, patience: Instant) -> End {
         let stop = self.door.stop.clone();
-        let hello = tokio::select! {
-            () = stop.cancelled() => return End::Stopping,
-            greeted = tokio::time::timeout_at(patience, self.greet()) => match greeted {
-                Ok(Ok(hello)) => hello,
-                Ok(Err(end)) => return end,
-                Err(_) => return End::ConnectTimeout,
-            },
+        let hello = match self.wire.greet(patience, &stop).await {
+            Ok(hello) => hello,
+            Err(end) => return end.into(),
         };
         let admitted = tokio::select! {
-            () = stop.cancelled() => return End::Stopping,
+            () = stop.cancelled() => return gate::End::Stopping.into(),
             admitted = self.welcome(&hello, &chain) => match admitted {
                 Ok(admitted) => admitted,
                 Err(end) => return end,
@@ -159,11 +97,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Box::pin(desk.changes.connection(&who, Happened::Disconnected)).await;
         }
         match &end {
-            End::Left => {
+            End::Gate(gate::End::Left) => {
                 // The device waits for nothing more: what the throttle holds is stored now, or else counted as dropped.
                 let _ = timeout(DRAIN, self.underway.submit_all()).await;
             }
-            End::Stopping => {
+            End::Gate(gate::End::Stopping) => {
                 // A failure here leaves publishes unacknowledged: their devices send them again.
                 let _ = timeout(DRAIN, self.drain()).await;
             }
@@ -175,52 +113,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             _ => {}
         }
-        if let Some(will) = admitted.will.filter(|_| !matches!(end, End::Left | End::Stopping)) {
-            self.publish_will(will).await;
+        let goodbye = matches!(end, End::Gate(gate::End::Left | gate::End::Stopping));
+        if let Some(will) = admitted.will.filter(|_| !goodbye) {
+            will.publish(&self.door).await;
         }
         end
     }
 
-    /// The device is gone; nobody is left to be told of a failure, so it is counted. A will that a throttle would queue
-    /// is stored at once.
-    async fn publish_will(&self, will: Will) {
-        let Door { log, metrics, .. } = &*self.door;
-        let body_bytes = will.event.body.len() as u64;
-        let refused = matches!(self.meter(will.bytes), Verdict::Never { .. });
-        if refused || log.append(*will.event).await.is_err() {
-            metrics.dropped("will");
-        } else {
-            metrics.took(body_bytes);
-        }
-    }
-
-    /// Asks the tier about a message of so many bytes. One that is let in is metered here, before it is stored and even
-    /// if it never is: the service meters at ingress.
-    fn meter(&self, bytes: usize) -> Verdict {
-        let door = &self.door;
-        let mut tier = door.desk.limits.lock();
-        let units = tier.metered_units(bytes);
-        let verdict = tier.send(door.desk.clock.now(), units);
-        if !matches!(verdict, Verdict::Never { .. }) {
-            door.metrics.metered(units);
-        }
-        verdict
-    }
-
-    async fn greet(&mut self) -> Result<Box<Hello>, End> {
-        loop {
-            while !self.inbox.is_empty() {
-                if let Came::Hello(hello) = self.feed().await? {
-                    return Ok(hello);
-                }
-            }
-            read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes).await?;
-        }
-    }
-
     async fn welcome(&mut self, hello: &Hello, chain: &Chain) -> Result<Admitted, End> {
-        let mut acts = vec![];
-        let (guest, will) = match self.judge(hello, chain) {
+        let (guest, will) = match admission::judge(&self.door, hello, chain) {
             Ok(admitted) => admitted,
             Err(denied) => {
                 let client_id: String = hello.client_id.chars().take(128).collect();
@@ -240,48 +141,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Limited(reason));
             }
         }
+        // It may have waited for long.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let client_id = guest.client_id();
         let since = self.door.desk.clock.now();
         let seat = self.door.desk.seats.take(&guest.who(), &guest.generation_id, since);
+        // Whoever takes it out of the registry now finds it seated; if that was before, it is seen here.
+        if let Some(denied) = self.gone(&guest) {
+            return Err(self.refuse(denied.code(), denied.into()).await);
+        }
         let kept = self.door.sessions.begin(&client_id, hello.clean, seat.leave())?;
         self.door.desk.commands.attach(seat.who());
-        self.session.accept(kept.is_some(), &mut acts);
+        let present = kept.is_some();
         self.hearing.subscribe(kept.unwrap_or_default(), &seat);
-        self.perform(acts).await?;
+        self.wire.say(|session, acts| session.accept(present, acts)).await?;
         tracing::debug!(client_id, "connected");
         let token = hello.password.as_ref().map(Mark::of);
         Ok(Admitted { guest, seat, will, token })
     }
 
-    /// Tells the device no; gives what to end with.
-    async fn refuse(&mut self, code: ConnectReturnCode, end: End) -> End {
-        let mut acts = vec![];
-        self.session.refuse(code, &mut acts);
-        self.perform(acts).await.err().unwrap_or(end)
+    /// Why an identity that was let in may not connect any more.
+    fn gone(&self, guest: &Guest) -> Option<Denied> {
+        match guest.who().known(&self.door.desk.registry.now()) {
+            Some(known) if known.generation_id == guest.generation_id => (!known.enabled).then_some(Denied::Disabled),
+            _ => Some(Denied::Unknown),
+        }
     }
 
-    fn judge(&self, hello: &Hello, chain: &Chain) -> Result<(Guest, Option<Will>), Denied> {
-        let door = &self.door;
-        let rules = Rules {
-            hosts: &door.desk.hosts,
-            known: &door.desk.registry.now(),
-            authorities: &door.authorities,
-            clock_skew: door.limits.clock_skew.duration(),
-            now: door.desk.clock.now(),
-        };
-        let guest = auth::admit(hello, chain, &rules)?;
-        if hello.password.as_ref().is_some_and(|token| door.ended.has(Mark::of(token))) {
-            let now_s = door.desk.clock.now().millis().div_euclid(1_000);
-            return Err(Refusal::Expired { expiry_s: now_s, now_s }.into());
-        }
-        let Some(will) = &hello.will else { return Ok((guest, None)) };
-        match telemetry::said(&guest, will) {
-            Ok(Said::Event { mut event, bytes }) => {
-                event.properties.push(("iothub-MessageType".to_owned(), "Will".to_owned()));
-                Ok((guest, Some(Will { event, bytes })))
-            }
-            _ => Err(Denied::Will),
-        }
+    /// Tells the device no; gives what to end with.
+    async fn refuse(&mut self, code: ConnectReturnCode, end: End) -> End {
+        let told = self.wire.say(|session, acts| session.refuse(code, acts)).await;
+        told.err().map_or(end, End::from)
     }
 
     async fn run(&mut self, admitted: &Admitted) -> Result<End, End> {
@@ -290,22 +182,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             self.digest(admitted).await?;
             self.say(admitted).await?;
-            // While we do not read, the device cannot be heard: its silence is ours.
+            // While we do not read, nobody waits for the device: its silence is ours.
             if mem::replace(&mut blocked, self.is_full()) && !blocked {
-                self.quiet_at = Instant::now() + self.quiet;
-                self.partial_since = self.partial_since.map(|_| Instant::now());
+                self.wire.excuse();
             }
-            let partial =
-                self.partial_since.filter(|_| !blocked).map(|since| since + door.limits.packet_timeout.duration());
-            let quiet = Some(self.quiet_at).filter(|_| !blocked);
             let (due, late) = (self.underway.due(), self.hearing.wakes());
             tokio::select! {
-                () = door.stop.cancelled() => return Ok(End::Stopping),
+                () = door.stop.cancelled() => return Ok(gate::End::Stopping.into()),
                 () = admitted.seat.leave().cancelled() => {
                     return Ok(admitted.seat.reason().map_or(End::TakenOver, End::Dismissed));
                 },
                 () = door.desk.clock.sleep_until(admitted.guest.expires) => return Ok(End::Expired),
-                read = read_some(&mut self.stream, &mut self.inbox, &mut self.read_bytes), if !blocked => read?,
+                read = self.wire.read(), if !blocked => read?,
                 () = admitted.seat.mailbox().news() => {}
                 () = sleep_until_some(late) => {}
                 puback = self.underway.first() => self.acknowledge(puback?).await?,
@@ -313,8 +201,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = sleep_until_some(self.doom.map(|(at, _)| at)) => {
                     return Err(End::Limited(self.doom.map_or("", |(_, why)| why)));
                 }
-                () = sleep_until_some(partial) => return Err(End::Slow),
-                () = sleep_until_some(quiet) => return Err(End::Quiet),
             }
         }
     }
@@ -328,21 +214,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Takes packets out of the inbox until it is empty or too many publishes are on their way. Then the rest stays
     /// where it is, and TCP makes the device wait.
     async fn digest(&mut self, admitted: &Admitted) -> Result<(), End> {
-        while !self.inbox.is_empty() && !self.is_full() {
-            let came = self.feed().await?;
-            if !self.session.mid_packet() {
-                // The protocol's own timer stands still where a device asked for no keep-alive.
-                self.quiet_at = Instant::now() + self.quiet;
-            }
-            self.partial_since = match (self.session.mid_packet(), self.partial_since) {
-                (false, _) => None,
-                (true, since) => since.or_else(|| Some(Instant::now())),
-            };
+        while !self.is_full()
+            && let Some(came) = self.wire.next().await?
+        {
             match came {
                 Came::Nothing => {}
-                Came::Hello(_) => return Err(Fault::Protocol.into()),
+                Came::Hello(_) => return Err(gate::End::from(Fault::Protocol).into()),
                 Came::Publish(publish) => self.take(admitted, publish).await?,
                 Came::Heard(packet_id) => {
+                    admitted.seat.heard(self.door.desk.clock.now());
                     self.hearing.heard(packet_id, &admitted.seat, &self.door.desk).map_err(End::NotKept)?;
                 }
                 Came::Subscribe(packet_id, filters) => self.subscribe(admitted, packet_id, filters).await?,
@@ -350,15 +230,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let mut held = self.hearing.filters().to_vec();
                     held.retain(|(held, _)| !filters.contains(held));
                     self.keep(admitted, held)?;
-                    let mut acts = vec![];
-                    self.session.unsubscribed(packet_id, &mut acts);
-                    self.perform(acts).await?;
+                    self.wire.say(|session, acts| session.unsubscribed(packet_id, acts)).await?;
                 }
             }
-        }
-        if self.inbox.is_empty() && READ_BYTES_MAX < self.inbox.capacity().max(self.outgoing.capacity()) {
-            // A large packet came once; its memory need not stay.
-            (self.inbox, self.outgoing) = (BytesMut::new(), vec![]);
         }
         Ok(())
     }
@@ -371,9 +245,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             0 => SubackReturnCode::SuccessMaximumQos0,
             _ => SubackReturnCode::SuccessMaximumQos1,
         };
-        let mut acts = vec![];
-        self.session.subscribed(packet_id, filters.iter().map(code).collect(), &mut acts);
-        self.perform(acts).await.map(|_| ())
+        let codes = filters.iter().map(code).collect();
+        Ok(self.wire.say(|session, acts| session.subscribed(packet_id, codes, acts)).await?)
     }
 
     /// A connection that has to leave keeps nothing: the session is another's by now.
@@ -386,12 +259,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Says what the hub has to say, as far as the device keeps up.
     async fn say(&mut self, admitted: &Admitted) -> Result<(), End> {
         loop {
-            let (mut acts, seat, desk) = (vec![], &admitted.seat, &self.door.desk);
-            let more = self.hearing.say(seat, desk, &mut self.session, &mut acts).map_err(End::NotKept)?;
-            if !acts.is_empty() {
-                self.perform(acts).await?;
-            }
-            if !more {
+            let (hearing, seat, desk) = (&mut self.hearing, &admitted.seat, &self.door.desk);
+            let said = self.wire.say(|session, acts| hearing.say(seat, desk, session, acts)).await?;
+            if !said.map_err(End::NotKept)? {
                 return Ok(());
             }
         }
@@ -429,6 +299,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn take(&mut self, admitted: &Admitted, publish: Publish) -> Result<(), End> {
         let (door, guest) = (Arc::clone(&self.door), &admitted.guest);
+        let now = door.desk.clock.now();
+        admitted.seat.heard(now);
         let said = telemetry::said(guest, &publish)?;
         if self.doom.is_some() {
             door.metrics.dropped("limits");
@@ -444,8 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         };
-        let now = door.desk.clock.now();
-        let Some(luck) = luck(&door.desk.faults.message(&guest.device_id), |length| {
+        let Some(luck) = Luck::of(&door.desk.faults.message(&guest.device_id), |length| {
             door.desk.limits.lock().throttle(now, length);
         })
         .inspect_err(|end| {
@@ -457,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             door.metrics.dropped("fault");
             return Ok(());
         };
-        let wait = match self.meter(bytes) {
+        let wait = match door.meter(bytes) {
             Verdict::Now => Duration::ZERO,
             Verdict::Later(wait) => wait,
             Verdict::Never { reason, after } => {
@@ -473,22 +344,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Acknowledges what is stored by now, in one write.
     async fn acknowledge(&mut self, first: Puback) -> Result<(), End> {
-        let mut acts = vec![];
-        let mut next = Some(first);
-        let mut lost = false;
-        while let Some(puback) = next {
-            if let Some(packet_id) = puback.packet_id {
-                crash::here("hub-stored");
-                if puback.lost {
-                    lost = true;
-                    break;
+        let underway = &mut self.underway;
+        let lost = self.wire.say(|session, acts| {
+            let mut next = Some(first);
+            while let Some(puback) = next {
+                if let Some(packet_id) = puback.packet_id {
+                    crash::here("hub-stored");
+                    if puback.lost {
+                        return Ok(true);
+                    }
+                    session.acknowledge(packet_id, acts);
                 }
-                self.session.acknowledge(packet_id, &mut acts);
+                next = underway.already()?;
             }
-            next = self.underway.already()?;
-        }
-        self.perform(acts).await?;
-        if lost { Err(End::PubackLost) } else { Ok(()) }
+            Ok::<_, AppendError>(false)
+        });
+        if lost.await?? { Err(End::PubackLost) } else { Ok(()) }
     }
 
     /// Stores what the throttle holds, without its waits, and acknowledges all that was taken.
@@ -500,81 +371,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         Ok(())
     }
-
-    async fn feed(&mut self) -> Result<Came, End> {
-        let mut acts = vec![];
-        let taken = self.session.feed(&self.inbox, &mut acts);
-        self.inbox.advance(taken);
-        self.perform(acts).await
-    }
-
-    /// Does what the session asks; at most one packet came.
-    async fn perform(&mut self, acts: Vec<Act>) -> Result<Came, End> {
-        let mut came = Came::Nothing;
-        let mut end = None;
-        for act in acts {
-            match act {
-                Act::Connect(hello) => came = Came::Hello(Box::new(hello)),
-                Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
-                Act::Heard(packet_id) => came = Came::Heard(packet_id),
-                Act::Publish(publish) => came = Came::Publish(publish),
-                Act::Subscribe { packet_id, filters } => came = Came::Subscribe(packet_id, filters),
-                Act::Unsubscribe { packet_id, filters } => came = Came::Unsubscribe(packet_id, filters),
-                Act::Quiet(length) => {
-                    self.quiet = length.map_or(self.quiet_max, |length| length.min(self.quiet_max));
-                    self.quiet_at = Instant::now() + self.quiet;
-                }
-                Act::Goodbye => end = Some(End::Left),
-                Act::Close(fault) => end = Some(fault.into()),
-            }
-        }
-        if !self.outgoing.is_empty() {
-            let write = async {
-                self.stream.write_all(&self.outgoing).await?;
-                self.stream.flush().await
-            };
-            timeout(WRITE_TIMEOUT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            self.outgoing.clear();
-        }
-        match end {
-            Some(end) => Err(end),
-            None => Ok(came),
-        }
-    }
-}
-
-/// What the script says of a publish: `None` if it is lost, or why the connection ends.
-fn luck(actions: &[Action], mut throttle: impl FnMut(Duration)) -> Result<Option<Luck>, End> {
-    let (mut luck, mut lost) = (Luck::default(), false);
-    for action in actions {
-        match action {
-            Action::Drop => lost = true,
-            Action::Delay(length) => luck.delay += *length,
-            Action::Duplicate => luck.twice = true,
-            Action::BlackHole(length) => return Err(End::BlackHole(*length)),
-            Action::Disconnect => return Err(End::Scripted("disconnect")),
-            Action::LosePuback => luck.loses_puback = true,
-            Action::ExpireToken => return Err(End::Expired),
-            Action::Throttle(length) => throttle(*length),
-        }
-    }
-    Ok(Some(luck).filter(|_| !lost))
-}
-
-/// Reads what has come, into as much room as was needed lately; the end of the stream is [`End::Vanished`]. May be
-/// dropped and called again.
-async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut BytesMut, room: &mut usize) -> Result<(), End> {
-    if inbox.is_empty() && *room < inbox.capacity() {
-        *inbox = BytesMut::new();
-    }
-    inbox.reserve(*room);
-    let read = stream.read_buf(inbox).await?;
-    *room = match read {
-        0 => return Err(End::Vanished),
-        read if read < READ_BYTES_MIN => READ_BYTES_MIN,
-        read => (2 * read).clamp(*room, READ_BYTES_MAX),
-    };
-    Ok(())
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

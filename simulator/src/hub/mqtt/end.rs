@@ -4,31 +4,19 @@ use std::io;
 use std::time::Duration;
 
 use super::auth::Denied;
-use super::session::Fault;
 use super::telemetry::Violation;
+use crate::gate;
 use crate::hub::log::AppendError;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
-    #[error("the device left")]
-    Left,
-    #[error("the device closed the connection without DISCONNECT")]
-    Vanished,
-    #[error("{0}")]
-    Fault(#[from] Fault),
+    #[error(transparent)]
+    Gate(#[from] gate::End),
     #[error("{0}")]
     Denied(#[from] Denied),
     #[error("{0}")]
     Violation(#[from] Violation),
-    #[error("no TLS or no CONNECT within `hub.mqtt.connect-timeout`")]
-    ConnectTimeout,
-    #[error("TLS: {0}")]
-    Tls(io::Error),
-    #[error("silence for 1.5 times the device's keep-alive")]
-    Quiet,
-    #[error("a packet did not end within `hub.mqtt.packet-timeout`")]
-    Slow,
     #[error("its token expired")]
     Expired,
     #[error("another connection came with the same device id")]
@@ -47,24 +35,15 @@ pub(super) enum End {
     NotStored(#[from] AppendError),
     #[error("its subscriptions cannot be kept: {0}")]
     NotKept(io::Error),
-    #[error("the hub stops")]
-    Stopping,
-    #[error("reading or writing: {0}")]
-    Io(#[from] io::Error),
 }
 
 impl End {
     /// As it stands in metrics; `None` where the device ended the connection.
     pub(super) const fn as_str(&self) -> Option<&'static str> {
         match self {
-            End::Left | End::Vanished | End::Io(_) | End::Stopping => None,
-            End::Fault(fault) => Some(fault.as_str()),
+            End::Gate(end) => end.as_str(),
             End::Denied(denied) => Some(denied.as_str()),
             End::Violation(violation) => Some(violation.as_str()),
-            End::ConnectTimeout => Some("connect-timeout"),
-            End::Tls(_) => Some("tls"),
-            End::Quiet => Some("keep-alive"),
-            End::Slow => Some("slow"),
             End::Expired => Some("token-ended"),
             End::TakenOver => Some("taken-over"),
             End::Limited(why) | End::Scripted(why) | End::Dismissed(why) => Some(why),

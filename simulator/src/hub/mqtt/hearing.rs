@@ -8,13 +8,12 @@ use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
-use mqtt_protocol_core::mqtt::packet::Qos;
 
 use super::filters;
 use super::mailbox::Letter;
 use super::seats::Seat;
-use super::session::{Act, Session};
 use super::sessions::Filter;
+use crate::gate::{Act, Qos, Session};
 use crate::hub::commands::{Command, Lock};
 use crate::hub::desk::Desk;
 

@@ -1,7 +1,5 @@
-//! Accepts connections up to a limit, opens TLS, and waits for all of them at the end.
+//! Devices at the port of their own, and those that come through another.
 
-use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,86 +7,35 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::Door;
-use super::certificates::Chain;
 use super::connection::Connection;
 use super::end::End;
-
-/// After a failed accept (no file descriptors, most likely), so that the log is not flooded.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+use crate::gate::Chain;
 
 /// Serves devices until the door's token is cancelled and every connection has ended.
 pub(in crate::hub) async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<Door>) {
     let tls = TlsAcceptor::from(tls);
-    let room = Arc::new(Semaphore::new(door.limits.connections_max));
-    let mut connections = JoinSet::new();
-    let mut failing = false;
-    loop {
-        let accepted = tokio::select! {
-            () = door.stop.cancelled() => break,
-            Some(joined) = connections.join_next() => {
-                note_panic(&door, joined);
-                continue;
-            }
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Once, until it works again: it will fail every time for as long as it lasts.
-                if !mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "cannot accept connections of devices");
-                }
-                door.metrics.closed("not-accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        failing = false;
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            door.metrics.closed("connections-max");
-            continue;
-        };
+    let attend = |stream, peer| {
         let (tls, door) = (tls.clone(), Arc::clone(&door));
-        connections.spawn(async move {
-            let connected = door.metrics.connected();
+        async move {
             let end = welcome(stream, tls, Arc::clone(&door)).await;
             note(&door, peer, &end);
-            drop((connected, permit));
-        });
-    }
-    drop(listener);
-    while let Some(joined) = connections.join_next().await {
-        note_panic(&door, joined);
-    }
-}
-
-/// Nobody cancels a connection's task: one that did not end by itself has panicked.
-fn note_panic(door: &Door, joined: Result<(), JoinError>) {
-    if let Err(error) = joined {
-        door.metrics.closed("panic");
-        tracing::error!(%error, "a device's connection ended by a fault of the hub");
-    }
+        }
+    };
+    door.gate().serve(listener, attend).await;
 }
 
 async fn welcome(stream: TcpStream, tls: TlsAcceptor, door: Arc<Door>) -> End {
-    // Delay costs throughput only where packets are tiny, and they are.
-    let _ = stream.set_nodelay(true);
-    let patience = Instant::now() + door.limits.connect_timeout.duration();
-    let stream = tokio::select! {
-        () = door.stop.cancelled() => return End::Stopping,
-        opened = timeout_at(patience, tls.accept(stream)) => match opened {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return End::Tls(error),
-            Err(_) => return End::ConnectTimeout,
-        },
+    let gate = door.gate();
+    let patience = gate.patience();
+    let (stream, chain) = match gate.open(stream, &tls, patience).await {
+        Ok(opened) => opened,
+        Err(end) => return end.into(),
     };
-    let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    drop((gate, tls));
     let (end, stream) = Connection::new(stream, door).serve(chain, patience).await;
     if matches!(end, End::BlackHole(_)) {
         // No FIN: where a network swallowed everything, none would have come through.
@@ -107,7 +54,7 @@ pub(in crate::hub) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
     door: Arc<Door>,
     let_go: impl FnOnce(),
 ) {
-    let connected = door.metrics.connected();
+    let connected = door.metrics.gate.connected();
     let (end, stream) = Box::pin(Connection::new(stream, Arc::clone(&door)).serve(chain, patience)).await;
     if matches!(end, End::BlackHole(_)) {
         let_go();
@@ -118,31 +65,8 @@ pub(in crate::hub) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn note(door: &Door, peer: SocketAddr, end: &End) {
-    match end.as_str() {
-        Some(why) => {
-            door.metrics.closed(why);
-            match end {
-                End::Denied(_) => {} // said already, with its client id
-                End::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-                _ => tracing::info!(%peer, why, "closed a device's connection: {end}"),
-            }
-        }
-        None => tracing::debug!(%peer, "a device's connection ended: {end}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::mqtt::tests::{Stand, limits};
-
-    #[tokio::test]
-    async fn a_panic_of_a_connection_is_counted() {
-        let stand = Stand::open(limits()).await;
-        note_panic(&stand.door, tokio::spawn(async {}).await);
-        assert_eq!(stand.count("closed", "panic"), 0);
-        note_panic(&stand.door, tokio::spawn(async { panic!("as in a defect") }).await);
-        assert_eq!(stand.count("closed", "panic"), 1);
-        stand.close().await;
+    match end {
+        End::Denied(denied) => door.metrics.gate.closed(denied.as_str()), // said already, with its client id
+        end => door.gate().note(peer, end.as_str(), end),
     }
 }

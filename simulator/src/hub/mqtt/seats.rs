@@ -2,14 +2,18 @@
 //! to say.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use shared::clock::Clock;
 use shared::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::mailbox::{Letter, Mailbox};
+use super::seen::{Last, Seen};
 use crate::hub::who::Who;
 
 /// What a device is subscribed to, as far as others have to know.
@@ -24,7 +28,7 @@ pub(crate) enum Hears {
     Commands = 4,
 }
 
-/// Who is connected; clones are the same.
+/// Who is connected; clones are the same. By default nothing is known of those who are away.
 #[derive(Debug, Clone, Default)]
 pub struct Seats {
     inner: Arc<Inner>,
@@ -35,6 +39,9 @@ struct Inner {
     taken: Mutex<Taken>,
     /// Counts who came and who began to listen.
     changed: watch::Sender<u64>,
+    /// Who is away.
+    seen: Seen,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +58,8 @@ struct Place {
     reason: Mutex<Option<&'static str>>,
     hears: AtomicU8,
     since: Timestamp,
+    /// Of what was heard last, in microseconds.
+    active: AtomicI64,
     generation_id: String,
     mailbox: Mailbox,
 }
@@ -65,6 +74,15 @@ pub(super) struct Seat {
 }
 
 impl Seats {
+    /// Nobody is connected; of those who are away it is known when they were there, by this file.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub fn open(path: PathBuf, clock: Clock) -> io::Result<Self> {
+        let inner = Inner { seen: Seen::open(path)?, clock, ..Inner::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
     /// Seats an identity; whoever sat there has to leave.
     pub(super) fn take(&self, who: &Who, generation_id: &str, since: Timestamp) -> Seat {
         let place = Arc::new(Place {
@@ -72,6 +90,7 @@ impl Seats {
             reason: Mutex::default(),
             hears: AtomicU8::new(0),
             since,
+            active: AtomicI64::new(since.micros()),
             generation_id: generation_id.to_owned(),
             mailbox: Mailbox::default(),
         });
@@ -82,6 +101,7 @@ impl Seats {
             before.leave.cancel();
         }
         drop(taken);
+        self.inner.seen.put(who, generation_id, Last { changed: since, active: since });
         Seat { place, number, who: who.clone(), seats: self.clone() }
     }
 
@@ -98,9 +118,20 @@ impl Seats {
         taken.by_who.iter().map(|(who, (_, place))| (who.clone(), place.generation_id.clone())).collect()
     }
 
-    /// Since when; `None` if it is not connected.
-    pub fn connected_since(&self, who: &Who) -> Option<Timestamp> {
-        self.place(who).map(|place| place.since)
+    /// Whether the identity of this generation is connected, and when it was seen last.
+    pub(crate) fn seen(&self, who: &Who, generation_id: &str) -> (bool, Option<Last>) {
+        match self.place(who).filter(|place| place.generation_id == generation_id) {
+            Some(place) => (true, Some(Last { changed: place.since, active: place.active() })),
+            None => (false, self.inner.seen.get(who, generation_id)),
+        }
+    }
+
+    /// Forgets when those who are not among these were there.
+    ///
+    /// # Errors
+    /// If the disk says no.
+    pub(crate) fn forget_all_but(&self, stays: impl Fn(&Who) -> bool) -> io::Result<()> {
+        self.inner.seen.retain(stays)
     }
 
     /// Ends a connection; `reason` stands in metrics. False if there is none.
@@ -145,6 +176,10 @@ impl Seats {
 }
 
 impl Place {
+    fn active(&self) -> Timestamp {
+        Timestamp::from_micros(self.active.load(Ordering::Relaxed))
+    }
+
     fn hears(&self, what: Hears) -> bool {
         self.hears.load(Ordering::Acquire) & what as u8 != 0
     }
@@ -163,6 +198,11 @@ impl Seat {
 
     pub(super) fn who(&self) -> &Who {
         &self.who
+    }
+
+    /// The device was heard.
+    pub(super) fn heard(&self, at: Timestamp) {
+        self.place.active.store(at.micros(), Ordering::Relaxed);
     }
 
     /// What the hub has to say.
@@ -198,6 +238,9 @@ impl Drop for Seat {
         let mut taken = self.seats.lock();
         if taken.by_who.get(&self.who).is_some_and(|(number, _)| *number == self.number) {
             taken.by_who.remove(&self.who);
+            let Inner { seen, clock, .. } = &*self.seats.inner;
+            let last = Last { changed: clock.now(), active: self.place.active() };
+            seen.put(&self.who, &self.place.generation_id, last);
         }
     }
 }
@@ -213,9 +256,32 @@ mod tests {
         let second = seats.take(&who, "1", now);
         assert!(first.leave().is_cancelled() && !second.leave().is_cancelled());
         drop(first);
-        assert_eq!((seats.devices(), seats.connected_since(&who)), (vec!["d".to_owned()], Some(now)));
+        let last = Last { changed: now, active: now };
+        assert_eq!((seats.devices(), seats.seen(&who, "1")), (vec!["d".to_owned()], (true, Some(last))));
         drop(second);
         assert!(seats.devices().is_empty());
+    }
+
+    #[test]
+    fn whoever_went_is_remembered_past_a_restart_but_not_as_another_of_its_id() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, who) = (dir.path().join("seen.jsonl"), Who::module("d", "m"));
+        let [came, heard, went] = [1_000, 2_000, 3_000].map(Timestamp::from_millis);
+        let hands = shared::clock::VirtualClock::at(went);
+        let seats = Seats::open(path.clone(), Clock::Virtual(hands.clone())).expect("made");
+        assert_eq!(seats.seen(&who, "1"), (false, None));
+        let seat = seats.take(&who, "1", came);
+        seat.heard(heard);
+        assert_eq!(seats.seen(&who, "1"), (true, Some(Last { changed: came, active: heard })));
+        assert_eq!(seats.seen(&who, "2"), (false, None));
+        drop(seat);
+        let gone = (false, Some(Last { changed: went, active: heard }));
+        assert_eq!(seats.seen(&who, "1"), gone);
+        drop(seats);
+        let seats = Seats::open(path, Clock::Virtual(hands)).expect("read");
+        assert_eq!((seats.seen(&who, "1"), seats.seen(&who, "2")), (gone, (false, None)));
+        seats.forget_all_but(|_| false).expect("a disk");
+        assert_eq!(seats.seen(&who, "1"), (false, None));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use shared::topic;
 
 use super::auth::Guest;
 use super::requests::{Request, request};
-use super::session::Publish;
 use super::sessions::Filter;
+use crate::gate::Publish;
 use crate::hub::log::{NewEvent, SystemProperties, moment};
 
 /// Body and properties together, as the service counts.

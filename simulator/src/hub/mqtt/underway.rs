@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::end::End;
+use crate::hub::faults::Action;
 use crate::hub::log::{AppendError, Appending, Log, NewEvent};
 use crate::hub::metrics::Metrics;
 
@@ -32,6 +34,26 @@ pub(super) struct Luck {
     pub(super) loses_puback: bool,
     /// Acknowledged so long after it was let in, and not before it is stored.
     pub(super) delay: Duration,
+}
+
+impl Luck {
+    /// What the script says of a publish: `None` if it is lost, or why the connection ends.
+    pub(super) fn of(actions: &[Action], mut throttle: impl FnMut(Duration)) -> Result<Option<Self>, End> {
+        let (mut luck, mut lost) = (Self::default(), false);
+        for action in actions {
+            match action {
+                Action::Drop => lost = true,
+                Action::Delay(length) => luck.delay += *length,
+                Action::Duplicate => luck.twice = true,
+                Action::BlackHole(length) => return Err(End::BlackHole(*length)),
+                Action::Disconnect => return Err(End::Scripted("disconnect")),
+                Action::LosePuback => luck.loses_puback = true,
+                Action::ExpireToken => return Err(End::Expired),
+                Action::Throttle(length) => throttle(*length),
+            }
+        }
+        Ok(Some(luck).filter(|_| !lost))
+    }
 }
 
 /// What is owed to the device for a publish that is stored.

@@ -8,7 +8,9 @@
 //! Invariants: changes of a twin are one after another, none is lost, each counts once; whoever is told of a change finds
 //! it after a restart.
 
-pub mod document; // one twin
+pub mod document; // [p] one twin
+
+mod patch; // [p] what changes it
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,9 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use shared::clock::Clock;
 use shared::crash;
+use shared::time::Timestamp;
 use tokio::sync::Notify;
 
-pub use self::document::{Change, SECTION_BYTES_MAX, Section, TAGS_BYTES_MAX, Twin, TwinFault};
+pub use self::document::{Change, Section, Twin};
+pub(in crate::hub) use self::patch::metadata_of;
+pub use self::patch::{SECTION_BYTES_MAX, TAGS_BYTES_MAX, TwinFault};
 use super::journal::{Journal, Ticket};
 use super::who::Who;
 
@@ -52,6 +57,10 @@ pub struct TwinNews {
     pub told: Option<Value>,
     /// Versions after the change: of the twin, the desired and the reported properties.
     pub versions: (i64, i64, i64),
+    /// When it was changed.
+    pub at: Timestamp,
+    /// The twin as it is now, if it was replaced.
+    pub whole: Option<Box<Twin>>,
 }
 
 /// A patch of reported properties that is taken, but not known to be safe yet.
@@ -92,13 +101,16 @@ impl Twins {
         let key = who.to_string();
         let mut book = self.journal.book();
         let mut twin = book.get(&key).cloned().unwrap_or_default();
-        let version = twin.report(patch, self.clock.now())?;
+        let at = self.clock.now();
+        let version = twin.report(patch, at)?;
         let news = TwinNews {
             who: who.clone(),
             change: Change::default(),
             reported: Some(patch.clone()),
             told: None,
             versions: twin.versions(),
+            at,
+            whole: None,
         };
         let ticket = book.put(&key, twin)?;
         self.news.add(ticket, news);
@@ -117,12 +129,15 @@ impl Twins {
             let mut book = self.journal.book();
             let before = book.get(&key).cloned().unwrap_or_default();
             let mut twin = before.clone();
-            let told = twin.change(&change, if_match, self.clock.now())?;
+            let at = self.clock.now();
+            let told = twin.change(&change, if_match, at)?;
             if twin == before {
                 return Ok(twin);
             }
             let ticket = book.put(&key, twin.clone())?;
-            let news = TwinNews { who: who.clone(), change, reported: None, told, versions: twin.versions() };
+            let whole = change.replace.then(|| Box::new(twin.clone()));
+            let versions = twin.versions();
+            let news = TwinNews { who: who.clone(), change, reported: None, told, versions, at, whole };
             self.news.add(ticket, news);
             (twin, ticket)
         };

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderName;
-use serde_json::Value;
+use axum::http::header::USER_AGENT;
+use serde_json::{Value, json};
 use shared::time::Timestamp;
 use tokio::sync::Notify;
 
@@ -27,6 +28,9 @@ use crate::hub::journal::{Journal, Ticket};
 
 /// Jobs kept; more are refused.
 const JOBS_MAX: usize = 1_000;
+/// Stands in the User-Agent of clients that were generated of the REST reference, Microsoft's for Python among them. Of a
+/// query for jobs that reference says other than what is answered: they read the one, the SDK for Node the other.
+const GENERATED: &str = "msrest/";
 /// How long a job that has ended is shown.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
@@ -203,13 +207,15 @@ impl Api {
         jobs.retain(|job| is(kind, job.task.as_str()) && is(status, job.status.as_str()) && page.is_new((&job.id, "")));
         let more = page.max < jobs.len();
         jobs.truncate(page.max);
-        let shown = jobs.iter().map(|job| job.shown(&self.jobs.statistics(&job.id)));
-        let answer = Answer::json(Value::Array(shown.collect()));
-        Ok(match jobs.last().filter(|_| more) {
-            Some(last) => {
-                let next = page.next((last.id.clone(), String::new()), jobs.len());
-                answer.with(HeaderName::from_static("x-ms-continuation"), &next)
-            }
+        let shown: Vec<Value> = jobs.iter().map(|job| job.shown(&self.jobs.statistics(&job.id))).collect();
+        let next = jobs.last().filter(|_| more).map(|last| page.next((last.id.clone(), String::new()), jobs.len()));
+        if asked.header(USER_AGENT.as_str()).is_some_and(|agent| agent.contains(GENERATED)) {
+            let result = json!({ "type": "jobResponse", "items": shown, "continuationToken": next });
+            return Ok(Answer::json(result));
+        }
+        let answer = Answer::json(Value::Array(shown));
+        Ok(match next {
+            Some(next) => answer.with(HeaderName::from_static("x-ms-continuation"), &next),
             None => answer,
         })
     }

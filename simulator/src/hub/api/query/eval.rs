@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use serde_json::{Map, Number, Value};
 use shared::time::Timestamp;
 
-use super::{Compare, Condition, Operand, Row, Select, Step};
+use super::{Compare, Condition, Field, Operand, Row, Select, Step};
 
 /// True if the row is meant.
 pub(super) fn holds(condition: &Condition, row: &impl Row) -> bool {
@@ -17,9 +17,10 @@ pub(super) fn holds(condition: &Condition, row: &impl Row) -> bool {
 pub(super) fn project(select: &Select, row: &impl Row) -> Value {
     match select {
         Select::All => row.whole(),
-        Select::Fields(fields) => Value::Object(
-            fields.iter().filter_map(|field| Some((field.name.clone(), row.walk(&field.path)?))).collect(),
-        ),
+        Select::Fields(fields) => {
+            let name = |field: &Field| field.name.clone().unwrap_or_else(|| row.name(&field.path));
+            Value::Object(fields.iter().filter_map(|field| Some((name(field), row.walk(&field.path)?))).collect())
+        }
         Select::Count { .. } => Value::Null,
     }
 }

@@ -41,7 +41,8 @@ pub(super) enum Select {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Field {
     path: Vec<Step>,
-    name: String,
+    /// Behind AS.
+    name: Option<String>,
 }
 
 /// Where rows are.
@@ -113,6 +114,19 @@ pub(super) trait Row {
     fn walk(&self, path: &[Step]) -> Option<Value>;
     /// All of it.
     fn whole(&self) -> Value;
+    /// Under which name a selected path is shown, unless AS says another.
+    fn name(&self, path: &[Step]) -> String {
+        last_name(path)
+    }
+}
+
+/// The last name of a path.
+pub(super) fn last_name(path: &[Step]) -> String {
+    let last = path.iter().rev().find_map(|step| match step {
+        Step::Name(name) => Some(name.clone()),
+        Step::Index(_) => None,
+    });
+    last.unwrap_or_default()
 }
 
 impl Query {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::lex::{Kind, Sign, Token, lex};
 use super::{Compare, Condition, Field, Operand, Query, QueryFault, Select, Source, Step};
 
-/// Bytes of a query's text. Above, it is refused.
-pub(in crate::hub::api) const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Characters of a query's text, as Microsoft documents it. Above, it is refused.
+pub(in crate::hub::api) const TEXT_CHARS_MAX: usize = 8192;
 /// Brackets and NOTs within each other.
 const DEPTH_MAX: usize = 32;
 /// Values of one IN.
@@ -66,8 +66,8 @@ struct Words {
 
 impl Words {
     fn of(text: &str) -> Result<Self, QueryFault> {
-        if TEXT_BYTES_MAX < text.len() {
-            return Err(QueryFault::at(TEXT_BYTES_MAX, format!("a query has at most {TEXT_BYTES_MAX} bytes")));
+        if let Some((at, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
+            return Err(QueryFault::at(at, format!("a query has at most {TEXT_CHARS_MAX} characters")));
         }
         Ok(Self { tokens: lex(text)?.into_iter().peekable(), end: text.len() })
     }
@@ -155,11 +155,7 @@ impl Words {
             if FIELDS_MAX <= fields.len() {
                 return Err(self.fault(format!("at most {FIELDS_MAX} fields can be selected")));
             }
-            let last = path.iter().rev().find_map(|step| match step {
-                Step::Name(name) => Some(name.clone()),
-                Step::Index(_) => None,
-            });
-            let name = self.alias()?.or(last).unwrap_or_default();
+            let name = self.alias()?;
             fields.push(Field { path, name });
             if !self.sign(Sign::Comma) {
                 return Ok(Select::Fields(fields));

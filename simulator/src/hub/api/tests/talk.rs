@@ -69,7 +69,7 @@ async fn what_a_twin_cannot_hold_is_refused_and_changes_nothing() {
         ("[]".to_owned(), 400),
         ("\u{0}\u{1}".to_owned(), 400),
         (r#"{"tags":"x"}"#.to_owned(), 400),
-        (of(&deep(11)), 400),
+        (of(&deep(12)), 400),
         (of(&deep(20_000)), 400),
         (of(r#"{"a.b":1}"#), 400),
         (of(&large), 413),
@@ -155,5 +155,37 @@ async fn messages_wait_for_their_device_up_to_fifty_and_are_thrown_away_when_tol
         let refused = served.ask("POST", "/messages/deviceBound", headers, body).await;
         assert_eq!(refused.status, status, "{headers}: {}", refused.body);
     }
+    served.close().await;
+}
+
+#[tokio::test]
+async fn commands_and_methods_count_for_the_day_and_what_the_tier_throttles_is_429() {
+    let served = Served::open().await;
+    let limits = served.stand.door.desk.limits.clone();
+    let used = || limits.lock().meter().used;
+    let to = "iothub-to: /devices/d-1/messages/deviceBound\r\n";
+    assert_eq!(served.ask("POST", "/messages/deviceBound", to, &"x".repeat(5_000)).await.status, 204);
+    assert_eq!(used(), 2, "5 KB are two of 4");
+    let absent = "iothub-to: /devices/absent/messages/deviceBound\r\n";
+    assert_eq!(served.ask("POST", "/messages/deviceBound", absent, "x").await.status, 404);
+    assert_eq!(used(), 2, "what is not taken is not billed");
+    let call = json!({ "methodName": "x", "payload": "y".repeat(5_000) }).to_string();
+    assert_eq!(served.ask("POST", "/twins/d-1/methods", "", &call).await.status, 404);
+    assert_eq!(used(), 5, "two to ask, one to say that nobody is there");
+
+    limits.lock().throttle(served.stand.door.desk.clock.now(), std::time::Duration::from_secs(600));
+    for (method, path, head, body) in [
+        ("POST", "/messages/deviceBound", to, "x"),
+        ("POST", "/twins/d-1/methods", "", call.as_str()),
+        ("GET", "/twins/d-1", "", ""),
+        ("PATCH", "/twins/d-1", "", "{}"),
+        ("GET", "/devices/d-1", "", ""),
+        ("POST", "/devices/query", "", "{\"query\": \"SELECT * FROM devices\"}"),
+        ("GET", "/jobs/v2/query", "", ""),
+    ] {
+        let refused = served.ask(method, path, head, body).await;
+        assert_eq!(refused.status, 429, "{method} {path}");
+    }
+    assert_eq!(used(), 5);
     served.close().await;
 }

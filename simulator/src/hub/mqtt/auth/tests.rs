@@ -82,6 +82,8 @@ fn user_names_of_all_sdks_are_read() {
         ("h/d/?api-version=2019-10-01&DeviceClientType=a/b/c", "d", None),
         ("h/d/?api-version=2018-06-30", "d", None),
         ("h/d/api-version=2016-11-14/DeviceClientType=x", "d", None),
+        ("h/d/DeviceClientType=azure-iot-device%2F1.0.14", "d", None),
+        ("h/d/DeviceClientType=azure-iot-device%2F1.1.0&api-version=2016-11-14", "d", None),
         ("h/d/", "d", None),
         ("h/d", "d", None),
         ("h/d/m/?api-version=2021-04-12", "d", Some("m")),

@@ -53,7 +53,7 @@ async fn what_is_no_patch_is_refused_and_changes_nothing() {
         ("[1]".to_owned(), 400),
         ("{\"a\":\"\u{0}\"}".to_owned(), 400),
         ("{\"$a\":1}".to_owned(), 400),
-        (deep(11), 400),
+        (deep(12), 400),
         (deep(40_000), 400),
         ("[".repeat(200_000), 400),
         (large, 413),
@@ -152,7 +152,7 @@ async fn a_module_has_a_twin_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_disabled_or_deleted_loses_its_connection_and_the_latter_its_twin() {
+async fn a_device_that_is_disabled_or_taken_out_of_the_file_loses_its_connection_and_keeps_its_twin() {
     let stand = Stand::open(limits()).await;
     let (who, twins) = (Who::device("d-1"), &stand.door.desk.twins);
     twins.report(&who, &json!({"a": 1})).await.expect("taken");
@@ -168,12 +168,58 @@ async fn a_device_that_is_disabled_or_deleted_loses_its_connection_and_the_latte
         stand.door.desk.heed().await.expect("a disk");
         until(&mut device, |_| false).await.expect_err("closed");
         soon(reason, || stand.count("closed", reason) == 1).await;
-        assert_eq!(twins.get(&who).reported.values.is_empty(), reason == "deleted-device");
-        if reason == "disabled-device" {
-            std::fs::write(&file, text).expect("written");
-            stand.door.desk.heed().await.expect("a disk");
-        }
+        std::fs::write(&file, text).expect("written");
+        stand.door.desk.heed().await.expect("a disk");
+        assert_eq!(twins.get(&who).reported.values["a"], 1, "{reason}, and back again");
     }
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn twins_and_commands_outlive_a_start_with_another_registry_but_not_another_identity_of_the_same_id() {
+    use crate::hub::commands::Command;
+    use crate::hub::devices::{Change as Edited, Draft, Edit, IfMatch};
+
+    let stand = Stand::open(limits()).await;
+    let (desk, who) = (&stand.door.desk, Who::device("d-1"));
+    let left = |desk: &Desk| (desk.twins.get(&who).version, desk.commands.depth(&who));
+    desk.heed().await.expect("a disk");
+    desk.twins.report(&who, &json!({"a": 1})).await.expect("taken");
+    desk.commands.send(&who, Command::default()).await.expect("taken");
+    let file = stand.dir.path().join("devices.toml");
+    let whole = std::fs::read_to_string(&file).expect("read");
+
+    // A start with a registry in which it is not, then with the right one.
+    let empty = stand.dir.path().join("empty.toml");
+    for path in [&empty, &file] {
+        let registry = Registry::prepare(path.clone(), &[]).expect("a registry");
+        desk.restarted(registry).heed().await.expect("a disk");
+        assert_eq!(left(desk), (2, 1), "{}", path.display());
+    }
+    // The file is half written for a while.
+    let others = whole.replace("id = \"d-1\"", "id = \"somebody\"");
+    for text in [&others, &whole] {
+        std::fs::write(&file, text).expect("written");
+        desk.heed().await.expect("a disk");
+        assert_eq!(left(desk), (2, 1));
+    }
+    // By hand another one takes its id.
+    let generation = desk.registry.now().device("d-1").expect("known").generation_id.clone();
+    for text in [others, whole.replace(&generation, "000000000000000007")] {
+        std::fs::write(&file, text).expect("written");
+        desk.heed().await.expect("a disk");
+    }
+    assert_eq!(left(desk), (1, 0));
+    // A service deletes it.
+    desk.twins.report(&who, &json!({"a": 1})).await.expect("taken");
+    let edit = |change| vec![Edit { device: "d-1".to_owned(), module: None, change }];
+    let done = desk.registry.edit(edit(Edited::Delete(IfMatch::Any)), desk.clock.now()).expect("written");
+    assert!(done[0].is_ok());
+    desk.heed().await.expect("a disk");
+    let done = desk.registry.edit(edit(Edited::Create(Draft::default())), desk.clock.now()).expect("written");
+    assert!(done[0].is_ok());
+    desk.heed().await.expect("a disk");
+    assert_eq!(left(desk), (1, 0));
     stand.close().await;
 }
 
@@ -186,6 +232,7 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
         stand.door.desk.heed().await.expect("a disk");
         let file = stand.dir.path().join("devices.toml");
         devices::register(&file, "d-9", None, Means::Sas, None).expect("registered");
+        devices::register(&file, "d-9", Some("m"), Means::Sas, None).expect("registered");
         stand.door.desk.heed().await.expect("a disk");
         let (client, mut device) = stand.good("d-9");
         connected(&mut device).await.expect("admitted");
@@ -195,7 +242,7 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
         let change = Change { tags: Some(json!({"site": "x"})), desired: Some(json!({"a": 1})), replace: true };
         stand.door.desk.twins.change(&Who::device("d-9"), change, None).await.expect("taken");
         client.publish(events("d-9"), QoS::AtLeastOnce, false, "last").await.expect("queued");
-        let wanted = if sources.is_empty() { 1 } else { 5 };
+        let wanted = if sources.is_empty() { 1 } else { 6 };
         let found = async {
             loop {
                 let _ = timeout(Duration::from_millis(10), device.poll()).await;
@@ -216,19 +263,119 @@ async fn what_the_hub_does_is_told_to_readers_of_events_who_asked_for_it() {
             ("Telemetry", ""),
             ("deviceConnectionStateEvents", "deviceConnected"),
             ("deviceLifecycleEvents", "createDeviceIdentity"),
+            // Of the module: Microsoft's page has the same for both, and `moduleId`.
+            ("deviceLifecycleEvents", "createDeviceIdentity"),
             ("twinChangeEvents", "replaceTwin"),
             ("twinChangeEvents", "updateTwin"),
         ];
         let expected = if sources.is_empty() { &expected[..1] } else { expected };
         let expected: Vec<_> = expected.iter().map(|(source, op)| ((*source).to_owned(), (*op).to_owned())).collect();
         assert_eq!(found, expected);
-        if let Some(event) = stored.iter().find(|event| property(event, "opType") == "replaceTwin") {
-            let body: Value = serde_json::from_slice(&event.body).expect("JSON");
-            assert_eq!((&body["version"], &body["tags"]), (&json!(3), &json!({"site": "x"})));
-            assert_eq!(body["properties"]["desired"]["$version"], 2);
-            assert_eq!(property(event, "iothub-message-schema"), "twinChangeNotification");
-            assert_eq!(property(event, "hubName"), "hub");
+        let of = |op: &str, module: Option<&str>| {
+            let is = |event: &&StoredEvent| property(event, "opType") == op && event.module_id.as_deref() == module;
+            stored.iter().find(is).map(|event| {
+                assert_eq!(property(event, "moduleId"), module.unwrap_or_default());
+                assert_eq!((property(event, "hubName"), property(event, "deviceId")), ("hub".into(), "d-9".into()));
+                assert_eq!(event.system.user_id.as_deref(), Some("hub"));
+                assert!(event.system.correlation_id.as_ref().is_some_and(|id| !id.is_empty()));
+                serde_json::from_slice::<Value>(&event.body).expect("JSON")
+            })
+        };
+        if !sources.is_empty() {
+            let replaced = of("replaceTwin", None).expect("told");
+            let twin = stand.door.desk.twins.get(&Who::device("d-9"));
+            assert_eq!((&replaced["version"], &replaced["tags"]), (&json!(3), &json!({"site": "x"})));
+            assert_eq!((&replaced["deviceId"], &replaced["etag"]), (&json!("d-9"), &json!(twin.etag)));
+            assert_eq!(replaced["properties"]["desired"], twin.desired.to_json_with_metadata());
+            assert_eq!(replaced["properties"]["reported"], twin.reported.to_json_with_metadata());
+            let updated = of("updateTwin", None).expect("told");
+            assert_eq!(updated["properties"]["reported"], twin.reported.to_json_with_metadata(), "all of it is new");
+            let made = of("createDeviceIdentity", Some("m")).expect("told");
+            assert_eq!((&made["moduleId"], &made["tags"]), (&json!("m"), &json!({})));
+            let connected = of("deviceConnected", None).expect("told");
+            assert_eq!(connected["sequenceNumber"].as_str().map(str::len), Some(64));
         }
         stand.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_device_that_takes_no_wishes_is_closed_rather_than_left_with_those_of_yesterday() {
+    let stand = Stand::open(limits()).await;
+    let (who, desk) = (Who::device("d-1"), &stand.door.desk);
+    let mut options = stand.options("d-1", stand.token("d-1", FAR));
+    options.set_manual_acks(true);
+    let (client, mut device) = AsyncClient::new(options, 8);
+    connected(&mut device).await.expect("admitted");
+    listen(&client, &mut device, &[DESIRED], QoS::AtLeastOnce).await;
+    // It acknowledges nothing: 1,024 letters are on their way to it, then its mailbox fills.
+    let fill = || while desk.seats.post(&who, Hears::Desired, Letter::Desired { version: 2, patch: "{}".into() }) {};
+    fill();
+    soon("under way", || stand.total("said_total{what=\"desired\"}") == 1_024).await;
+    fill();
+    assert_eq!(stand.count("closed", "mailbox-full"), 0);
+    desk.twins.change(&who, wish(json!({"a": 1})), None).await.expect("taken");
+    soon("mailbox-full", || stand.count("closed", "mailbox-full") == 1).await;
+    until(&mut device, |_| false).await.expect_err("closed");
+    // It comes back and asks.
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    listen(&client, &mut device, &[RESPONSES], QoS::AtLeastOnce).await;
+    client.publish(GET, QoS::AtLeastOnce, false, " ").await.expect("queued");
+    let twin: Value = serde_json::from_slice(&told(&mut device).await.payload).expect("JSON");
+    assert_eq!(twin["desired"], json!({"a": 1, "$version": 2}));
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn readers_of_events_hear_of_connections_that_end_and_of_identities_that_are_deleted() {
+    use crate::hub::devices::{Change as Edited, Edit, IfMatch};
+
+    let tier = Config::load(None).expect("the default").hub.limits;
+    let stand = Stand::open_telling(limits(), tier, &[Source::DeviceLifecycle, Source::ConnectionState]).await;
+    let desk = &stand.door.desk;
+    desk.heed().await.expect("a disk");
+    devices::register(&stand.dir.path().join("devices.toml"), "d-9", Some("m"), Means::Sas, None).expect("registered");
+    desk.heed().await.expect("a disk");
+    let told = async |op: &str| {
+        let events = stand.stored("d-9").await;
+        let is = |event: &&StoredEvent| event.properties.iter().any(|(name, value)| name == "opType" && value == op);
+        events.iter().filter(is).map(|event| serde_json::from_slice(&event.body).expect("JSON")).collect::<Vec<Value>>()
+    };
+    let heard = async |op: &'static str, times: usize| {
+        let often = async {
+            while told(op).await.len() < times {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, often).await.unwrap_or_else(|_| panic!("{op} was not told {times} times"));
+    };
+    // One that says goodbye, one that another takes the place of, one whose identity is deleted.
+    let (client, mut device) = stand.good("d-9");
+    connected(&mut device).await.expect("admitted");
+    client.disconnect().await.expect("queued");
+    until(&mut device, |_| false).await.expect_err("left");
+    heard("deviceDisconnected", 1).await;
+    let (_first, mut driven_away) = stand.good("d-9");
+    connected(&mut driven_away).await.expect("admitted");
+    let (_second, mut device) = stand.good("d-9");
+    connected(&mut device).await.expect("admitted");
+    until(&mut driven_away, |_| false).await.expect_err("taken over");
+    let delete = Edit { device: "d-9".to_owned(), module: None, change: Edited::Delete(IfMatch::Any) };
+    assert!(desk.registry.edit(vec![delete], desk.clock.now()).expect("written")[0].is_ok());
+    desk.heed().await.expect("a disk");
+    until(&mut device, |_| false).await.expect_err("deleted");
+    heard("deviceDisconnected", 2).await;
+    // Of the device and of its module.
+    heard("deleteDeviceIdentity", 2).await;
+    let deleted = told("deleteDeviceIdentity").await;
+    assert!(deleted.iter().all(|body| body["deviceId"] == "d-9"), "{deleted:?}");
+    assert_eq!(deleted.iter().filter(|body| body["moduleId"] == "m").count(), 1, "{deleted:?}");
+    // Of the two at once the second one's end is told, and the later event has the higher number.
+    let number = |body: &Value| body["sequenceNumber"].as_str().expect("a text").to_owned();
+    let (came, went) = (told("deviceConnected").await, told("deviceDisconnected").await);
+    assert_eq!((came.len(), went.len()), (3, 2));
+    let order = [&came[0], &went[0], &came[1], &came[2], &went[1]].map(number);
+    assert!(order.is_sorted_by(|one, other| one < other), "{order:?}");
+    stand.close().await;
 }

@@ -6,6 +6,7 @@ use super::super::connection::Connection;
 use super::*;
 use crate::hub::devices::{self, Means};
 use crate::hub::faults::{Fault, Rule};
+use crate::hub::who::Who;
 
 /// Connects and gives the session-present flag.
 async fn present(stand: &Stand, clean: bool) -> (bool, AsyncClient, EventLoop) {
@@ -134,5 +135,25 @@ async fn other_versions_are_told_so() {
     let mut answer = vec![];
     timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("in time").expect("an orderly end");
     assert_eq!(answer, [0x20, 2, 0, 2]);
+    stand.close().await;
+}
+
+#[tokio::test]
+async fn whoever_went_is_known_to_have_been_there() {
+    let stand = Stand::open(limits()).await;
+    let (who, seats) = (Who::device("d-1"), &stand.door.desk.seats);
+    let generation = who.known(&stand.door.desk.registry.now()).expect("known").generation_id;
+    let (client, mut device) = stand.good("d-1");
+    connected(&mut device).await.expect("admitted");
+    let (there, came) = seats.seen(&who, &generation);
+    let came = came.expect("it is there");
+    assert!(there);
+    client.publish(events("d-1"), QoS::AtLeastOnce, false, "x").await.expect("queued");
+    until(&mut device, |packet| matches!(packet, Packet::PubAck(_))).await.expect("stored");
+    drop((client, device));
+    soon("it goes", || !seats.seen(&who, &generation).0).await;
+    soon("that is known", || seats.seen(&who, &generation).1.is_some_and(|last| came.changed < last.changed)).await;
+    let went = seats.seen(&who, &generation).1.expect("remembered");
+    assert!(came.active < went.active && went.active <= went.changed, "{came:?} {went:?}");
     stand.close().await;
 }

@@ -51,6 +51,53 @@ async fn above_the_rate_pubacks_come_late() {
 }
 
 #[tokio::test]
+async fn whoever_may_not_connect_any_more_when_its_turn_comes_is_refused() {
+    for change in [Gone::Disabled, Gone::Deleted, Gone::Another] {
+        // 100 a second, none at once: a second's worth are before it.
+        let stand = Stand::open_with(limits(), s1(0, 60_000)).await;
+        let desk = &stand.door.desk;
+        desk.heed().await.expect("a disk");
+        for _ in 0..100 {
+            desk.limits.lock().connect(desk.clock.now());
+        }
+        let mut waiting = stand.raw().await;
+        waiting.write_all(&stand.connect("d-1", 60)).await.expect("written");
+        // A stranger is refused without a wait; by then the other has been let in, and waits.
+        let (_, mut stranger) = stand.device("d-1", "no token".to_owned());
+        connected(&mut stranger).await.expect_err("refused");
+        change.edit(&stand).await;
+        let mut answer = [0; 4];
+        timeout(PATIENCE, waiting.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+        assert_eq!(answer, [0x20, 2, 0, 5], "{change:?}");
+        assert_eq!(desk.seats.devices(), Vec::<String>::new(), "{change:?}");
+        stand.close().await;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Gone {
+    Disabled,
+    Deleted,
+    Another,
+}
+
+impl Gone {
+    async fn edit(self, stand: &Stand) {
+        use crate::hub::devices::{Change, Draft, Edit, IfMatch};
+        let edit = |change| Edit { device: "d-1".to_owned(), module: None, change };
+        let disabled = Draft { enabled: Some(false), ..Draft::default() };
+        let edits = match self {
+            Gone::Disabled => vec![edit(Change::Update(disabled, IfMatch::Any))],
+            Gone::Deleted => vec![edit(Change::Delete(IfMatch::Any))],
+            Gone::Another => vec![edit(Change::Delete(IfMatch::Any)), edit(Change::Create(Draft::default()))],
+        };
+        let done = stand.door.desk.registry.edit(edits, Clock::Real.now()).expect("a disk");
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        stand.door.desk.heed().await.expect("a disk");
+    }
+}
+
+#[tokio::test]
 async fn beyond_the_backlog_pubacks_stop_and_the_connection_ends() {
     let stand = Stand::open_with(MqttLimits { unacknowledged_max: 1_000, ..limits() }, s1(200, 200)).await;
     let (acknowledged, ended, _) = publish_at_once(&stand, 100).await;

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::*;
 use crate::hub::ca::DeviceCertificate;
-use crate::hub::devices::{self, Means};
+use crate::hub::devices::{self, Means, Thumbprint};
 
 impl Stand {
     fn issue(&self, device: &str, module: Option<&str>, auth: Means, days: u32) -> DeviceCertificate {
@@ -28,10 +31,13 @@ impl Stand {
     ) -> (AsyncClient, EventLoop) {
         let mut options = self.options(client_id, String::new());
         let chain = CertificateDer::pem_file_iter(certificate).expect("PEM").collect::<Result<_, _>>().expect("PEM");
+        let key = PrivateKeyDer::from_pem_file(key).expect("PEM");
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).expect("a key");
+        // Whether they belong together is for the hub to see.
+        let pair = SingleCertAndKey::from(CertifiedKey::new(chain, key));
         let tls = rustls::ClientConfig::builder_with_protocol_versions(&[tls])
             .with_root_certificates(self.roots())
-            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).expect("PEM"))
-            .expect("a pair");
+            .with_client_cert_resolver(Arc::new(pair));
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
         AsyncClient::new(options, 8)
     }
@@ -100,5 +106,56 @@ async fn a_certificate_of_another_or_none_or_an_old_one_does_not() {
     }
     let (_client, mut events) = stand.device("x-ca", String::new());
     connected(&mut events).await.expect_err("no certificate");
+    stand.close().await;
+}
+
+/// The head and the value of the first item of DER, and what follows it.
+fn item(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let head = match der.get(1)? {
+        length @ ..=0x7f => (2, usize::from(*length)),
+        0x81 => (3, usize::from(*der.get(2)?)),
+        _ => (4, usize::from(u16::from_be_bytes([*der.get(2)?, *der.get(3)?]))),
+    };
+    let (item, rest) = der.split_at_checked(head.0 + head.1)?;
+    Some((item, &item[head.0..], rest))
+}
+
+fn sequence(value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len()).expect("short").to_be_bytes();
+    [&[0x30, 0x82], &length[..], value].concat()
+}
+
+/// A certificate as version 1 of X.509 has it: with neither version nor extensions. Nobody vouches for it any more.
+fn as_version_1(certificate: &[u8]) -> Vec<u8> {
+    let (_, all, _) = item(certificate).expect("DER");
+    let (_, mut left, signature) = item(all).expect("what is signed");
+    let mut kept = Vec::new();
+    while let Some((item, _, rest)) = item(left) {
+        if ![0xa0, 0xa3].contains(&item[0]) {
+            kept.extend_from_slice(item);
+        }
+        left = rest;
+    }
+    sequence(&[sequence(&kept), signature.to_vec()].concat())
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_lets_its_device_in_over_both_versions_of_tls() {
+    let stand = Stand::open(limits()).await;
+    let issued = stand.issue("x-thumb", None, Means::X509Thumbprint, 1);
+    let certificate = as_version_1(&CertificateDer::from_pem_file(&issued.certificate_file).expect("PEM"));
+    let path = stand.dir.path().join("devices.toml");
+    let thumbprint = Thumbprint::sha256(&certificate);
+    devices::register(&path, "x-thumb", None, Means::X509Thumbprint, Some(&thumbprint)).expect("registered");
+    let text = BASE64_STANDARD.encode(&certificate);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&issued.certificate_file, pem).expect("written");
+    let other = stand.issue("x-other", None, Means::X509Thumbprint, 1);
+    for tls in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (_client, mut events) = stand.showing("x-thumb", (&issued.certificate_file, &issued.key_file), tls);
+        connected(&mut events).await.expect("admitted");
+        let (_client, mut events) = stand.showing("x-thumb", (&issued.certificate_file, &other.key_file), tls);
+        connected(&mut events).await.expect_err("the certificate is no secret, its key is");
+    }
     stand.close().await;
 }
