@@ -34,8 +34,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A will is handed on in this time, or dropped and counted.
 const WILL_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 16 * 1024;
-/// An inbox that was larger gives its memory back when it is empty.
-const INBOX_BYTES: usize = 2 * 1024;
+/// What was larger gives its memory back when it is empty: most devices are silent most of the time.
+const KEPT_BYTES: usize = 256;
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -230,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(Fault::Protocol.into());
             }
         }
-        if self.inbox.is_empty() && INBOX_BYTES < self.inbox.capacity() {
+        if self.inbox.is_empty() && KEPT_BYTES < self.inbox.capacity() {
             self.inbox = BytesMut::new();
         }
         self.partial_since = match (self.session.mid_packet() || !self.inbox.is_empty(), self.partial_since) {
@@ -322,6 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             timeout(WRITE_TIMEOUT, write).await.map_err(|_| End::Deaf)??;
             self.outgoing.clear();
+            self.outgoing.shrink_to(KEPT_BYTES);
         }
         match end {
             Some(end) => Err(end),

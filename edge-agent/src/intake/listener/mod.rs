@@ -48,6 +48,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -131,7 +132,7 @@ pub enum ListenerError {
 pub struct Listener {
     socket: TcpListener,
     websocket: Option<TcpListener>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<TlsAcceptor>,
     passwords: Option<Arc<Passwords>>,
     rights: Rights,
     config: Config,
@@ -254,7 +255,7 @@ fn provide_files(wanted: u64) {
 /// What a connection is served with.
 #[derive(Clone)]
 struct Visit {
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<TlsAcceptor>,
     /// In WebSocket messages.
     wrapped: bool,
     door: Arc<Door>,
@@ -284,13 +285,19 @@ impl Visit {
         }
     }
 
+    /// Each way to be connected has a box of its own: in one future together they would cost every connection as much as
+    /// TLS and WebSocket do.
     async fn welcome(self, stream: TcpStream, peer: SocketAddr, patience: Instant) -> End {
-        let Some(acceptor) = &self.tls else {
-            return self.converse(stream, Peer { addr: peer, certified: None }, patience).await;
-        };
+        match self.tls.clone() {
+            Some(acceptor) => Box::pin(self.shake_hands(acceptor, stream, peer, patience)).await,
+            None => Box::pin(self.converse(stream, Peer { addr: peer, certified: None }, patience)).await,
+        }
+    }
+
+    async fn shake_hands(self, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, patience: Instant) -> End {
         let shaken = tokio::select! {
             () = self.door.stop.cancelled() => return End::Stopping,
-            shaken = timeout_at(patience, acceptor.accept(stream)) => shaken,
+            shaken = timeout_at(patience, Box::pin(acceptor.accept(stream))) => shaken,
         };
         let stream = match shaken {
             Ok(Ok(stream)) => stream,
@@ -304,7 +311,7 @@ impl Visit {
                 None => return End::Nameless,
             },
         };
-        self.converse(stream, Peer { addr: peer, certified }, patience).await
+        Box::pin(self.converse(stream, Peer { addr: peer, certified }, patience)).await
     }
 
     async fn converse<S>(self, stream: S, peer: Peer, patience: Instant) -> End
@@ -312,14 +319,14 @@ impl Visit {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if !self.wrapped {
-            return conn::serve(stream, peer, patience, self.door, self.tx).await;
+            return Box::pin(conn::serve(stream, peer, patience, self.door, self.tx)).await;
         }
         let upgraded = tokio::select! {
             () = self.door.stop.cancelled() => return End::Stopping,
-            upgraded = timeout_at(patience, websocket::accept(stream)) => upgraded,
+            upgraded = timeout_at(patience, Box::pin(websocket::accept(stream))) => upgraded,
         };
         match upgraded {
-            Ok(Ok(stream)) => conn::serve(stream, peer, patience, self.door, self.tx).await,
+            Ok(Ok(stream)) => Box::pin(conn::serve(stream, peer, patience, self.door, self.tx)).await,
             Ok(Err(end)) => end,
             Err(_) => End::ConnectTimeout,
         }

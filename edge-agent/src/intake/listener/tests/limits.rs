@@ -193,3 +193,19 @@ async fn who_does_not_read_the_answers_is_not_heard_for_ever() {
     let mut other = greeted_as(&stand, b'2').await;
     self::pings(&mut other).await;
 }
+
+#[tokio::test]
+async fn a_connection_costs_what_it_is_and_not_what_others_are() {
+    let token = CancellationToken::new();
+    let metrics = Metrics::default().of("listener");
+    let door = Arc::new(Door::new(&config(), None, Rights::default(), Clock::Real, metrics, token));
+    let (tx, _messages) = mpsc::channel(1);
+    let (stand, visit) = (stand(1, |_, _| {}).await, Visit { tls: None, wrapped: false, door, tx });
+    let (first, second) = (stand.raw().await, stand.raw().await);
+    let caller = visit.door.callers.one_more(stand.address.ip()).expect("room");
+    let all = visit.clone().attend(first, stand.address, caller);
+    let plain = visit.converse(second, Peer { addr: stand.address, certified: None }, Instant::now());
+    // With TLS and WebSocket in the same future it was eleven kilobytes.
+    let (all, plain) = (size_of_val(&all), size_of_val(&plain));
+    assert!(all <= 1024 && plain <= 1024, "{all} and {plain} bytes before what the connection itself needs");
+}
