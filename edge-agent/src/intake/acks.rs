@@ -45,8 +45,16 @@ impl<T: Copy> Acks<T> {
         };
         let packet_id = *packet_id;
         let outcome = done.await;
-        self.waiting.pop_front();
+        self.pop();
         outcome.map(|()| packet_id).map_err(|_| Refused)
+    }
+
+    /// Takes the oldest out. Thousands of devices have a window each, and most are silent most of the time.
+    fn pop(&mut self) {
+        self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
     }
 
     /// As [`Acks::next`], but only if it need not wait.
@@ -58,7 +66,7 @@ impl<T: Copy> Acks<T> {
             Err(oneshot::error::TryRecvError::Empty) => return None,
             Err(oneshot::error::TryRecvError::Closed) => Err(Refused),
         };
-        self.waiting.pop_front();
+        self.pop();
         Some(outcome)
     }
 }

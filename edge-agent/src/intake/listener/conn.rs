@@ -196,6 +196,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 permit = tx.reserve(), if !self.hold.is_empty() => {
                     let (Ok(permit), Some(message)) = (permit, self.hold.pop_front()) else { return Ok(End::Stopping) };
                     permit.send(message);
+                    if self.hold.is_empty() {
+                        self.hold = VecDeque::new();
+                    }
                 }
                 () = door.room.freed(), if halt == Some(Halt::Room) => {}
                 place = place(&door, halt), if matches!(halt, Some(Halt::Large(_))) => self.large = place,
