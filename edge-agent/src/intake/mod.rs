@@ -26,9 +26,9 @@ pub use self::metrics::Metrics;
 
 use self::room::Held;
 
-/// Messages between intake and presilver. Above what one group commit takes, so that the disk is never idle for want
-/// of messages. When it is full, QoS 1 messages wait unacknowledged (each sender has a bound of its own) and QoS 0
-/// messages are dropped and counted. (Never "stop polling": rumqttc sends its keep-alive pings from `poll`.)
+/// Messages between intake and presilver, which judges as many at once and hands them over while a commit runs. When it is
+/// full, QoS 1 messages wait unacknowledged (each sender has a bound of its own) and QoS 0 messages are dropped and
+/// counted. (Never "stop polling": rumqttc sends its keep-alive pings from `poll`.)
 pub const CAPACITY: usize = 256;
 
 /// One publish, as it came.
