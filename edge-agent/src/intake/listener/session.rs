@@ -369,5 +369,7 @@ impl Session {
 }
 
 fn is_topic(topic: &str) -> bool {
-    !topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX && !topic.contains(['+', '#', '\0'])
+    // What begins with `$` is no device's to publish on; our own sensors come under such a topic.
+    let own = topic.starts_with('$');
+    !topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX && !own && !topic.contains(['+', '#', '\0'])
 }

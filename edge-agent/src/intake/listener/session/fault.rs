@@ -17,7 +17,7 @@ pub(in crate::intake::listener) enum Fault {
     TooLarge,
     #[error("a QoS 2 publish or will; publish at QoS 1")]
     Qos2,
-    #[error("a topic name is empty, longer than 1,024 bytes, or holds a wildcard")]
+    #[error("a topic name is empty, longer than 1,024 bytes, holds a wildcard or begins with `$`")]
     Topic,
     #[error("a topic alias that stands for nothing")]
     TopicAlias,

@@ -123,11 +123,13 @@ async fn what_is_not_served_is_said_with_its_reason() {
     .await;
     let wrong = packet(0x10, b"\0\x04MQTT\x05\xc2\0\x3c\0\0\x01d\0\x07press-3\0\x05wrong");
     let will_qos_2 = packet(0x10, b"\0\x04MQTT\x05\x16\0\x3c\0\0\x01d\0\0\x01w\0\x01x");
+    let will_of_ours = packet(0x10, b"\0\x04MQTT\x05\x06\0\x3c\0\0\x01d\0\0\x0a$sensors/a\0\x01x");
     let refused = |code: u8| Some(vec![0x20, 3, 0, code, 0]);
     for (name, bytes, wanted) in [
         ("a wrong password", wrong, refused(0x86)),
         ("an authentication method", connect_v5(b"\x15\0\x05SCRAM", b"d"), refused(0x8c)),
         ("a will at QoS 2", will_qos_2, refused(0x9b)),
+        ("a will on a topic of the gateway's own", will_of_ours, refused(0x90)),
         ("a version to come", [&[0x10, 14][..], b"\0\x04MQTT\x06\x02\0\x3c\0\0\x01d"].concat(), refused(0x84)),
         ("properties that are none", connect_v5(&[0x77, 0], b"d"), None),
     ] {
