@@ -56,6 +56,8 @@ mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
 
+mod devices; // devices not made for the gateway's listener, and thousands of them
+
 mod sensors; // on the gateway's own pins: read, in trouble, and back
 
 mod gateway; // what `edge-agent check | status | outbox` print
