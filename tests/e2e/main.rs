@@ -16,6 +16,8 @@ mod quarantine; // what was refused is shown, and taken up again beside the runn
 
 mod crash; // kill -9, in mid-run and at each named point
 
+mod day; // a day at speed, late, twice and out of order, with kill -9: the same row for row
+
 mod azurite; // an object store for lakes
 
 mod peers; // several ingesters, one killed again and again
@@ -31,6 +33,8 @@ mod remote; // the twin and direct methods, through the hub's own API
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
+
+mod outage; // a storage that is away for minutes
 
 mod backfill; // where a hub is begun, what files add, the lake as it was
 

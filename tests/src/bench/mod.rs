@@ -33,6 +33,7 @@ mod halves; // the listener without the outbox, the outbox without the listener
 mod listener; // devices -> outbox
 mod press; // devices of a gateway
 
+pub mod deliver; // messages out of a file
 mod gateways; // gateways that publish Envelopes
 mod ingest; // hub -> bronze, and how soon readings are visible
 mod visible; // when a reading could be read
@@ -77,6 +78,8 @@ enum Command {
     Rows(halves::Args),
     #[command(hide = true)]
     Gateways(gateways::Args),
+    #[command(hide = true)]
+    Deliver(deliver::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -158,6 +161,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Door(args) => on_all_threads(halves::door(args)),
         Command::Rows(args) => on_all_threads(halves::rows(args)),
         Command::Gateways(args) => on_one_thread(gateways::run(args)),
+        Command::Deliver(args) => on_one_thread(deliver::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),
