@@ -6,7 +6,6 @@ mod provision;
 mod status;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -87,8 +86,8 @@ fn run(file: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return cli::fail(PROGRAM, &errors, Exit::Usage),
     };
-    let switch = match telemetry::init_switched(&config.log) {
-        Ok(switch) => switch,
+    let log = match telemetry::start(&config.log) {
+        Ok(log) => log,
         Err(fault) => return refuse(&fault, Exit::Usage),
     };
     let runtime = match tokio::runtime::Runtime::new() {
@@ -99,7 +98,7 @@ fn run(file: Option<&Path>) -> ExitCode {
         let stop = CancellationToken::new();
         shutdown::on_signals(stop.clone())
             .map_err(|error| RunError::Stage(format!("install signal handlers: {error}")))?;
-        Box::pin(crate::run(config, switch, stop)).await
+        Box::pin(crate::run(config, log, stop)).await
     });
     match ended {
         Ok(()) => Exit::Ok.into(),
@@ -141,9 +140,8 @@ impl From<std::io::Error> for Refusal {
 }
 
 fn refuse(message: &str, exit: Exit) -> ExitCode {
-    if exit != Exit::Ok {
-        // Nothing can be done where even standard error is gone.
-        writeln!(std::io::stderr(), "{PROGRAM}: {message}").ok();
+    match exit {
+        Exit::Ok => exit.into(),
+        exit => cli::refuse(PROGRAM, message, exit),
     }
-    exit.into()
 }

@@ -8,7 +8,7 @@ use shared::clock::Clock;
 use shared::http::{self, Health, ListenError};
 use shared::notify;
 use shared::shutdown::{Failure, Shutdown};
-use shared::telemetry::{LevelSwitch, Registry};
+use shared::telemetry::{Log, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -87,11 +87,11 @@ impl RunError {
     }
 }
 
-/// Runs the agent until `stop` is cancelled or a stage fails, and drains it. `switch` changes what it logs.
+/// Runs the agent until `stop` is cancelled or a stage fails, and drains it. `log` is what it logs to.
 ///
 /// # Errors
 /// What kept it from starting, or the first thing that went wrong.
-pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
     let source = config.hub.source(&config.provisioning)?;
     // By this name a broker knows us from run to run, whatever a provisioning service calls us.
@@ -135,7 +135,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
         Gateway::new(config.presilver.clock),
         clock.clone(),
-        (&config.log.level, switch),
+        (&config.log.level, log.switch),
         reporter.of_running(),
         remote_metrics,
     );
