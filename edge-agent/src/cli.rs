@@ -1,7 +1,8 @@
-//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop)`.
+//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | completion`.
 
 mod check;
 mod outbox;
+mod papers;
 mod provision;
 mod status;
 
@@ -61,6 +62,18 @@ enum Command {
     /// Look at what waits on disk, send it again, or give it up.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = papers::COMPLETION)]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder; for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder; it is made if it is not there.
+        dir: PathBuf,
+    },
 }
 
 /// Runs the program; `args` begin with its name.
@@ -78,6 +91,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status { json } => with_config(file, |config| status::run(config, json)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
+        Command::Completion { shell } => papers::completion(shell),
+        Command::Man { dir } => papers::man(&dir),
     }
 }
 

@@ -42,7 +42,7 @@ fn usage_mistakes_exit_64_and_help_exits_0() {
 #[test]
 fn help_names_just_the_commands_that_exist() {
     for (name, there, absent) in [
-        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox"][..], &["sensors"][..]),
+        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox", "completion"][..], &["sensors"][..]),
         (
             Name::CloudIngester,
             &["run", "check", "status", "hop", "backfill", "maintain", "quarantine", "trace", "query", "export"],
