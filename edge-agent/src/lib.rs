@@ -32,6 +32,8 @@ pub mod config; // all of it, and default.toml
 
 mod run; // wire, run, drain
 
+mod machine; // disk, memory, heat, power
+
 mod status; // what /status and `status` show
 
 pub mod cli; // the command line
