@@ -47,11 +47,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the books of the outbox and, if the agent runs, its state.
+    /// Show the books of the outbox and, if the agent runs, its state: a view on a terminal, lines elsewhere.
     Status {
         /// One JSON document instead of lines.
         #[arg(long)]
         json: bool,
+        /// Show it again every so many seconds until Ctrl-C: the view in its place, or one line each time.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
     },
     /// Ask the provisioning service which hub is ours, and keep the answer for `run`.
     Provision {
@@ -88,7 +91,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Run => run(file),
         Command::Check { sample, json } => check::run(file, sample.as_deref(), json),
-        Command::Status { json } => with_config(file, |config| status::run(config, json)),
+        Command::Status { json, watch } => with_config(file, |config| status::run(config, json, watch)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
         Command::Completion { shell } => papers::completion(shell),

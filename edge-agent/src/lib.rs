@@ -32,9 +32,13 @@ pub mod config; // all of it, and default.toml
 
 mod run; // wire, run, drain
 
+mod history; // the last hour, in memory
+
 mod machine; // disk, memory, heat, power
 
-mod status; // what /status and `status` show
+mod status; // what /status, the page and `status` show
+
+mod page; // the page, and the last hour for its plots
 
 pub mod cli; // the command line
 

@@ -23,7 +23,7 @@ use crate::presilver::gateway::Gateway;
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, provision, remote, uplink};
+use crate::{intake, machine, outbox, page, presilver, provision, remote, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -93,6 +93,7 @@ impl RunError {
 /// What kept it from starting, or the first thing that went wrong.
 pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
+    let started = clock.now();
     let source = config.hub.source(&config.provisioning)?;
     // By this name a broker knows us from run to run, whatever a provisioning service calls us.
     let gateway = source.known().gateway;
@@ -103,6 +104,7 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
     let lock = Lock::take(&config.outbox.path, "run", clock.now())?;
 
     let mut registry = Registry::default();
+    let machine_metrics = machine::Metrics::register(&mut registry, started);
     let intake_metrics = intake::Metrics::register(&mut registry);
     let presilver_metrics = presilver::Metrics::register(&mut registry);
     let outbox_metrics = outbox::Metrics::register(&mut registry);
@@ -129,6 +131,7 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         &outbox,
         &presilver_metrics,
         (uplink_metrics.status(), remote_metrics.status()),
+        (log.recent, machine_metrics, started),
     );
     let remote = Remote::new(
         &config.remote,
@@ -206,13 +209,14 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         }
     });
     all.spawn("http", {
-        let (status, tail, addr) = (http::status(reporter.books()), tail.clone(), config.http.listen);
-        async move { Ok(http::serve(addr, health, Arc::new(registry), status, tail).await?) }
+        let (faces, tail, addr) = (page::router(&reporter), tail.clone(), config.http.listen);
+        async move { Ok(http::serve(addr, health, Arc::new(registry), faces, tail).await?) }
     });
     all.spawn("desk", {
         let (path, outbox, tail) = (config.outbox.path.clone(), outbox.clone(), tail.clone());
+        let status = reporter.json();
         async move {
-            outbox::desk::serve(path, outbox, reporter.json(), tail).await;
+            outbox::desk::serve(path, outbox, status, tail).await;
             Ok(())
         }
     });
@@ -221,6 +225,7 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         let (outbox, pulse, tail) = (outbox.clone(), pulses.add("outbox"), tail.clone());
         async move {
             while tail.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+                reporter.look();
                 // An answer is the sign of life: the writer has gone through a round.
                 if outbox.answers().await {
                     pulse.beat();

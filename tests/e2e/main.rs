@@ -50,4 +50,6 @@ mod faces; // configs with mistakes, exit codes, help
 
 mod gateway; // what `edge-agent check | status | outbox` print
 
+mod looks; // the page and its plots, the journal, completion and man pages
+
 mod demo; // the demo with a recording, gone on with, interrupted

@@ -75,7 +75,7 @@ const OWNERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 78] = [
+const PURE: [&str; 81] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -85,6 +85,9 @@ const PURE: [&str; 78] = [
     "shared/src/sas.rs",
     "shared/src/time.rs",
     "shared/src/topic.rs",
+    "edge-agent/src/cli/status/view.rs",
+    "edge-agent/src/cli/status/words.rs",
+    "edge-agent/src/history.rs",
     "edge-agent/src/intake/listener/session.rs",
     "edge-agent/src/provision/exchange.rs",
     "edge-agent/src/presilver/judge.rs",
