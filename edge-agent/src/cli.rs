@@ -1,9 +1,11 @@
-//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | completion`.
+//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | sensors (scan, read) |
+//! completion`.
 
 mod check;
 mod outbox;
 mod papers;
 mod provision;
+mod sensors;
 mod status;
 
 use std::ffi::OsString;
@@ -65,6 +67,9 @@ enum Command {
     /// Look at what waits on disk, send it again, or give it up.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Look at the sensors on this machine's own buses and pins.
+    #[command(subcommand)]
+    Sensors(sensors::Command),
     /// Print what a shell needs to complete this command line.
     #[command(after_help = papers::COMPLETION)]
     Completion {
@@ -94,6 +99,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status { json, watch } => with_config(file, |config| status::run(config, json, watch)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
+        Command::Sensors(command) => with_config(file, |config| sensors::run(command, config)),
         Command::Completion { shell } => papers::completion(shell),
         Command::Man { dir } => papers::man(&dir),
     }

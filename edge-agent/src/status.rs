@@ -20,6 +20,7 @@ use crate::outbox::{Books, Outbox};
 use crate::presilver::gateway::is_plausible;
 use crate::presilver::{self, Metrics};
 use crate::remote::{self, StatusOf};
+use crate::sensors;
 use crate::uplink;
 
 /// How often the disk and our memory are looked at.
@@ -56,6 +57,8 @@ pub(crate) struct Status {
     presilver: presilver::Counts,
     uplink: uplink::Status,
     remote: remote::Status,
+    /// Sensors on this machine's own pins.
+    sensors: Vec<sensors::Status>,
     /// The last warnings and errors, the newest first.
     errors: Vec<Error>,
 }
@@ -100,6 +103,7 @@ struct Inner {
     presilver: Metrics,
     uplink: watch::Receiver<uplink::Status>,
     remote: watch::Receiver<remote::Status>,
+    sensors: sensors::Metrics,
     /// Since the start, by a clock that is never set.
     begun: Instant,
     outbox_path: PathBuf,
@@ -124,7 +128,7 @@ impl Reporter {
         rules: &str,
         outbox: &Outbox,
         presilver: &Metrics,
-        (uplink, remote): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>),
+        (uplink, remote, sensors): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>, sensors::Metrics),
         (recent, machine, started): (Recent, machine::Metrics, Timestamp),
     ) -> Self {
         let inner = Inner {
@@ -136,6 +140,7 @@ impl Reporter {
             presilver: presilver.clone(),
             uplink,
             remote,
+            sensors,
             begun: Instant::now(),
             outbox_path: config.outbox.path.clone(),
             recent,
@@ -213,6 +218,7 @@ impl Reporter {
             presilver: inner.presilver.counts(),
             uplink,
             remote: inner.remote.borrow().clone(),
+            sensors: inner.sensors.statuses(),
             errors: self.errors(now),
         }
     }

@@ -337,7 +337,7 @@ impl Page<'_> {
             Tone::Warn => "33",
             Tone::Bad => "1;31",
         };
-        match self.style.colour && !code.is_empty() {
+        match self.style.colour && !code.is_empty() && !text.is_empty() {
             true => self.text.push_str(&format!("\x1b[{code}m{text}\x1b[0m")),
             false => self.text.push_str(text),
         }

@@ -100,8 +100,8 @@ fn all_is_well_in_colour() {
              gw-01  ␛[32m● live␛[0m                                      ␛[2medge-agent 0.1.0, up 3 d 4 h␛[0m
             ␛[2m ───────────────────────────────────────────────────────────────────────────────␛[0m
             ␛[2m hub       ␛[0mmedallion.azure-devices.net
-            ␛[2m in        ␛[0m203 rows/s      ␛[2m␛[0m
-            ␛[2m out       ␛[0m264 rows/s      ␛[2m␛[0m
+            ␛[2m in        ␛[0m203 rows/s      
+            ␛[2m out       ␛[0m264 rows/s      
             ␛[2m backlog   ␛[0m1,204 rows      ␛[32mon its way␛[0m
             ␛[2m outbox    ␛[0m␛[32m███████␛[0m␛[2m░░░░░░░░░░░░░␛[0m  34.0 %  348 MiB of 1.0 GiB
             ␛[2m disk      ␛[0m␛[32m████████████████␛[0m␛[2m░░░░␛[0m  82.4 %  5.1 GiB free of 29 GiB
