@@ -176,12 +176,12 @@ impl History {
         self.rates_over(NOW)
     }
 
-    /// What becomes of the backlog, with a link of this name (as the uplink's status has it).
-    pub(crate) fn outlook(&self, link: &str, bytes_max: u64) -> Outlook {
-        let Some((_, now)) = self.looks.back() else { return Outlook::Empty };
-        if now.held == 0 {
+    /// What becomes of the backlog, which is `held` rows by now, with a link of this name (as the uplink's status has it).
+    pub(crate) fn outlook(&self, held: u64, link: &str, bytes_max: u64) -> Outlook {
+        if held == 0 {
             return Outlook::Empty;
         }
+        let Some((_, now)) = self.looks.back() else { return Outlook::Waiting };
         if link == "live" {
             return Outlook::KeepingUp;
         }
@@ -189,7 +189,7 @@ impl History {
         let rates = self.rates_over(self.up_for().unwrap_or(MINUTE));
         let net = rates.sent - rates.stored;
         if now.up && 0.0 < net {
-            return Outlook::Draining { empty_in_s: whole(now.held as f64 / net) };
+            return Outlook::Draining { empty_in_s: whole(held as f64 / net) };
         }
         if 0.0 < rates.stored {
             let growth = self.bytes_growth();
@@ -320,8 +320,12 @@ mod tests {
 
     #[test]
     fn the_outlook_says_what_becomes_of_the_backlog() {
-        let outlook = |link, history: &History| history.outlook(link, 1_000_000);
+        let outlook = |link, history: &History| {
+            let held = history.looks.back().map_or(0, |(_, counts)| counts.held);
+            history.outlook(held, link, 1_000_000)
+        };
         assert_eq!(outlook("offline", &History::default()), Outlook::Empty);
+        assert_eq!(History::default().outlook(1, "offline", 1_000_000), Outlook::Waiting);
         let sent = |s: u64| Counts { stored: 10 * s, sent: 10 * s, up: true, ..Counts::default() };
         assert_eq!(outlook("live", &watched(20, sent)), Outlook::Empty);
         let on_its_way = |s| Counts { held: 12, ..sent(s) };
@@ -361,7 +365,7 @@ mod tests {
             let rates = history.rates();
             prop_assert!(rates.stored.is_finite() && rates.over_s.is_finite());
             for link in ["live", "offline", "catching-up"] {
-                let _ = history.outlook(link, bytes_max_of(&hour));
+                let _ = history.outlook(hour.held.last().copied().unwrap_or(1), link, bytes_max_of(&hour));
             }
         }
     }

@@ -123,7 +123,7 @@ fn the_journal_gets_priorities_and_neither_time_nor_colour() {
 fn shells_and_man_can_read_their_papers() {
     let dir = tempfile::tempdir().expect("a folder");
     let output = launcher().run(Name::EdgeAgent, &["completion", "bash"]).expect("it starts");
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("_edge-agent()"));
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("complete -F _edge__agent"));
     let script = dir.path().join("edge-agent.bash");
     fs::write(&script, &output.stdout).expect("written");
     let read = Command::new("bash").arg("-n").arg(&script).status().expect("bash");
