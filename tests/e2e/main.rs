@@ -6,6 +6,10 @@ mod scenario; // a stack in a folder of its own, and how a test ends
 
 mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes
 
+mod inputs; // every format that devices speak
+
+mod sparkplug; // Eclipse Tahu's own client, from birth to death
+
 mod direct; // devices without a gateway: each in silver once
 
 mod quarantine; // what was refused is shown, and taken up again beside the running service
@@ -47,6 +51,8 @@ mod provisioning; // devices that are told which of several hubs is theirs
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
+
+mod devices; // devices not made for the gateway's listener, and thousands of them
 
 mod sensors; // on the gateway's own pins: read, in trouble, and back
 
