@@ -30,7 +30,12 @@ fn status() -> Json {
 }
 
 fn check(status: &Json, style: Style, expected: Expect) {
-    expected.assert_eq(&view(status, &style).replace('\u{1b}', "␛"));
+    expected.assert_eq(&framed(&view(status, &style)).replace('\u{1b}', "␛"));
+}
+
+/// Every line behind a bar: what begins with a blank would lose it in an expectation.
+fn framed(seen: &str) -> String {
+    seen.lines().map(|line| format!("|{line}\n")).collect()
 }
 
 const WIDE: Style = Style { columns: 100, rows: 40, colour: false, utf8: true };
@@ -41,22 +46,22 @@ fn a_backlog_that_drains() {
         &status(),
         WIDE,
         expect![[r#"
-             gw-01  ● catching up                                                   edge-agent 0.1.0, up 3 d 4 h
-             ───────────────────────────────────────────────────────────────────────────────────────────────────
-             hub       medallion.azure-devices.net
-             in        203 rows/s                                  ▂▂▃▄▅▆▇▇▂▃▄▅▆▇█  at most 236
-             out       264 rows/s                                  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  
-             backlog   1,204 rows                                  ▂▂▂▂▃▃▄▄▅▅▆▆▇▇█  empty in 20 s
-             outbox    ███████░░░░░░░░░░░░░  34.0 %  348 MiB of 1.0 GiB
-             disk      ████████████████░░░░  82.4 %  5.1 GiB free of 29 GiB
-             books     1,205,979 stored = 1,204,775 acknowledged + 0 given up + 1,204 held
-                       12 duplicates; 0 gaps and 1 closings wait
-             judged    300,000 messages: 1,190,000 readings, 15,979 refused (1.3 %)
-             remote    hearing, log level debug until 2026-11-24T04:08:00Z
-
-             Last warnings and errors
-                    2 min ago  14 times: no connection to the hub: connection refused host=hub
-                  1 d 1 h ago  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
+            | gw-01  ● catching up                                                   edge-agent 0.1.0, up 3 d 4 h
+            | ───────────────────────────────────────────────────────────────────────────────────────────────────
+            | hub       medallion.azure-devices.net
+            | in        203 rows/s                                  ▂▂▃▄▅▆▇▇▂▃▄▅▆▇█  at most 236
+            | out       264 rows/s                                  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  
+            | backlog   1,204 rows                                  ▂▂▂▂▃▃▄▄▅▅▆▆▇▇█  empty in 20 s
+            | outbox    ███████░░░░░░░░░░░░░  34.0 %  348 MiB of 1.0 GiB
+            | disk      ████████████████░░░░  82.4 %  5.1 GiB free of 29 GiB
+            | books     1,205,979 stored = 1,204,775 acknowledged + 0 given up + 1,204 held
+            |           12 duplicates; 0 gaps and 1 closings wait
+            | judged    300,000 messages: 1,190,000 readings, 15,979 refused (1.3 %)
+            | remote    hearing, log level debug until 2026-11-24T04:08:00Z
+            |
+            | Last warnings and errors
+            |        2 min ago  14 times: no connection to the hub: connection refused host=hub
+            |      1 d 1 h ago  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
         "#]],
     );
 }
@@ -67,22 +72,22 @@ fn a_narrow_serial_console_without_colours_and_letters() {
         &status(),
         Style { columns: 48, rows: 24, colour: false, utf8: false },
         expect![[r#"
-             gw-01  * catching up
-             -----------------------------------------------
-             hub       medallion.azure-devices.net
-             in        203 rows/s      at most 236
-             out       264 rows/s      
-             backlog   1,204 rows      empty in 20 s
-             outbox    ###.......  34.0 %  348 MiB of 1.0 G~
-             disk      ########..  82.4 %  5.1 GiB free of ~
-             books     1,205,979 stored = 1,204,775 acknowl~
-                       12 duplicates; 0 gaps and 1 closings~
-             judged    300,000 messages: 1,190,000 readings~
-             remote    hearing, log level debug until 2026-~
-
-             Last warnings and errors
-                    2 min ago  14 times: no connection to t~
-                  1 d 1 h ago  xxxxxxxxxxxxxxxxxxxxxxxxxxxx~
+            | gw-01  * catching up
+            | -----------------------------------------------
+            | hub       medallion.azure-devices.net
+            | in        203 rows/s      at most 236
+            | out       264 rows/s      
+            | backlog   1,204 rows      empty in 20 s
+            | outbox    ###.......  34.0 %  348 MiB of 1.0 G~
+            | disk      ########..  82.4 %  5.1 GiB free of ~
+            | books     1,205,979 stored = 1,204,775 acknowl~
+            |           12 duplicates; 0 gaps and 1 closings~
+            | judged    300,000 messages: 1,190,000 readings~
+            | remote    hearing, log level debug until 2026-~
+            |
+            | Last warnings and errors
+            |        2 min ago  14 times: no connection to t~
+            |      1 d 1 h ago  xxxxxxxxxxxxxxxxxxxxxxxxxxxx~
         "#]],
     );
 }
@@ -97,18 +102,18 @@ fn all_is_well_in_colour() {
         &status,
         Style { columns: 80, rows: 24, colour: true, utf8: true },
         expect![[r#"
-             gw-01  ␛[32m● live␛[0m                                      ␛[2medge-agent 0.1.0, up 3 d 4 h␛[0m
-            ␛[2m ───────────────────────────────────────────────────────────────────────────────␛[0m
-            ␛[2m hub       ␛[0mmedallion.azure-devices.net
-            ␛[2m in        ␛[0m203 rows/s      
-            ␛[2m out       ␛[0m264 rows/s      
-            ␛[2m backlog   ␛[0m1,204 rows      ␛[32mon its way␛[0m
-            ␛[2m outbox    ␛[0m␛[32m███████␛[0m␛[2m░░░░░░░░░░░░░␛[0m  34.0 %  348 MiB of 1.0 GiB
-            ␛[2m disk      ␛[0m␛[32m████████████████␛[0m␛[2m░░░░␛[0m  82.4 %  5.1 GiB free of 29 GiB
-            ␛[2m books     ␛[0m1,205,979 stored = 1,204,775 acknowledged + 0 given up + 1,204 held
-            ␛[2m           ␛[0m␛[2m12 duplicates; 0 gaps and 1 closings wait␛[0m
-            ␛[2m judged    ␛[0m300,000 messages: 1,190,000 readings, 15,979 refused (1.3 %)
-            ␛[2m remote    ␛[0mhearing, log level debug until 2026-11-24T04:08:00Z
+            | gw-01  ␛[32m● live␛[0m                                      ␛[2medge-agent 0.1.0, up 3 d 4 h␛[0m
+            |␛[2m ───────────────────────────────────────────────────────────────────────────────␛[0m
+            |␛[2m hub       ␛[0mmedallion.azure-devices.net
+            |␛[2m in        ␛[0m203 rows/s      
+            |␛[2m out       ␛[0m264 rows/s      
+            |␛[2m backlog   ␛[0m1,204 rows      ␛[32mon its way␛[0m
+            |␛[2m outbox    ␛[0m␛[32m███████␛[0m␛[2m░░░░░░░░░░░░░␛[0m  34.0 %  348 MiB of 1.0 GiB
+            |␛[2m disk      ␛[0m␛[32m████████████████␛[0m␛[2m░░░░␛[0m  82.4 %  5.1 GiB free of 29 GiB
+            |␛[2m books     ␛[0m1,205,979 stored = 1,204,775 acknowledged + 0 given up + 1,204 held
+            |␛[2m           ␛[0m␛[2m12 duplicates; 0 gaps and 1 closings wait␛[0m
+            |␛[2m judged    ␛[0m300,000 messages: 1,190,000 readings, 15,979 refused (1.3 %)
+            |␛[2m remote    ␛[0mhearing, log level debug until 2026-11-24T04:08:00Z
         "#]],
     );
 }
@@ -128,13 +133,14 @@ fn a_full_outbox_a_wrong_clock_and_no_hub_come_first() {
     let seen = view(&status, &WIDE);
     let head: Vec<&str> = seen.lines().take(6).collect();
     expect![[r#"
-         gw-01  ● offline                                                       edge-agent 0.1.0, up 3 d 4 h
-         ───────────────────────────────────────────────────────────────────────────────────────────────────
-         FULL      devices are not acknowledged: outbox is at `outbox.bytes-max`
-         CLOCK     it says 1970-01-01T00:00:07Z, which cannot be: set it
-         hub       none yet: the service is away
-                   Connection refused (os error 111)"#]]
-    .assert_eq(&head.join("\n"));
+        | gw-01  ● offline                                                       edge-agent 0.1.0, up 3 d 4 h
+        | ───────────────────────────────────────────────────────────────────────────────────────────────────
+        | FULL      devices are not acknowledged: outbox is at `outbox.bytes-max`
+        | CLOCK     it says 1970-01-01T00:00:07Z, which cannot be: set it
+        | hub       none yet: the service is away
+        |           Connection refused (os error 111)
+    "#]]
+    .assert_eq(&framed(&head.join("\n")));
     assert!(
         seen.contains("growing, full in 1 h 10 min") && seen.contains("bme280 at /dev/i2c-1 0x76: no answer"),
         "{seen}"
