@@ -1,13 +1,14 @@
-//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | sensors (scan, read)`.
+//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | sensors (scan, read) |
+//! completion`.
 
 mod check;
 mod outbox;
+mod papers;
 mod provision;
 mod sensors;
 mod status;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,11 +49,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the books of the outbox and, if the agent runs, its state.
+    /// Show the books of the outbox and, if the agent runs, its state: a view on a terminal, lines elsewhere.
     Status {
         /// One JSON document instead of lines.
         #[arg(long)]
         json: bool,
+        /// Show it again every so many seconds until Ctrl-C: the view in its place, or one line each time.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
     },
     /// Ask the provisioning service which hub is ours, and keep the answer for `run`.
     Provision {
@@ -66,6 +70,18 @@ enum Command {
     /// Look at the sensors on this machine's own buses and pins.
     #[command(subcommand)]
     Sensors(sensors::Command),
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = papers::COMPLETION)]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder; for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder; it is made if it is not there.
+        dir: PathBuf,
+    },
 }
 
 /// Runs the program; `args` begin with its name.
@@ -80,10 +96,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Run => run(file),
         Command::Check { sample, json } => check::run(file, sample.as_deref(), json),
-        Command::Status { json } => with_config(file, |config| status::run(config, json)),
+        Command::Status { json, watch } => with_config(file, |config| status::run(config, json, watch)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
         Command::Sensors(command) => with_config(file, |config| sensors::run(command, config)),
+        Command::Completion { shell } => papers::completion(shell),
+        Command::Man { dir } => papers::man(&dir),
     }
 }
 
@@ -92,8 +110,8 @@ fn run(file: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return cli::fail(PROGRAM, &errors, Exit::Usage),
     };
-    let switch = match telemetry::init_switched(&config.log) {
-        Ok(switch) => switch,
+    let log = match telemetry::start(&config.log) {
+        Ok(log) => log,
         Err(fault) => return refuse(&fault, Exit::Usage),
     };
     let runtime = match tokio::runtime::Runtime::new() {
@@ -104,7 +122,7 @@ fn run(file: Option<&Path>) -> ExitCode {
         let stop = CancellationToken::new();
         shutdown::on_signals(stop.clone())
             .map_err(|error| RunError::Stage(format!("install signal handlers: {error}")))?;
-        Box::pin(crate::run(config, switch, stop)).await
+        Box::pin(crate::run(config, log, stop)).await
     });
     match ended {
         Ok(()) => Exit::Ok.into(),
@@ -146,9 +164,8 @@ impl From<std::io::Error> for Refusal {
 }
 
 fn refuse(message: &str, exit: Exit) -> ExitCode {
-    if exit != Exit::Ok {
-        // Nothing can be done where even standard error is gone.
-        writeln!(std::io::stderr(), "{PROGRAM}: {message}").ok();
+    match exit {
+        Exit::Ok => exit.into(),
+        exit => cli::refuse(PROGRAM, message, exit),
     }
-    exit.into()
 }

@@ -48,7 +48,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Http {
-    /// Where `/healthz`, `/readyz`, `/metrics` and `/status` answer.
+    /// Where the page, `/status`, `/hour`, `/metrics`, `/healthz` and `/readyz` answer.
     pub listen: SocketAddr,
 }
 

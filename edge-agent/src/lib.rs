@@ -37,7 +37,13 @@ pub mod led; // how we are, on a pin
 
 mod run; // wire, run, drain
 
-mod status; // what /status and `status` show
+mod history; // the last hour, in memory
+
+mod machine; // disk, memory, heat, power
+
+mod status; // what /status, the page and `status` show
+
+mod page; // the page, and the last hour for its plots
 
 pub mod cli; // the command line
 

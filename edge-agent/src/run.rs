@@ -8,7 +8,7 @@ use shared::clock::Clock;
 use shared::http::{self, Health, ListenError};
 use shared::notify;
 use shared::shutdown::{Failure, Shutdown};
-use shared::telemetry::{LevelSwitch, Registry};
+use shared::telemetry::{Log, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ use crate::presilver::gateway::Gateway;
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, provision, remote, sensors, uplink};
+use crate::{intake, machine, outbox, page, presilver, provision, remote, sensors, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -88,12 +88,13 @@ impl RunError {
     }
 }
 
-/// Runs the agent until `stop` is cancelled or a stage fails, and drains it. `switch` changes what it logs.
+/// Runs the agent until `stop` is cancelled or a stage fails, and drains it. `log` is what it logs to.
 ///
 /// # Errors
 /// What kept it from starting, or the first thing that went wrong.
-pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
+    let started = clock.now();
     let source = config.hub.source(&config.provisioning)?;
     // By this name a broker knows us from run to run, whatever a provisioning service calls us.
     let gateway = source.known().gateway;
@@ -104,6 +105,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
     let lock = Lock::take(&config.outbox.path, "run", clock.now())?;
 
     let mut registry = Registry::default();
+    let machine_metrics = machine::Metrics::register(&mut registry, started);
     let intake_metrics = intake::Metrics::register(&mut registry);
     let sensor_metrics = sensors::Metrics::register(&mut registry);
     let presilver_metrics = presilver::Metrics::register(&mut registry);
@@ -135,6 +137,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         &outbox,
         &presilver_metrics,
         (uplink_metrics.status(), remote_metrics.status(), sensor_metrics.clone()),
+        (log.recent, machine_metrics, started),
     );
     let uplink_status = uplink_metrics.status();
     let remote = Remote::new(
@@ -142,7 +145,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
         Gateway::new(config.presilver.clock),
         clock.clone(),
-        (&config.log.level, switch),
+        (&config.log.level, log.switch),
         reporter.of_running(),
         remote_metrics,
     );
@@ -225,13 +228,14 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         }
     });
     all.spawn("http", {
-        let (status, tail, addr) = (http::status(reporter.books()), tail.clone(), config.http.listen);
-        async move { Ok(http::serve(addr, health, Arc::new(registry), status, tail).await?) }
+        let (faces, tail, addr) = (page::router(&reporter), tail.clone(), config.http.listen);
+        async move { Ok(http::serve(addr, health, Arc::new(registry), faces, tail).await?) }
     });
     all.spawn("desk", {
         let (path, outbox, tail) = (config.outbox.path.clone(), outbox.clone(), tail.clone());
+        let status = reporter.json();
         async move {
-            outbox::desk::serve(path, outbox, reporter.json(), tail).await;
+            outbox::desk::serve(path, outbox, status, tail).await;
             Ok(())
         }
     });
@@ -251,6 +255,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let (outbox, pulse, tail) = (outbox.clone(), pulses.add("outbox"), tail.clone());
         async move {
             while tail.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+                reporter.look();
                 // An answer is the sign of life: the writer has gone through a round.
                 if outbox.answers().await {
                     pulse.beat();

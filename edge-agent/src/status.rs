@@ -1,22 +1,30 @@
-//! What `/status` and `edge-agent status` show.
+//! What `/status`, the page and `edge-agent status` show.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value as Json;
 use shared::clock::Clock;
 use shared::reading::{Epoch, GatewayId, Seq};
+use shared::telemetry::Recent;
 use shared::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::history::{Counts, History, Hour, Outlook, Rates};
 use crate::hub::Known;
+use crate::machine::{self, Disk};
 use crate::outbox::{Books, Outbox};
 use crate::presilver::gateway::is_plausible;
 use crate::presilver::{self, Metrics};
 use crate::remote::{self, StatusOf};
 use crate::sensors;
 use crate::uplink;
+
+/// How often the disk and our memory are looked at.
+const MACHINE_EVERY: Duration = Duration::from_secs(10);
 
 /// The agent's status.
 #[derive(Debug, Clone, Serialize)]
@@ -33,14 +41,26 @@ pub(crate) struct Status {
     process: u32,
     started: String,
     now: String,
+    /// Seconds since the start, by a clock that is never set.
+    uptime_s: u64,
     /// False where the machine's clock stands in a year that cannot be.
     clock_plausible: bool,
     outbox: OutboxStatus,
+    /// Each second, over the last ten.
+    rates: Rates,
+    /// What becomes of the backlog.
+    outlook: Outlook,
+    /// Where the outbox lies; null where the system does not tell.
+    disk: Option<Disk>,
+    /// Bytes of memory of this process.
+    memory: Option<u64>,
     presilver: presilver::Counts,
     uplink: uplink::Status,
     remote: remote::Status,
     /// Sensors on this machine's own pins.
     sensors: Vec<sensors::Status>,
+    /// The last warnings and errors, the newest first.
+    errors: Vec<Error>,
 }
 
 /// The outbox's part.
@@ -52,6 +72,20 @@ pub(crate) struct OutboxStatus {
     bytes_max: u64,
     /// Why nothing can be stored and devices are not acknowledged; null while all is well.
     full: Option<String>,
+}
+
+/// A warning or an error, as it stood in the log.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Error {
+    /// `warn` or `error`.
+    level: &'static str,
+    text: String,
+    /// How often.
+    times: u64,
+    /// When last.
+    at: String,
+    /// Seconds since then, by this machine's clock.
+    ago_s: u64,
 }
 
 /// Makes statuses of a running agent.
@@ -70,6 +104,21 @@ struct Inner {
     uplink: watch::Receiver<uplink::Status>,
     remote: watch::Receiver<remote::Status>,
     sensors: sensors::Metrics,
+    /// Since the start, by a clock that is never set.
+    begun: Instant,
+    outbox_path: PathBuf,
+    recent: Recent,
+    history: Mutex<History>,
+    machine: Mutex<Machine>,
+}
+
+/// The machine, as it was looked at last.
+#[derive(Debug, Default)]
+struct Machine {
+    metrics: machine::Metrics,
+    at: Option<Instant>,
+    disk: Option<Disk>,
+    memory: Option<u64>,
 }
 
 impl Reporter {
@@ -80,25 +129,75 @@ impl Reporter {
         outbox: &Outbox,
         presilver: &Metrics,
         (uplink, remote, sensors): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>, sensors::Metrics),
+        (recent, machine, started): (Recent, machine::Metrics, Timestamp),
     ) -> Self {
         let inner = Inner {
             hub,
             rules: rules.to_owned(),
-            started: Clock::Real.now(),
+            started,
             bytes_max: config.outbox.bytes_max.bytes(),
             outbox: outbox.clone(),
             presilver: presilver.clone(),
             uplink,
             remote,
             sensors,
+            begun: Instant::now(),
+            outbox_path: config.outbox.path.clone(),
+            recent,
+            history: Mutex::default(),
+            machine: Mutex::new(Machine { metrics: machine, ..Machine::default() }),
         };
-        Self { inner: Arc::new(inner) }
+        let reporter = Self { inner: Arc::new(inner) };
+        reporter.look();
+        reporter
+    }
+
+    /// To be called once a second: counts for the last hour, and now and then the machine.
+    pub(crate) fn look(&self) {
+        let inner = &self.inner;
+        let (now, view, judged) = (Instant::now(), inner.outbox.view(), inner.presilver.counts());
+        let counts = Counts {
+            messages: judged.received,
+            refused: judged.rejected,
+            stored: view.books.stored,
+            sent: view.books.acked,
+            held: view.books.held,
+            bytes: view.bytes,
+            up: matches!(inner.uplink.borrow().link, "live" | "catching-up" | "renewing"),
+        };
+        held(&inner.history).look(now, counts);
+        let mut machine = held(&inner.machine);
+        if machine.at.is_none_or(|at| MACHINE_EVERY <= now.saturating_duration_since(at)) {
+            machine.at = Some(now);
+            (machine.disk, machine.memory) = (machine::disk(&inner.outbox_path), machine::resident());
+            machine.metrics.show(machine.disk, machine.memory);
+        }
+    }
+
+    fn errors(&self, now: Timestamp) -> Vec<Error> {
+        let error = |said: shared::telemetry::recent::Said| Error {
+            level: said.level,
+            text: said.text,
+            times: said.times,
+            at: said.at.to_string(),
+            ago_s: now.since(said.at).as_secs(),
+        };
+        self.inner.recent.newest_first().into_iter().map(error).collect()
     }
 
     fn status(&self) -> Status {
         let inner = &self.inner;
         let (view, now) = (inner.outbox.view(), Clock::Real.now());
         let hub = inner.hub.borrow().clone();
+        let uplink = inner.uplink.borrow().clone();
+        let (rates, outlook) = {
+            let history = held(&inner.history);
+            (history.rates(), history.outlook(view.books.held, uplink.link, inner.bytes_max))
+        };
+        let (disk, memory) = {
+            let machine = held(&inner.machine);
+            (machine.disk, machine.memory)
+        };
         Status {
             version: env!("CARGO_PKG_VERSION"),
             gateway: hub.gateway.clone(),
@@ -109,12 +208,18 @@ impl Reporter {
             process: std::process::id(),
             started: inner.started.to_string(),
             now: now.to_string(),
+            uptime_s: inner.begun.elapsed().as_secs(),
             clock_plausible: is_plausible(now),
             outbox: OutboxStatus { books: view.books, bytes: view.bytes, bytes_max: inner.bytes_max, full: view.full },
+            rates,
+            outlook,
+            disk,
+            memory,
             presilver: inner.presilver.counts(),
-            uplink: inner.uplink.borrow().clone(),
+            uplink,
             remote: inner.remote.borrow().clone(),
             sensors: inner.sensors.statuses(),
+            errors: self.errors(now),
         }
     }
 
@@ -124,11 +229,21 @@ impl Reporter {
         move || std::future::ready(reporter.status())
     }
 
-    /// For the socket.
+    /// For the plots.
+    pub(crate) fn hour(&self) -> Hour {
+        held(&self.inner.history).hour()
+    }
+
+    /// For the socket: the last hour comes with it, under `hour`.
     pub(crate) fn json(&self) -> impl Fn() -> std::future::Ready<Json> + Clone + Send + Sync + 'static {
         let reporter = self.clone();
-        move || std::future::ready(serde_json::to_value(reporter.status()).expect("a status is plain data"))
+        move || {
+            let mut status = serde_json::to_value(reporter.status()).expect("a status is plain data");
+            status["hour"] = serde_json::json!(reporter.hour());
+            std::future::ready(status)
+        }
     }
+
     /// For the method: as `edge-agent status --json` shows it.
     pub(crate) fn of_running(&self) -> StatusOf {
         let reporter = self.clone();
@@ -138,4 +253,9 @@ impl Reporter {
             status
         })
     }
+}
+
+/// Nobody panics while he holds one of these, and if he did, old numbers are better than none.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::blame::Blame;
+use crate::telemetry::journal;
 
 /// What the exit code of a program says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +57,13 @@ pub fn parse<P: clap::Parser>(args: impl IntoIterator<Item = impl Into<OsString>
 
 /// Says on stderr what failed, with every cause behind it, and gives the exit code.
 pub fn fail(program: &str, error: &dyn Error, exit: Exit) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "{program}: {}", chain(error));
+    refuse(program, &chain(error), exit)
+}
+
+/// Says on stderr why not, and gives the exit code. In systemd's journal it is an error.
+pub fn refuse(program: &str, why: &str, exit: Exit) -> ExitCode {
+    // Nothing can be done where even standard error is gone.
+    let _ = writeln!(std::io::stderr(), "{}", journal::error(&format!("{program}: {why}")));
     exit.into()
 }
 

@@ -1,12 +1,16 @@
 //! `/healthz`, `/readyz`, `/metrics`, and whatever router the program adds (`/status`).
+//!
+//! On loopback only names of this machine are answered to: a page of somebody else's, open in a browser here, may have its
+//! own name point to 127.0.0.1 and would then be let in by the browser.
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -128,8 +132,10 @@ pub async fn serve_on(
 ) -> Result<(), ListenError> {
     let addr = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
     // Who asks is known to handlers that want it (`ConnectInfo`).
-    let router = router(health, registry).merge(extra).into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let router = router(health, registry).merge(extra);
+    let router = if addr.ip().is_loopback() { router.layer(middleware::from_fn(to_our_names)) } else { router };
+    let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     // Idle keep-alive connections must not hold a program that is to stop.
     let patience = async {
         stop.cancelled().await;
@@ -145,6 +151,32 @@ fn router(health: Health, registry: Arc<Registry>) -> Router {
     let ready = Router::new().route("/readyz", get(readyz)).with_state(health);
     let metrics = Router::new().route("/metrics", get(metrics)).with_state(registry);
     Router::new().route("/healthz", get(async || "ok\n")).merge(ready).merge(metrics)
+}
+
+async fn to_our_names(request: Request, next: Next) -> Response {
+    let asked = request.uri().host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+    match asked {
+        Some(host) if !is_ours(host) => {
+            let text =
+                "this address answers to localhost only; a proxy in front of it must set the header Host to that\n";
+            (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// True for what no name server of somebody else can have a say in: addresses, `localhost`, names without a dot, and
+/// those of the local network.
+fn is_ours(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host
+            .rsplit_once(':')
+            .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+            .map_or(host, |(name, _)| name),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || !name.contains('.') || name.ends_with(".localhost") || name.ends_with(".local")
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
@@ -172,13 +204,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn fetch(addr: SocketAddr, path: &str) -> String {
+        fetch_of(addr, "x", path).await
+    }
+
+    async fn fetch_of(addr: SocketAddr, host: &str, path: &str) -> String {
         let mut stream = loop {
             match tokio::net::TcpStream::connect(addr).await {
                 Ok(stream) => break stream,
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("an answer");
@@ -206,7 +242,23 @@ mod tests {
         assert_eq!(fetch(free, "/readyz").await, r#"200 {"hub":"ok"}"#);
         assert_eq!(fetch(free, "/status").await, r#"200 {"held":7}"#);
         assert!(fetch(free, "/metrics").await.contains("edge_outbox_stored_total 3"));
+        assert_eq!(fetch_of(free, &free.to_string(), "/healthz").await, "200 ok");
+        let stranger = fetch_of(free, "rebound.example:80", "/status").await;
+        assert!(stranger.starts_with("421 this address answers to localhost"), "{stranger}");
         stop.cancel();
         server.await.expect("no panic").expect("a clean end");
+    }
+
+    #[test]
+    fn a_name_that_a_stranger_can_point_here_is_not_ours() {
+        for ours in
+            ["localhost", "LOCALHOST:9101", "127.0.0.1:9101", "[::1]:9101", "[::1]", "gw-01", "gw-01.local:80", ""]
+        {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["evil.example", "evil.example:9101", "127.0.0.1.evil.example", "localhost.evil.example.", "a.b:x"]
+        {
+            assert!(!is_ours(other), "{other}");
+        }
     }
 }

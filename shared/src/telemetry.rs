@@ -1,4 +1,8 @@
-//! Logs on stderr, panics in the log, and the metrics registry's type.
+//! Logs on stderr, panics in the log, the last warnings for people, and the metrics registry's type.
+
+pub mod journal; // lines for systemd's journal
+
+pub mod recent; // the last warnings and errors
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -8,10 +12,13 @@ use std::sync::{Arc, Once};
 use serde::Deserialize;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload::Handle;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt as lines};
 
 pub use prometheus_client::registry::Registry;
+pub use recent::Recent;
 
 /// How a program logs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -109,41 +116,49 @@ fn ceiling(level: LevelFilter) -> log::LevelFilter {
     }
 }
 
-/// Starts logging to stderr and sends panics to the log. Only the first call in a process counts.
+/// The log of a running process.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Changes what is logged.
+    pub switch: LevelSwitch,
+    /// The last warnings and errors among that.
+    pub recent: Recent,
+}
+
+/// Starts logging to stderr and sends panics to the log. Only the first call in a process counts. Under systemd, where
+/// stderr is the journal, each line has its priority, and neither time nor colour.
 ///
 /// # Errors
 /// `level` cannot be read as a filter; the text says why.
 pub fn init(config: &Config) -> Result<(), String> {
-    init_switched(config).map(|_| ())
+    start(config).map(|_| ())
 }
 
-/// As [`init`], for a program whose level can be changed while it runs.
+/// As [`init`], for a program whose level can be changed while it runs and whose last warnings are shown.
 ///
 /// # Errors
 /// As [`init`].
-pub fn init_switched(config: &Config) -> Result<LevelSwitch, String> {
+pub fn start(config: &Config) -> Result<Log, String> {
     let filter = EnvFilter::try_new(&config.level).map_err(|error| format!("log level `{}`: {error}", config.level))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+    let (filter, handle) = reload::Layer::new(filter);
+    let log = Log { switch: LevelSwitch::of(handle), recent: Recent::default() };
+    let base = tracing_subscriber::registry().with(filter).with(log.recent.clone());
+    let (layer, colour) = (lines::layer().with_writer(std::io::stderr), std::io::stderr().is_terminal());
     // An error of `try_init` says that the process logs already, as in tests that start several programs.
-    let switch = match config.format {
-        Format::Text => {
-            let builder = builder.with_filter_reloading();
-            let switch = LevelSwitch::of(builder.reload_handle());
-            let _ = builder.try_init();
-            switch
+    let _ = match (config.format, journal::is_stderr()) {
+        (Format::Text, false) => base.with(layer.with_ansi(colour)).try_init(),
+        (Format::Json, false) => base.with(layer.json()).try_init(),
+        (Format::Text, true) => {
+            let format = journal::Marked(lines::format().with_ansi(false).without_time());
+            base.with(layer.with_ansi(false).event_format(format)).try_init()
         }
-        Format::Json => {
-            let builder = builder.json().with_filter_reloading();
-            let switch = LevelSwitch::of(builder.reload_handle());
-            let _ = builder.try_init();
-            switch
+        (Format::Json, true) => {
+            let format = journal::Marked(lines::format().json().without_time());
+            base.with(layer.json().event_format(format)).try_init()
         }
     };
     log_panics();
-    Ok(switch)
+    Ok(log)
 }
 
 fn log_panics() {

@@ -42,7 +42,7 @@ fn usage_mistakes_exit_64_and_help_exits_0() {
 #[test]
 fn help_names_each_command() {
     for (name, there) in [
-        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox", "sensors"][..]),
+        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox", "sensors", "completion"][..]),
         (
             Name::CloudIngester,
             &["run", "check", "status", "hop", "backfill", "maintain", "quarantine", "trace", "query", "export"],

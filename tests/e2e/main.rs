@@ -62,4 +62,6 @@ mod sensors; // on the gateway's own pins: read, in trouble, and back
 
 mod gateway; // what `edge-agent check | status | outbox` print
 
+mod looks; // the page and its plots, the journal, completion and man pages
+
 mod demo; // the demo with a recording, gone on with, interrupted

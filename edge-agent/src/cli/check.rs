@@ -1,9 +1,12 @@
 //! `check`: every mistake of the configuration at once, a tour of the machine, and sample messages judged.
 
+mod machine; // power, heat, what is lost with the power, who may look
+mod network; // TLS
 mod sample;
+mod secrets; // who may read them
 mod tour;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,19 +34,31 @@ struct Finding {
     grade: Grade,
     what: &'static str,
     text: String,
+    /// What to do about it, where the text does not say so itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    todo: Option<String>,
 }
 
 impl Finding {
+    fn new(grade: Grade, what: &'static str, text: impl Into<String>) -> Self {
+        Self { grade, what, text: text.into(), todo: None }
+    }
+
     fn ok(what: &'static str, text: impl Into<String>) -> Self {
-        Self { grade: Grade::Ok, what, text: text.into() }
+        Self::new(Grade::Ok, what, text)
     }
 
     fn note(what: &'static str, text: impl Into<String>) -> Self {
-        Self { grade: Grade::Note, what, text: text.into() }
+        Self::new(Grade::Note, what, text)
     }
 
     fn fail(what: &'static str, text: impl Into<String>) -> Self {
-        Self { grade: Grade::Fail, what, text: text.into() }
+        Self::new(Grade::Fail, what, text)
+    }
+
+    /// With what to do about it.
+    fn so(self, todo: impl Into<String>) -> Self {
+        Self { todo: Some(todo.into()), ..self }
     }
 }
 
@@ -75,13 +90,58 @@ fn print(findings: &[Finding], json: bool) -> std::io::Result<()> {
         let text = serde_json::to_string_pretty(findings)?;
         return writeln!(out, "{text}");
     }
+    let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+    print_lines(&mut out, findings, colour)
+}
+
+fn print_lines(out: &mut impl Write, findings: &[Finding], colour: bool) -> std::io::Result<()> {
     for finding in findings {
-        let grade = match finding.grade {
-            Grade::Ok => "ok  ",
-            Grade::Note => "note",
-            Grade::Fail => "FAIL",
+        let (grade, code) = match finding.grade {
+            Grade::Ok => ("ok  ", "32"),
+            Grade::Note => ("note", "33"),
+            Grade::Fail => ("FAIL", "1;31"),
         };
+        let grade = if colour { format!("\x1b[{code}m{grade}\x1b[0m") } else { grade.to_owned() };
         writeln!(out, "{grade}  {:12} {}", finding.what, finding.text)?;
+        if let Some(todo) = &finding.todo {
+            writeln!(out, "{:19}-> {todo}", "")?;
+        }
     }
-    Ok(())
+    let failed = findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
+    match (failed, findings.iter().any(|finding| finding.grade == Grade::Note)) {
+        (0, false) => writeln!(out, "all is well"),
+        (0, true) => writeln!(out, "nothing stands in the way"),
+        (failed, _) => writeln!(out, "{failed} of {} must be mended", findings.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_finding_is_a_line_and_what_to_do_is_another() {
+        let findings = [
+            Finding::ok("clock", "it is set"),
+            Finding::fail("hub", "its certificate has expired").so("set the clock"),
+            Finding::note("disk", "it is small"),
+        ];
+        let said = |findings: &[Finding], colour| {
+            let mut out = Vec::new();
+            print_lines(&mut out, findings, colour).expect("written");
+            String::from_utf8(out).expect("text")
+        };
+        expect![[r#"
+            ok    clock        it is set
+            FAIL  hub          its certificate has expired
+                               -> set the clock
+            note  disk         it is small
+            1 of 3 must be mended
+        "#]]
+        .assert_eq(&said(&findings, false));
+        assert!(said(&findings[..1], true).starts_with("\u{1b}[32mok  \u{1b}[0m  clock"));
+        assert!(said(&findings[..1], false).ends_with("all is well\n"));
+        assert!(said(&findings[2..], false).ends_with("nothing stands in the way\n"));
+    }
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use shared::clock::Clock;
@@ -12,6 +11,7 @@ use shared::clock::Clock;
 use super::{Finding, Grade};
 use crate::config::Config;
 use crate::hub::Source;
+use crate::machine;
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
@@ -26,7 +26,10 @@ pub(super) fn tour(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(disk(config));
     findings.push(clock(config));
+    findings.extend(super::machine::look(config));
+    findings.extend(super::secrets::look(config));
     findings.extend(hub(config));
+    findings.extend(super::network::secured(config));
     findings.extend(ways_in(config));
     findings.extend(mappings(config));
     findings
@@ -53,13 +56,13 @@ fn disk(config: &Config) -> Vec<Finding> {
             .push(Finding::fail("outbox", format!("{} is a directory; `outbox.path` names a file", path.display())));
     }
     let wanted = config.outbox.bytes_max.bytes();
-    findings.push(match free_bytes(&parent) {
+    findings.push(match machine::disk(&parent).map(|disk| disk.free) {
         Some(free) if free < wanted => Finding::note(
             "disk",
             format!("{free} bytes are free, less than `outbox.bytes-max` ({wanted}): the disk would be full first"),
         ),
         Some(free) => Finding::ok("disk", format!("{free} bytes are free, `outbox.bytes-max` is {wanted}")),
-        None => Finding::note("disk", "the free space could not be told (`df` is missing)"),
+        None => Finding::note("disk", "the free space could not be told"),
     });
     findings
 }
@@ -73,18 +76,12 @@ fn writable(directory: &Path) -> std::io::Result<()> {
     written
 }
 
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let answer = Command::new("df").args(["-P", "-k"]).arg(directory).output().ok()?;
-    let text = String::from_utf8(answer.stdout).ok()?;
-    let kilobytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    kilobytes.checked_mul(1024)
-}
-
 fn clock(config: &Config) -> Finding {
     let now = Clock::Real.now();
     if !is_plausible(now) {
-        let words = "no token would be valid and no reading well dated; set the clock";
-        return Finding::fail("clock", format!("it says {now}, which cannot be: {words}"));
+        let words = "no token would be valid and no reading well dated";
+        let fault = Finding::fail("clock", format!("it says {now}, which cannot be: {words}"));
+        return fault.so("set it: `timedatectl set-ntp true`, or `date -s` where there is no network time");
     }
     match (config.presilver.clock, Gateway::new(config.presilver.clock).is_known_good(now)) {
         (ClockTrust::Trusted, _) => Finding::ok("clock", format!("{now}, trusted by configuration")),
@@ -92,7 +89,8 @@ fn clock(config: &Config) -> Finding {
         (ClockTrust::Auto, false) => Finding::note(
             "clock",
             format!("{now}, but systemd-timesyncd has not set it yet: skew is not judged until it has"),
-        ),
+        )
+        .so("see `timedatectl timesync-status`; a firewall must let UDP 123 out, or name a time server of the plant in /etc/systemd/timesyncd.conf"),
     }
 }
 

@@ -1,0 +1,70 @@
+//! Who may read the secrets. Their text is never looked at here.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use shared::config::SecretSource;
+
+use super::Finding;
+use crate::config::Config;
+
+/// Everybody on this machine.
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_WRITE: u32 = 0o002;
+const GROUP_WRITE: u32 = 0o020;
+
+pub(super) fn look(config: &Config) -> Vec<Finding> {
+    let sources = [&config.hub.connection_string, &config.provisioning.key, &config.provisioning.group_key];
+    let named = sources.into_iter().flatten().filter_map(|source| match source {
+        SecretSource::File(path) => Some(path),
+        // The environment of a service and the credentials of systemd are not everybody's.
+        SecretSource::Env(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
+    });
+    let (broker, listener) = (&config.intake.broker, &config.intake.listener);
+    let broker = broker.password_file.iter().filter(|_| broker.enabled);
+    let listener = [&listener.password_file, &listener.tls_key].into_iter().flatten().filter(|_| listener.enabled);
+    named.chain(broker).chain(listener).filter_map(|path| judge(path, mode(path)?)).collect()
+}
+
+/// `None` where it cannot be told; that it cannot be read, others say.
+fn mode(path: &Path) -> Option<u32> {
+    std::fs::metadata(path).ok().map(|known| known.permissions().mode())
+}
+
+fn judge(path: &Path, mode: u32) -> Option<Finding> {
+    let shown = path.display();
+    let todo = format!("chmod 600 {shown}; chown it to the user the agent runs as");
+    if mode & (OTHERS_WRITE | GROUP_WRITE) != 0 {
+        let text =
+            format!("{shown} can be written by others (mode {:03o}): they could put their own key there", mode & 0o777);
+        return Some(Finding::fail("secrets", text).so(todo));
+    }
+    if mode & OTHERS_READ != 0 {
+        let text = format!("{shown} can be read by everybody on this machine (mode {:03o})", mode & 0o777);
+        return Some(Finding::note("secrets", text).so(todo));
+    }
+    Some(Finding::ok("secrets", format!("{shown} is not everybody's")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::check::Grade;
+
+    #[test]
+    fn a_secret_of_everybody_is_named_and_one_that_others_may_write_is_refused() {
+        for (mode, grade) in [
+            (0o100_600, Grade::Ok),
+            (0o100_640, Grade::Ok),
+            (0o100_644, Grade::Note),
+            (0o100_660, Grade::Fail),
+            (0o100_602, Grade::Fail),
+            (0o100_400, Grade::Ok),
+        ] {
+            let finding = judge(Path::new("/etc/edge-agent/key"), mode).expect("a finding");
+            assert_eq!(finding.grade, grade, "{mode:o}");
+            assert_eq!(finding.todo.is_some(), grade != Grade::Ok);
+        }
+        assert_eq!(mode(Path::new("/nowhere/at/all")), None);
+    }
+}
