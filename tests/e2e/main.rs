@@ -50,4 +50,6 @@ mod faces; // configs with mistakes, exit codes, help
 
 mod gateway; // what `edge-agent check | status | outbox` print
 
+mod packaging; // setup from the boot partition, the update that goes back, in folders that stand for machines
+
 mod demo; // the demo with a recording, gone on with, interrupted
