@@ -215,7 +215,7 @@ fn what_only_the_agent_knows_is_named_as_the_agent_names_it() {
 #[test]
 fn no_file_whatever_is_in_it_breaks_the_setup() {
     let mut noise: u32 = 7;
-    for round in 0..12 {
+    for round in 0..6 {
         let card = Card::new();
         let bytes: Vec<u8> = (0..4096)
             .map(|_| {
