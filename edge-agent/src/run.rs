@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::hub::{Source, SourceError};
 use crate::intake::broker::BrokerError;
 use crate::intake::listener::ListenerError;
+use crate::led::{self, Shows};
 use crate::outbox::lock::{Lock, LockError};
 use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
@@ -23,7 +24,7 @@ use crate::presilver::gateway::Gateway;
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, provision, remote, uplink};
+use crate::{intake, outbox, presilver, provision, remote, sensors, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -104,12 +105,17 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
 
     let mut registry = Registry::default();
     let intake_metrics = intake::Metrics::register(&mut registry);
+    let sensor_metrics = sensors::Metrics::register(&mut registry);
     let presilver_metrics = presilver::Metrics::register(&mut registry);
     let outbox_metrics = outbox::Metrics::register(&mut registry);
     let uplink_metrics = uplink::Metrics::register(&mut registry);
     let remote_metrics = remote::Metrics::register(&mut registry);
 
-    let judge = presilver::Judge::new(&config.presilver);
+    let mut judging = config.presilver.clone();
+    if !config.sensors.is_empty() {
+        judging.mapping.insert(0, sensors::mapping());
+    }
+    let judge = presilver::Judge::new(&judging);
     let machine = Gateway::new(config.presilver.clock);
     let outbox = {
         let (settings, rules) = (config.outbox.clone(), judge.digest().to_owned());
@@ -128,8 +134,9 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         judge.digest(),
         &outbox,
         &presilver_metrics,
-        (uplink_metrics.status(), remote_metrics.status()),
+        (uplink_metrics.status(), remote_metrics.status(), sensor_metrics.clone()),
     );
+    let uplink_status = uplink_metrics.status();
     let remote = Remote::new(
         &config.remote,
         Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
@@ -155,6 +162,14 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let (messages, stop, metrics, clock) = (messages.clone(), stop.clone(), intake_metrics.clone(), clock.clone());
         all.spawn("intake of the listener", async move {
             Ok(intake::run_listener(settings, clock, messages, stop, metrics).await?)
+        });
+    }
+    if !config.sensors.is_empty() {
+        let (sensors, messages, metrics) = (config.sensors.clone(), messages.clone(), sensor_metrics.clone());
+        let (stop, clock) = (stop.clone(), clock.clone());
+        all.spawn("sensors", async move {
+            sensors::run(sensors, clock, messages, stop, metrics).await;
+            Ok(())
         });
     }
     drop(messages);
@@ -213,6 +228,17 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let (path, outbox, tail) = (config.outbox.path.clone(), outbox.clone(), tail.clone());
         async move {
             outbox::desk::serve(path, outbox, reporter.json(), tail).await;
+            Ok(())
+        }
+    });
+    all.spawn("led", {
+        let (outbox, link, settings, tail) = (outbox.clone(), uplink_status.clone(), config.led.clone(), tail.clone());
+        let look = move || {
+            let full = outbox.view().full.is_some();
+            Shows::of(link.borrow().link, full, sensor_metrics.any_fails())
+        };
+        async move {
+            led::run(settings, look, tail).await;
             Ok(())
         }
     });

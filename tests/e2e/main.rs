@@ -48,6 +48,8 @@ mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
 
+mod sensors; // on the gateway's own pins: read, in trouble, and back
+
 mod gateway; // what `edge-agent check | status | outbox` print
 
 mod packaging; // setup from the boot partition, the update that goes back, in folders that stand for machines
