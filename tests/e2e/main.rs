@@ -6,11 +6,17 @@ mod scenario; // a stack in a folder of its own, and how a test ends
 
 mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes
 
+mod inputs; // every format that devices speak
+
+mod sparkplug; // Eclipse Tahu's own client, from birth to death
+
 mod direct; // devices without a gateway: each in silver once
 
 mod quarantine; // what was refused is shown, and taken up again beside the running service
 
 mod crash; // kill -9, in mid-run and at each named point
+
+mod day; // a day at speed, late, twice and out of order, with kill -9: the same row for row
 
 mod azurite; // an object store for lakes
 
@@ -27,6 +33,8 @@ mod remote; // the twin and direct methods, through the hub's own API
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
+
+mod outage; // a storage that is away for minutes
 
 mod backfill; // where a hub is begun, what files add, the lake as it was
 
@@ -47,6 +55,8 @@ mod provisioning; // devices that are told which of several hubs is theirs
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
+
+mod devices; // devices not made for the gateway's listener, and thousands of them
 
 mod sensors; // on the gateway's own pins: read, in trouble, and back
 

@@ -10,7 +10,11 @@
 
 pub mod tables; // every table: name, columns, partitions, properties
 
+mod columns; // and what is in them
+
 mod error; // what can go wrong, and who must act
+
+mod panics; // a panic that is none
 
 mod location; // a directory or a URL
 
@@ -51,6 +55,8 @@ mod records; // small records that several processes write
 
 pub mod session; // SQL over the lake, with limits
 
+mod extremes; // min_by and max_by, as Spark has them
+
 mod sorted; // rows of files in order, within little memory
 
 mod travel; // the lake as it was
@@ -67,10 +73,11 @@ pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
 pub use numbers::numbers;
+pub use panics::hush_what_is_caught;
 pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;
-pub use steps::Steps;
+pub use steps::{Steps, carried};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
 pub use travel::{Travel, lake_session_at};

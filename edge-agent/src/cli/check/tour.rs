@@ -15,7 +15,6 @@ use crate::hub::Source;
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
-use crate::presilver::mapping::Format;
 use crate::provision::record;
 use crate::trust;
 use crate::uplink::HubTarget;
@@ -188,7 +187,14 @@ fn ways_in(config: &Config) -> Vec<Finding> {
                 format!("{} cannot be listened on ({error}); choose another `intake.listener.listen`", listener.listen),
             ),
         });
-        for file in [&listener.password_file, &listener.tls_cert, &listener.tls_key].into_iter().flatten() {
+        let files = [
+            &listener.password_file,
+            &listener.tls_cert,
+            &listener.tls_key,
+            &listener.tls_client_ca,
+            &listener.tls_client_crl,
+        ];
+        for file in files.into_iter().flatten() {
             findings.push(readable("listener", file));
         }
         if listener.anonymous && !listener.listen.ip().is_loopback() {
@@ -221,9 +227,7 @@ fn readable(what: &'static str, file: &Path) -> Finding {
 
 /// Says where repeats cannot be recognised.
 fn mappings(config: &Config) -> Vec<Finding> {
-    let keyless = |mapping: &&crate::presilver::mapping::Mapping| {
-        mapping.format == Format::Value || (mapping.time.is_empty() && mapping.n.is_empty())
-    };
+    let keyless = |mapping: &&crate::presilver::mapping::Mapping| mapping.is_keyless();
     let finding = |mapping: &crate::presilver::mapping::Mapping| {
         Finding::note(
             "mapping",
