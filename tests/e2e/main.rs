@@ -64,4 +64,6 @@ mod gateway; // what `edge-agent check | status | outbox` print
 
 mod looks; // the page and its plots, the journal, completion and man pages
 
+mod packaging; // setup from the boot partition, the update that goes back, in folders that stand for machines
+
 mod demo; // the demo with a recording, gone on with, interrupted

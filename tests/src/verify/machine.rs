@@ -43,7 +43,12 @@ pub(super) fn install_packages(all: bool) -> Result<(), VerifyError> {
         ("maven", has_program("mvn")),
         ("pkg-config", has_program("pkg-config")),
         ("libssl-dev", has_openssl()),
-        ("systemd", !all || has_program("systemd-analyze")),
+        ("systemd", has_program("systemd-analyze")),
+        ("qemu-system-arm", !all || has_program("qemu-system-aarch64")),
+        ("mtools", !all || has_program("mcopy")),
+        ("fdisk", !all || has_program("sfdisk")),
+        ("jq", !all || has_program("jq")),
+        ("curl", !all || has_program("curl")),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))
