@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::hub::{Source, SourceError};
+use crate::homing::{self, Means};
+use crate::hub::SourceError;
 use crate::intake::broker::BrokerError;
 use crate::intake::listener::ListenerError;
 use crate::outbox::lock::{Lock, LockError};
@@ -23,7 +24,7 @@ use crate::presilver::gateway::Gateway;
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, provision, remote, uplink};
+use crate::{intake, outbox, presilver, remote, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -93,7 +94,7 @@ impl RunError {
 /// What kept it from starting, or the first thing that went wrong.
 pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
-    let source = config.hub.source(&config.provisioning)?;
+    let source = config.source()?;
     // By this name a broker knows us from run to run, whatever a provisioning service calls us.
     let gateway = source.known().gateway;
     let known = watch::Sender::new(source.known());
@@ -182,18 +183,8 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let tail = tail.clone();
         async move {
             let _told = tail.drop_guard();
-            let target = match source {
-                Source::Fixed(target) => target,
-                Source::Provisioned(applicant) => {
-                    let (settings, path) = (&config.provisioning, &config.outbox.path);
-                    let seeking = provision::seek(&applicant, settings, path, &clock, &known, &head);
-                    match Box::pin(seeking).await.map_err(UplinkError::Trust)? {
-                        Some(assignment) => applicant.target(&assignment, &config.hub.dial()),
-                        None => return Ok(()), // stopped before; what is held waits for the next run
-                    }
-                }
-            };
-            Ok(uplink::run(config.uplink, target, outbox, clock, head, uplink_metrics, remote).await?)
+            let means = Means { outbox, clock, metrics: uplink_metrics, remote };
+            Ok(Box::pin(homing::run(&config, source, means, &known, &head)).await?)
         }
     });
     all.spawn("outbox", {

@@ -29,6 +29,8 @@ const LOG_LEVEL: &str = "log-level";
 pub const SAID_MAX: usize = 16;
 /// Calls that wait for that room; more are not answered, and their callers time out.
 const CALLS_MAX: usize = 256;
+/// Flushes under way; more are refused.
+const FLUSHES_MAX: usize = 8;
 /// Unknown desired properties that are answered; more are only logged.
 const UNKNOWN_MAX: usize = 32;
 /// A value up to this size is repeated in its acknowledgement.
@@ -61,6 +63,15 @@ pub enum Notice<'a> {
     Said,
     /// What the agent is has changed.
     Agent(Json),
+    /// What [`Do::Flush`] asked for is done, or its time is over.
+    Flushed {
+        /// Of the call.
+        rid: String,
+        /// As in HTTP.
+        status: u16,
+        /// The answer.
+        body: Json,
+    },
     /// The connection is gone.
     Lost {
         /// The hub closed it.
@@ -94,6 +105,15 @@ pub enum Do {
         /// On whose word.
         why: &'static str,
     },
+    /// Send what is held, without waiting for company; [`Notice::Flushed`] tells what became of it.
+    Flush {
+        /// Of the call.
+        rid: String,
+        /// Tell after this long at the latest.
+        within: Duration,
+    },
+    /// After what was said, connect anew.
+    Restart,
     /// Count it.
     Count(Count),
     /// For the log.
@@ -179,6 +199,8 @@ pub struct Ear {
     calls: VecDeque<(String, Call)>,
     /// Handed over and not yet written.
     said: usize,
+    /// Under way.
+    flushes: usize,
     closed: u32,
     deaf_until: Option<Instant>,
     dropping: bool,
@@ -193,6 +215,7 @@ impl Ear {
             levels: Levels::new(level),
             calls: VecDeque::new(),
             said: 0,
+            flushes: 0,
             closed: 0,
             deaf_until: None,
             dropping: false,
@@ -239,6 +262,10 @@ impl Ear {
             Notice::Subscribed { granted } => self.subscribed(granted, &mut todo),
             Notice::Heard { topic, payload } => self.heard(topic, payload, now, &mut todo),
             Notice::Said => self.said = self.said.saturating_sub(1),
+            Notice::Flushed { rid, status, body } => {
+                self.flushes = self.flushes.saturating_sub(1);
+                self.calls.push_back((rid, Call::Flushed { status, body }));
+            }
             Notice::Agent(facts) => self.twin.want(AGENT, facts, now),
             Notice::Lost { closed } => self.lost(closed, now, &mut todo),
             Notice::Tick => {}
@@ -250,7 +277,7 @@ impl Ear {
     fn connected(&mut self, now: Instant, todo: &mut Vec<Do>) {
         self.twin.end();
         self.calls.clear();
-        self.said = 0;
+        (self.said, self.flushes) = (0, 0);
         if self.deaf_until.is_some_and(|until| now < until) {
             self.link = Link::Deaf;
             return;
@@ -294,7 +321,7 @@ impl Ear {
         self.link = Link::Away;
         self.twin.end();
         self.calls.clear();
-        self.said = 0;
+        (self.said, self.flushes) = (0, 0);
     }
 
     fn heard(&mut self, topic: &str, payload: &[u8], now: Instant, todo: &mut Vec<Do>) {
@@ -438,7 +465,7 @@ impl Ear {
     }
 
     fn answer(&mut self, rid: String, call: Call, now: Instant, todo: &mut Vec<Do>) {
-        let name = call.name();
+        let (name, restart) = (call.name(), call == Call::RestartUplink);
         let (status, body) = match call {
             Call::Status => {
                 todo.push(Do::Count(Count::Call { name, status: 200 }));
@@ -455,11 +482,24 @@ impl Ear {
                 let span = span.map(|span| shared::config::Span::new(span).to_string());
                 (200, json!({ "level": self.levels.in_force(), "before": before, "for": span }))
             }
+            Call::Flush { within } if self.flushes < FLUSHES_MAX => {
+                self.flushes += 1;
+                // Its answer takes a place once it is there.
+                self.said = self.said.saturating_sub(1);
+                todo.push(Do::Flush { rid, within });
+                return;
+            }
+            Call::Flush { .. } => (429, method::refusal("as many flushes as may be are under way")),
+            Call::Flushed { status, body } => (status, body),
+            Call::RestartUplink => (200, json!({ "restarting": true })),
             Call::Refused { status, message } => (status, method::refusal(&message)),
         };
         todo.push(Do::Count(Count::Call { name, status }));
         let payload = method::fit(body, method::ANSWER_BYTES_MAX);
         todo.push(Do::Say { topic: topic::answer(status, &rid), payload });
+        if restart {
+            todo.push(Do::Restart);
+        }
     }
 }
 

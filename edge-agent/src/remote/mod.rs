@@ -65,7 +65,7 @@ pub struct Agent {
     pub rules: String,
 }
 
-/// What the client is to send.
+/// What the uplink is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
     /// SUBSCRIBE to [`topic::FILTERS`].
@@ -77,6 +77,15 @@ pub enum Out {
         /// What.
         payload: Vec<u8>,
     },
+    /// Send what is held, and tell by [`ear::Notice::Flushed`].
+    Flush {
+        /// Of the call.
+        rid: String,
+        /// Tell after this long at the latest.
+        within: Duration,
+    },
+    /// Connect anew once all that was said is written.
+    Restart,
 }
 
 /// Does what the ear asks for.
@@ -149,6 +158,8 @@ impl Remote {
         match todo {
             Do::Subscribe => return Some(Out::Subscribe),
             Do::Say { topic, payload } => return Some(Out::Say { topic, payload }),
+            Do::Flush { rid, within } => return Some(Out::Flush { rid, within }),
+            Do::Restart => return Some(Out::Restart),
             Do::SayStatus { rid } => {
                 let payload = method::fit((self.status)(), method::ANSWER_BYTES_MAX);
                 return Some(Out::Say { topic: topic::answer(200, &rid), payload });
