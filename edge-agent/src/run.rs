@@ -21,6 +21,7 @@ use crate::outbox::lock::{Lock, LockError};
 use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
 use crate::presilver::gateway::Gateway;
+use crate::remote::kept::{Good, Keeper};
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
@@ -110,7 +111,11 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
     let uplink_metrics = uplink::Metrics::register(&mut registry);
     let remote_metrics = remote::Metrics::register(&mut registry);
 
-    let judge = presilver::Judge::new(&config.presilver);
+    let mut judge = presilver::Judge::new(&config.presilver);
+    let good = if config.remote.enabled { remote::kept::read(&config.outbox.path) } else { Good::default() };
+    judge.judge_by(good.settings.rules.as_deref());
+    let (rules_to, rules) = watch::channel(good.settings.rules.clone().map(Arc::from));
+    let digests = judge.clone();
     let machine = Gateway::new(config.presilver.clock);
     let outbox = {
         let (settings, rules) = (config.outbox.clone(), judge.digest().to_owned());
@@ -126,14 +131,19 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
     let reporter = Reporter::new(
         &config,
         known.subscribe(),
-        judge.digest(),
         &outbox,
         &presilver_metrics,
         (uplink_metrics.status(), remote_metrics.status()),
     );
     let remote = Remote::new(
         &config.remote,
-        Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
+        Agent {
+            epoch: outbox.epoch(),
+            good,
+            rules: rules_to,
+            digest: Arc::new(move |rules| digests.digest_of(rules)),
+            keeper: Keeper::new(&config.outbox.path),
+        },
         Gateway::new(config.presilver.clock),
         clock.clone(),
         (&config.log.level, switch),
@@ -165,7 +175,7 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         async move {
             // Whatever happens here, the uplink must learn that nothing more comes.
             let _told = head.drop_guard();
-            let judging = presilver::run(judge, machine, clock, judged, outbox.clone(), presilver_metrics);
+            let judging = presilver::run((judge, rules), machine, clock, judged, outbox.clone(), presilver_metrics);
             let late = async {
                 stop.cancelled().await;
                 tokio::time::sleep(STORE_GRACE).await;

@@ -1,7 +1,10 @@
 //! Intake's channel -> outbox. What came while the last commit ran is judged and committed together.
 
+use std::sync::Arc;
+
 use shared::clock::Clock;
-use tokio::sync::mpsc;
+use shared::rules::Rule;
+use tokio::sync::{mpsc, watch};
 
 use super::gateway::Gateway;
 use super::judge::{Judge, Publish};
@@ -19,7 +22,7 @@ const ROWS_MAX: usize = 5_000;
 /// # Errors
 /// The outbox's writer has ended.
 pub async fn run(
-    judge: Judge,
+    (mut judge, mut rules): (Judge, watch::Receiver<Option<Arc<[Rule]>>>),
     mut gateway: Gateway,
     clock: Clock,
     mut messages: mpsc::Receiver<RawMessage>,
@@ -28,6 +31,7 @@ pub async fn run(
 ) -> Result<(), OutboxError> {
     let mut batch = Vec::with_capacity(MESSAGES_MAX);
     while 0 < messages.recv_many(&mut batch, MESSAGES_MAX).await {
+        turn(&mut judge, &mut rules, &outbox).await?;
         let mut rows = Vec::new();
         let mut acks = Vec::with_capacity(batch.len());
         let boot_time = gateway.boot_time();
@@ -56,6 +60,30 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Judges by other rules, if there are: from the next row on, which the outbox is told before.
+async fn turn(
+    judge: &mut Judge,
+    rules: &mut watch::Receiver<Option<Arc<[Rule]>>>,
+    outbox: &Outbox,
+) -> Result<(), OutboxError> {
+    if !rules.has_changed().unwrap_or(false) {
+        return Ok(());
+    }
+    let now = rules.borrow_and_update().clone();
+    judge.judge_by(now.as_deref());
+    match outbox.judge_by(judge.digest().to_owned()).await {
+        Err(OutboxError::Gone) => Err(OutboxError::Gone),
+        Err(error) => {
+            tracing::warn!("Envelopes name the rules of before: {error}");
+            Ok(())
+        }
+        Ok(()) => {
+            tracing::info!(rules = judge.digest(), "judging by other rules");
+            Ok(())
+        }
+    }
 }
 
 enum Took {

@@ -83,7 +83,7 @@ pub async fn run(
     let shape = Shape {
         gateway: target.gateway.clone(),
         compression: config.compression,
-        linger: config.linger.duration(),
+        linger: remote.linger().unwrap_or(config.linger.duration()),
         units: config.units,
         units_behind: config.units_behind,
     };
@@ -122,6 +122,7 @@ pub async fn run(
         failures: 0,
         refused: false,
         was_up: false,
+        told: vec![],
         config,
         outbox,
         changed,
@@ -179,6 +180,8 @@ struct Stage<'r> {
     /// The last one because the hub refused us.
     refused: bool,
     was_up: bool,
+    /// What was said of attempts since the last connection: by two ways there are two stories.
+    told: Vec<String>,
     clock: Clock,
     metrics: Metrics,
     /// What the hub says beside PUBACKs is for it.
@@ -302,7 +305,11 @@ impl Stage<'_> {
     async fn send_what_is_due(&mut self) {
         while self.link.takes_more() && self.restarting.is_none() && self.cutter.is_due(self.pace(), Instant::now()) {
             let epoch = self.cutter.epoch().unwrap_or_else(|| self.outbox.epoch());
-            let heading = Heading { epoch, high: self.outbox.high(epoch), rules: self.outbox.rules(epoch).to_string() };
+            let (rules, upto) = match self.cutter.seq() {
+                Some(seq) => self.outbox.rules_at(epoch, seq),
+                None => (self.outbox.rules(), None),
+            };
+            let heading = Heading { epoch, high: self.outbox.high(epoch), rules, upto };
             let cut = self.cutter.cut(heading, self.pace());
             let books = self.metrics.inner();
             books.sent.inc();
@@ -355,6 +362,7 @@ impl Stage<'_> {
             let notice = match &happening {
                 Happening::Connected => {
                     (self.failures, self.refused, self.was_up) = (0, false, true);
+                    self.told.clear();
                     let (life, margin) = (self.config.token_life.duration(), self.config.token_margin.duration());
                     self.metrics.inner().connected.inc();
                     (self.more, self.notes_stale) = (More::Maybe, true);

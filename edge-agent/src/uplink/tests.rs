@@ -14,6 +14,7 @@ use shared::reading::{DeviceId, MetricName, Reading, Seq, TimeQuality, Value};
 use shared::sas;
 use shared::telemetry::LevelSwitch;
 use shared::time::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,7 @@ use crate::outbox::store::Selection;
 use crate::outbox::{BootTime, HeldItem, NewRow, Outbox};
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::Gateway;
+use crate::remote::kept::{Good, Keeper};
 use crate::remote::{self, Agent, Remote};
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
@@ -117,7 +119,13 @@ async fn stand_of(target: HubTarget, hub: Hub, config: Config) -> Stand {
     let heard = remote::Metrics::register(&mut prometheus_client::registry::Registry::default());
     let mut remote = Remote::new(
         &remote::Config { enabled: true },
-        Agent { epoch: outbox.epoch(), rules: "d1".into() },
+        Agent {
+            epoch: outbox.epoch(),
+            good: Good::default(),
+            rules: watch::Sender::new(None),
+            digest: Arc::new(|_| "d1".to_owned()),
+            keeper: Keeper::new(&dir.path().join("outbox.db")),
+        },
         Gateway::new(ClockTrust::Trusted),
         Clock::Real,
         ("info", switch),

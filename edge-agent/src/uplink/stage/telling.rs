@@ -11,6 +11,9 @@ use super::super::metrics::Why;
 use super::{Flush, RESTART_PATIENCE, Stage};
 use crate::remote::{Out, ear};
 
+/// Different losses without a connection in between that are remembered, so as to be told once.
+const TOLD_MAX: usize = 8;
+
 impl Stage<'_> {
     /// What of it is for the ear: after the link, so that Envelopes go first.
     pub(super) fn hear_of(&mut self, happening: &Happening) {
@@ -37,6 +40,7 @@ impl Stage<'_> {
                 (_, None) => {}
             }
         }
+        self.cutter.set_linger(self.remote.linger().unwrap_or(self.config.linger.duration()));
     }
 
     /// All that is held now is to leave.
@@ -70,7 +74,10 @@ impl Stage<'_> {
         if !came_about {
             (self.failures, self.refused) = (self.failures + 1, lost.denied);
         }
-        let repeated = self.metrics.status().borrow().last_error.as_ref() == Some(&lost.text);
+        let repeated = self.told.contains(&lost.text);
+        if !repeated && self.told.len() < TOLD_MAX {
+            self.told.push(lost.text.clone());
+        }
         let (target, place) = (&self.dialer.target, line.place());
         match (lost.denied, repeated) {
             (true, _) => error!(place, device = %target.gateway, "failed to connect to the hub: {}", lost.text),
