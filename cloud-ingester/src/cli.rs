@@ -64,6 +64,9 @@ enum Command {
         /// Fill TABLE (silver.readings, gold.metric_1m, …) anew by the rules and models of now
         #[arg(long, value_name = "TABLE")]
         full_refresh: Option<String>,
+        /// Only these tables (gold.metric_1m, …), and silver, which they are made of; all others at another time
+        #[arg(value_name = "TABLE", conflicts_with = "full_refresh")]
+        only: Vec<String>,
     },
     /// Where a hub is begun, and Events out of files; numbers bronze holds already are skipped
     Backfill {
@@ -177,8 +180,8 @@ async fn command(command: Command, config: Config) -> Result<Exit, RunError> {
             say(&format!("{text}\n"));
             Ok(Exit::Ok)
         }
-        Command::Hop { full_refresh } => {
-            Box::pin(hop(config, HopRequest { full_refresh, ..HopRequest::default() })).await
+        Command::Hop { full_refresh, only } => {
+            Box::pin(hop(config, HopRequest { full_refresh, only, ..HopRequest::default() })).await
         }
         Command::Maintain(args) => Box::pin(maintain::maintain(config, args)).await,
         Command::Backfill { what } => Box::pin(backfill::backfill(config, what)).await,
@@ -241,7 +244,10 @@ async fn hear(lake: &Lake, status: &mut Status) -> Result<(), LakeError> {
 /// Runs the hops here, or hands the request to whoever holds the lease.
 async fn hop(config: Config, request: HopRequest) -> Result<Exit, RunError> {
     // Before anybody is asked: who holds the lease changes nothing about a wrong name.
-    request.target(&open(&config).await?)?;
+    let lake = open(&config).await?;
+    request.target(&lake)?;
+    request.only(&lake)?;
+    drop(lake);
     let held = match Box::pin(run::take_over(&config, "cloud-ingester hop", None)).await {
         Ok((_, mut hops)) => {
             let mut progress = progress::Progress::spinner("hop");

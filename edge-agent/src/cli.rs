@@ -1,8 +1,9 @@
-//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop)`.
+//! The command line: `run | check | status | provision | outbox (ls, export, resend, drop) | sensors (scan, read)`.
 
 mod check;
 mod outbox;
 mod provision;
+mod sensors;
 mod status;
 
 use std::ffi::OsString;
@@ -62,6 +63,9 @@ enum Command {
     /// Look at what waits on disk, send it again, or give it up.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Look at the sensors on this machine's own buses and pins.
+    #[command(subcommand)]
+    Sensors(sensors::Command),
 }
 
 /// Runs the program; `args` begin with its name.
@@ -79,6 +83,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status { json } => with_config(file, |config| status::run(config, json)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),
+        Command::Sensors(command) => with_config(file, |config| sensors::run(command, config)),
     }
 }
 

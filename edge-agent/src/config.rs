@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes};
 use shared::telemetry;
 
-use crate::{hub, intake, line, outbox, presilver, provision, remote, uplink};
+use crate::{hub, intake, led, line, outbox, presilver, provision, remote, sensors, uplink};
 
 /// The embedded default.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -27,6 +27,9 @@ pub struct Config {
     pub network: line::Config,
     /// The ways in.
     pub intake: intake::Config,
+    /// Sensors on buses and pins of this machine: a third way in.
+    #[serde(default)]
+    pub sensors: Vec<sensors::Sensor>,
     /// How messages are read and judged.
     pub presilver: presilver::Config,
     /// Where rows wait.
@@ -35,6 +38,8 @@ pub struct Config {
     pub uplink: uplink::Config,
     /// Whether the hub may look after us.
     pub remote: remote::Config,
+    /// The status LED.
+    pub led: led::Config,
     /// Health, metrics, status.
     pub http: Http,
     /// What is logged.
@@ -67,6 +72,11 @@ impl Check for Config {
         mistakes.ensure(host != Some(""), "hub.host", "is empty; leave it out to dial the connection string's host");
         self.provisioning.check(mistakes);
         self.intake.check(mistakes);
+        let ways_in = self.intake.broker.enabled || self.intake.listener.enabled || !self.sensors.is_empty();
+        let none = "no way in is enabled; write `enabled = true` under [intake.broker] or [intake.listener], or add [[sensors]]";
+        mistakes.ensure(ways_in, "intake", none);
+        sensors::config::check(&self.sensors, mistakes);
+        self.led.check(mistakes);
         self.presilver.check(mistakes);
         self.outbox.check(mistakes);
         self.uplink.check(mistakes);

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! world --> intake --256--> presilver --> outbox ==disk==> uplink --window--> IoT Hub
-//!            ^                               |
-//!            +------- ack after commit ------+
+//!   |        ^   ^                           |
+//!   |        +------- ack after commit ------+
+//!   +--> sensors-+
 //! ```
 //!
 //! A device is acknowledged after its message is on disk, and a row leaves the disk only after the hub has acknowledged
@@ -13,6 +14,8 @@
 //! (this run's epoch gets its exact end), the uplink drains, the database is checkpointed.
 
 pub mod intake; // the world -> RawMessage
+
+pub mod sensors; // the machine's own buses and pins -> RawMessage
 
 pub mod presilver; // RawMessage -> Reading | Rejected
 
@@ -35,6 +38,8 @@ pub mod line; // through a proxy, in WebSocket messages
 mod homing; // finds the hub, and finds it again
 
 pub mod config; // all of it, and default.toml
+
+pub mod led; // how we are, on a pin
 
 mod run; // wire, run, drain
 

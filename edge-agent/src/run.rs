@@ -17,6 +17,7 @@ use crate::homing::{self, Means};
 use crate::hub::SourceError;
 use crate::intake::broker::BrokerError;
 use crate::intake::listener::ListenerError;
+use crate::led::{self, Shows};
 use crate::outbox::lock::{Lock, LockError};
 use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
@@ -25,7 +26,7 @@ use crate::remote::kept::{Good, Keeper};
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, outbox, presilver, remote, uplink};
+use crate::{intake, outbox, presilver, remote, sensors, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -106,12 +107,17 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
 
     let mut registry = Registry::default();
     let intake_metrics = intake::Metrics::register(&mut registry);
+    let sensor_metrics = sensors::Metrics::register(&mut registry);
     let presilver_metrics = presilver::Metrics::register(&mut registry);
     let outbox_metrics = outbox::Metrics::register(&mut registry);
     let uplink_metrics = uplink::Metrics::register(&mut registry);
     let remote_metrics = remote::Metrics::register(&mut registry);
 
-    let mut judge = presilver::Judge::new(&config.presilver);
+    let mut judging = config.presilver.clone();
+    if !config.sensors.is_empty() {
+        judging.mapping.insert(0, sensors::mapping());
+    }
+    let mut judge = presilver::Judge::new(&judging);
     let good = if config.remote.enabled { remote::kept::read(&config.outbox.path) } else { Good::default() };
     judge.judge_by(good.settings.rules.as_deref());
     let (rules_to, rules) = watch::channel(good.settings.rules.clone().map(Arc::from));
@@ -133,8 +139,9 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         known.subscribe(),
         &outbox,
         &presilver_metrics,
-        (uplink_metrics.status(), remote_metrics.status()),
+        (uplink_metrics.status(), remote_metrics.status(), sensor_metrics.clone()),
     );
+    let uplink_status = uplink_metrics.status();
     let remote = Remote::new(
         &config.remote,
         Agent {
@@ -166,6 +173,14 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let (messages, stop, metrics, clock) = (messages.clone(), stop.clone(), intake_metrics.clone(), clock.clone());
         all.spawn("intake of the listener", async move {
             Ok(intake::run_listener(settings, clock, messages, stop, metrics).await?)
+        });
+    }
+    if !config.sensors.is_empty() {
+        let (sensors, messages, metrics) = (config.sensors.clone(), messages.clone(), sensor_metrics.clone());
+        let (stop, clock) = (stop.clone(), clock.clone());
+        all.spawn("sensors", async move {
+            sensors::run(sensors, clock, messages, stop, metrics).await;
+            Ok(())
         });
     }
     drop(messages);
@@ -214,6 +229,17 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         let (path, outbox, tail) = (config.outbox.path.clone(), outbox.clone(), tail.clone());
         async move {
             outbox::desk::serve(path, outbox, reporter.json(), tail).await;
+            Ok(())
+        }
+    });
+    all.spawn("led", {
+        let (outbox, link, settings, tail) = (outbox.clone(), uplink_status.clone(), config.led.clone(), tail.clone());
+        let look = move || {
+            let full = outbox.view().full.is_some();
+            Shows::of(link.borrow().link, full, sensor_metrics.any_fails())
+        };
+        async move {
+            led::run(settings, look, tail).await;
             Ok(())
         }
     });

@@ -15,6 +15,7 @@ use crate::outbox::{Books, Outbox};
 use crate::presilver::gateway::is_plausible;
 use crate::presilver::{self, Metrics};
 use crate::remote::{self, StatusOf};
+use crate::sensors;
 use crate::uplink;
 
 /// The agent's status.
@@ -38,6 +39,8 @@ pub(crate) struct Status {
     presilver: presilver::Counts,
     uplink: uplink::Status,
     remote: remote::Status,
+    /// Sensors on this machine's own pins.
+    sensors: Vec<sensors::Status>,
 }
 
 /// The outbox's part.
@@ -65,6 +68,7 @@ struct Inner {
     presilver: Metrics,
     uplink: watch::Receiver<uplink::Status>,
     remote: watch::Receiver<remote::Status>,
+    sensors: sensors::Metrics,
 }
 
 impl Reporter {
@@ -73,7 +77,7 @@ impl Reporter {
         hub: watch::Receiver<Known>,
         outbox: &Outbox,
         presilver: &Metrics,
-        (uplink, remote): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>),
+        (uplink, remote, sensors): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>, sensors::Metrics),
     ) -> Self {
         let inner = Inner {
             hub,
@@ -83,6 +87,7 @@ impl Reporter {
             presilver: presilver.clone(),
             uplink,
             remote,
+            sensors,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -106,6 +111,7 @@ impl Reporter {
             presilver: inner.presilver.counts(),
             uplink: inner.uplink.borrow().clone(),
             remote: inner.remote.borrow().clone(),
+            sensors: inner.sensors.statuses(),
         }
     }
 

@@ -9,11 +9,11 @@ use shared::cli::Exit;
 use shared::config::Mistakes;
 
 use crate::config::Config;
-use crate::{fleet, hub, replay, verify};
+use crate::{fleet, hub, replay, sensors, verify};
 
 const PROGRAM: &str = "simulator";
 
-/// Devices, recordings, a local IoT Hub, and the proof
+/// Devices, recordings, a local IoT Hub, sensors on buses that are not there, and the proof
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, version)]
 struct Args {
@@ -32,6 +32,8 @@ enum Command {
     Replay(replay::cli::Args),
     /// Stand in for Azure IoT Hub: devices over MQTT, services over AMQP
     Hub(hub::cli::Args),
+    /// Sensors on an I2C bus, a 1-wire bus and GPIO lines that are sockets and a folder, and their misfortunes
+    Sensors(sensors::cli::Args),
     /// Prove that the lake lost nothing and counted nothing twice
     Verify(verify::cli::Args),
 }
@@ -61,6 +63,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Devices(args) => fleet::cli::main(PROGRAM, args, config.broker, config.devices),
         Command::Replay(args) => replay::cli::main(PROGRAM, args, config.broker, config.replay),
+        Command::Sensors(args) => sensors::cli::main(PROGRAM, args, config.sensors),
         Command::Verify(args) => verify::cli::main(PROGRAM, args, config.verify),
         Command::Hub(args) => {
             hub::cli::main(PROGRAM, args, configs.into_iter().map(|config| (config.hub, config.dps)).collect())

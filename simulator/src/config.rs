@@ -6,7 +6,7 @@ use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes};
 use shared::telemetry;
 
-use crate::{dps, fleet, hub, replay, verify};
+use crate::{dps, fleet, hub, replay, sensors, verify};
 
 const LAYERS: Layers = Layers { default: include_str!("default.toml"), env_prefix: "SIM" };
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub hub: hub::Config,
     /// The provisioning service of the command `hub`.
     pub dps: dps::Config,
+    /// The command `sensors`.
+    pub sensors: sensors::Config,
     /// The command `verify`.
     pub verify: verify::cli::Config,
 }
@@ -47,6 +49,7 @@ impl Check for Config {
         mistakes.within("replay", |mistakes| self.replay.check(mistakes));
         mistakes.within("hub", |mistakes| self.hub.check(mistakes));
         mistakes.within("dps", |mistakes| self.dps.check(mistakes));
+        mistakes.within("sensors", |mistakes| self.sensors.check(mistakes));
     }
 }
 

@@ -1,10 +1,11 @@
-//! Devices, recordings, a local IoT Hub, and the proof.
+//! Devices, recordings, a local IoT Hub, sensors on buses that are not there, and the proof.
 //!
 //! ```text
 //! fleet | replay ── MQTT ──> (gateway)
 //!       └─ ledger ─────────────────────────────────> verify <── (lake)
 //! hub:     devices ── MQTT ──> log on disk ── AMQP ──> services
 //! dps:     devices ── MQTT ──> which hub is theirs
+//! sensors: chips on a bus that is a socket ──> (gateway)
 //! ```
 
 pub mod fleet; // seeded devices, their faults and their ledger
@@ -16,6 +17,8 @@ mod gate; // where devices come in to the next two
 pub mod hub; // what stands in for Azure IoT Hub
 
 pub mod dps; // what stands in for its Device Provisioning Service
+
+pub mod sensors; // chips on buses that are not there
 
 pub mod verify; // the lake against itself, and against the ledgers
 

@@ -40,20 +40,20 @@ fn usage_mistakes_exit_64_and_help_exits_0() {
 }
 
 #[test]
-fn help_names_just_the_commands_that_exist() {
-    for (name, there, absent) in [
-        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox"][..], &["sensors"][..]),
+fn help_names_each_command() {
+    for (name, there) in [
+        (Name::EdgeAgent, &["run", "check", "status", "provision", "outbox", "sensors"][..]),
         (
             Name::CloudIngester,
             &["run", "check", "status", "hop", "backfill", "maintain", "quarantine", "trace", "query", "export"],
-            &[][..],
         ),
-        (Name::Simulator, &["devices", "replay", "hub", "verify"], &["sensors"]),
+        (Name::Simulator, &["devices", "replay", "hub", "sensors", "verify"]),
     ] {
         let (_, said) = run(name, &["--help"]);
-        let commands: Vec<&str> =
-            said.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
+        let lines = said.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        // What goes on in a second line is set in further.
+        let named = lines.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+        let commands: Vec<&str> = named.filter_map(|line| line.split_whitespace().next()).collect();
         assert!(there.iter().all(|command| commands.contains(command)), "{name:?}: {commands:?}");
-        assert!(!absent.iter().any(|command| commands.contains(command)), "{name:?}: {commands:?}");
     }
 }

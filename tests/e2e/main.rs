@@ -50,6 +50,8 @@ mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
 
+mod sensors; // on the gateway's own pins: read, in trouble, and back
+
 mod gateway; // what `edge-agent check | status | outbox` print
 
 mod demo; // the demo with a recording, gone on with, interrupted

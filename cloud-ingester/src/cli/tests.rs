@@ -52,7 +52,7 @@ async fn a_table_no_hop_fills_is_a_mistake_of_usage_with_and_without_a_running_s
     let kit = Kit::new().await;
     for name in ["nope", "bronze.messages"] {
         let refused = async || {
-            let hop = Command::Hop { full_refresh: Some(name.to_owned()) };
+            let hop = Command::Hop { full_refresh: Some(name.to_owned()), only: vec![] };
             Box::pin(command(hop, kit.config.clone())).await.map(|_| ()).map_err(|error| error.blame())
         };
         assert_eq!(refused().await, Err(Blame::Config), "{name}");

@@ -8,6 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
+use foldhash::quality::RandomState;
 use futures::TryStreamExt as _;
 
 use super::inputs::{File, Inputs, Refused};
@@ -33,7 +34,7 @@ enum Which {
     /// These windows, of every key.
     Starts(Grid),
     /// Key and start of windows in fixed places.
-    Pairs(Grid, HashSet<(u32, i64)>),
+    Pairs(Grid, HashSet<(u32, i64), RandomState>),
     /// By key the sessions as they will be, ascending; and those that go, by their starts.
     Sessions { new: HashMap<u32, Vec<Span>>, gone: HashSet<(u32, i64)> },
 }
@@ -64,7 +65,7 @@ impl Affected {
         all: bool,
         bounds: Final,
     ) -> Result<Self, LakeError> {
-        let mut found = Found { spans: BTreeSet::new(), keys: Keys::default(), pairs: HashSet::new() };
+        let mut found = Found { spans: BTreeSet::new(), keys: Keys::default(), pairs: HashSet::default() };
         let fits = |(_, end): Span| bounds.upto.is_none_or(|upto| end <= upto);
         let named: &[String] = if all { &[] } else { keys };
         for file in files {
@@ -321,7 +322,7 @@ impl Affected {
 struct Found {
     spans: BTreeSet<Span>,
     keys: Keys,
-    pairs: HashSet<(u32, i64)>,
+    pairs: HashSet<(u32, i64), RandomState>,
 }
 
 impl Found {

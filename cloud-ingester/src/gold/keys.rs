@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
+use foldhash::quality::RandomState;
 
 /// Columns of a batch, read as one key per row.
 pub struct KeyReader {
@@ -64,7 +65,7 @@ pub fn parts(mut key: &[u8]) -> impl Iterator<Item = Option<&str>> {
 /// Keys, numbered as they are met.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
-    numbers: HashMap<Vec<u8>, u32>,
+    numbers: HashMap<Vec<u8>, u32, RandomState>,
 }
 
 impl Keys {

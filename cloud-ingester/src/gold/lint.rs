@@ -7,21 +7,23 @@ use datafusion::common::config::Dialect;
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, DataType, Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, ObjectName,
-    OrderByExpr, Query, Select, SelectItem, Spanned as _, Statement, Subscript, TableFactor, Value, Visit as _,
-    Visitor, WindowType,
+    AccessExpr, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
+    GroupByExpr, ObjectName, OrderByExpr, Query, Select, SelectItem, Spanned as _, Statement, Subscript, TableFactor,
+    Value, Visit as _, Visitor, WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 /// Aggregates.
-const AGGREGATES: [&str; 14] = [
+const AGGREGATES: [&str; 16] = [
     "avg",
     "bool_and",
     "bool_or",
     "count",
     "max",
+    "max_by",
     "median",
     "min",
+    "min_by",
     "percentile_cont",
     "stddev",
     "stddev_pop",
@@ -59,18 +61,16 @@ const SCALARS: [&str; 20] = [
 ];
 
 /// Functions people will look for, and what to write.
-const INSTEAD: [(&str, &str); 14] = [
+const INSTEAD: [(&str, &str); 12] = [
     ("any_value", "takes any row; write max(x), or row_number() over (partition by … order by …) = 1"),
     ("array_agg", "depends on the order of rows"),
     ("collect_list", "depends on the order of rows"),
     ("collect_set", "depends on the order of rows"),
     ("current_date", "a table must not depend on when a hop ran"),
     ("current_timestamp", "a table must not depend on when a hop ran"),
-    ("first", "takes any row; write row_number() over (partition by … order by …) = 1"),
+    ("first", "takes any row; write min_by(x, y)"),
     ("from_unixtime", "is a time here and a text in Spark; write timestamp_seconds(x)"),
-    ("last", "takes any row; write row_number() over (partition by … order by … desc) = 1"),
-    ("max_by", "is not known here; write row_number() over (partition by … order by … desc) = 1"),
-    ("min_by", "is not known here; write row_number() over (partition by … order by …) = 1"),
+    ("last", "takes any row; write max_by(x, y)"),
     ("now", "a table must not depend on when a hop ran"),
     ("to_timestamp", "differs in precision; write timestamp_micros(x) or timestamp_seconds(x)"),
     ("approx_percentile", "differs from engine to engine; write percentile_cont(p) within group (order by x)"),
@@ -152,6 +152,30 @@ fn line_in(text: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// Whether it has a value in every row, as far as its text tells.
+fn is_never_null(expr: &Expr) -> bool {
+    match expr {
+        Expr::Identifier(name) => NEVER_NULL.contains(&name.value.as_str()),
+        Expr::CompoundIdentifier(names) => names.last().is_some_and(|name| NEVER_NULL.contains(&name.value.as_str())),
+        Expr::Case { else_result, .. } => else_result.is_some(),
+        Expr::Value(_) => true,
+        _ => false,
+    }
+}
+
+fn is_named(function: &Function, name: &str) -> bool {
+    function.name.to_string().eq_ignore_ascii_case(name)
+}
+
+fn arguments(function: &Function) -> Vec<&Expr> {
+    let FunctionArguments::List(list) = &function.args else { return vec![] };
+    let plain = list.args.iter().filter_map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    });
+    plain.collect()
+}
+
 struct Lint<'a> {
     relations: &'a [&'a str],
     row_wise: bool,
@@ -183,6 +207,9 @@ impl Lint<'_> {
         if matches!(name.as_str(), "min" | "max") {
             self.out.extremes.push(span.start.line);
         }
+        if matches!(name.as_str(), "min_by" | "max_by") {
+            self.extreme_by(&name, span, function);
+        }
         if let FunctionArguments::List(list) = &function.args
             && list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)))
         {
@@ -209,18 +236,23 @@ impl Lint<'_> {
         }
     }
 
+    /// `min_by(x, y)`: engines order nulls within a struct differently, and few know it over a window.
+    fn extreme_by(&mut self, name: &str, span: Span, function: &Function) {
+        if function.over.is_some() {
+            self.fault(span, format!("{name}: write row_number() over (… order by …) = 1"));
+        }
+        let [_, Expr::Struct { values, .. }] = arguments(function)[..] else { return };
+        for key in values {
+            let filled = matches!(key, Expr::Function(inner) if is_named(inner, "coalesce"));
+            if !filled && !is_never_null(key) {
+                self.fault(key.span(), format!("{name} by {key}: write coalesce({key}, …)"));
+            }
+        }
+    }
+
     /// Engines put nulls at different ends.
     fn order(&mut self, order: &OrderByExpr) {
-        let plain = |expr: &Expr| match expr {
-            Expr::Identifier(name) => NEVER_NULL.contains(&name.value.as_str()),
-            Expr::CompoundIdentifier(names) => {
-                names.last().is_some_and(|name| NEVER_NULL.contains(&name.value.as_str()))
-            }
-            Expr::Case { else_result, .. } => else_result.is_some(),
-            Expr::Value(_) => true,
-            _ => false,
-        };
-        if order.options.nulls_first.is_none() && !plain(&order.expr) {
+        if order.options.nulls_first.is_none() && !is_never_null(&order.expr) {
             self.fault(order.expr.span(), format!("order by {}: write `nulls first` or `nulls last`", order.expr));
         }
     }

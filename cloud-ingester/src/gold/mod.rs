@@ -24,6 +24,8 @@ pub mod pruned; // and which files can hold them
 
 pub mod rewrite; // replacing rows in one commit
 
+mod fed; // rows computed while they are read
+
 mod spill; // more rows than memory holds
 
 pub mod windowed; // mode `window`

@@ -112,6 +112,8 @@ pub struct Model {
     pub columns: Vec<String>,
     /// Whether the relation holds what is known of devices.
     pub catalogue: bool,
+    /// Whether the SELECT goes through the relation once, so that its rows need not be held.
+    pub once: bool,
 }
 
 impl Model {

@@ -82,6 +82,13 @@ async fn what_is_wrong_with_a_model_is_told_with_its_line() {
         ("max(value)", "mode(value)", ":14: mode: not among the functions"),
         ("max(value)", "max(valu)", ":14: "),
         ("max(value) as", "max(value) over (order by value) as", ":14: order by value: write `nulls first`"),
+        (
+            "max(value)",
+            "max_by(value, struct(event_time, source_seq))",
+            ":14: max_by by source_seq: write coalesce(source_seq, …)",
+        ),
+        ("max(value)", "max_by(value, event_time) over (partition by metric)", ":14: max_by: write row_number() over"),
+        ("max(value)", "max(struct(value, event_time))", ":14: "),
         ("max(value)", "max(named_struct('a', value))", ":14: named_struct: not among"),
         ("max(value)", "min(timestamp '2026-01-01 00:00:00')", ":14: "),
         ("max(value)", "min(cast(value as timestamp))", ":14: a cast to timestamp makes a time without a zone"),

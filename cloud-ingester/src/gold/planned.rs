@@ -77,9 +77,9 @@ impl Planner {
     /// Every mistake that can be told at once.
     pub async fn plan(&self, draft: Draft, own: bool) -> Result<Model, Vec<Mistake>> {
         match self.fit(&draft, own).await {
-            Ok((target, columns)) => {
+            Ok((target, columns, once)) => {
                 let catalogue = CATALOGUE.iter().any(|(name, _)| columns.iter().any(|column| column == name));
-                Ok(Model { target, draft, columns, catalogue })
+                Ok(Model { target, draft, columns, catalogue, once })
             }
             Err(findings) => {
                 let mistake = |(line, what)| Mistake { file: draft.file.clone(), line, what };
@@ -88,7 +88,7 @@ impl Planner {
         }
     }
 
-    async fn fit(&self, draft: &Draft, own: bool) -> Result<(Table, Vec<String>), Vec<Finding>> {
+    async fn fit(&self, draft: &Draft, own: bool) -> Result<(Table, Vec<String>, bool), Vec<Finding>> {
         let state = self.session.state();
         let read = lint::read(&state, &draft.sql, &[draft.relation()], draft.mode == Mode::Append);
         let read = read.map_err(|finding| vec![finding])?;
@@ -109,28 +109,31 @@ impl Planner {
             row_wise(&plan, read.line, &mut findings);
         }
         let mut columns = BTreeSet::new();
-        scanned(&optimised, &mut columns);
+        let scans = scanned(&optimised, &mut columns);
         columns.extend(draft.keys.iter().cloned());
         columns.insert("event_time".to_owned());
         columns.remove("window_start");
         columns.remove("window_end");
         let table = table(draft, plan.schema(), own, read.line, &mut findings);
         match table {
-            Some(table) if findings.is_empty() => Ok((table, columns.into_iter().collect())),
+            Some(table) if findings.is_empty() => Ok((table, columns.into_iter().collect(), scans == 1)),
             _ => Err(findings),
         }
     }
 }
 
-/// The columns of the relation that a plan reads.
-fn scanned(plan: &LogicalPlan, columns: &mut BTreeSet<String>) {
+/// The columns of the relation that a plan reads; and how often it reads it.
+fn scanned(plan: &LogicalPlan, columns: &mut BTreeSet<String>) -> usize {
+    let mut scans = 0;
     let _ = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
+            scans += 1;
             columns.extend(scan.projected_schema.fields().iter().map(|field| field.name().clone()));
             columns.extend(scan.filters.iter().flat_map(Expr::column_refs).map(|column| column.name.clone()));
         }
         Ok(TreeNodeRecursion::Continue)
     });
+    scans
 }
 
 /// What means something else elsewhere because of its types.

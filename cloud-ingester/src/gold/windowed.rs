@@ -1,15 +1,21 @@
 //! Models of mode `window`: each window that a new row falls into is computed again from all its rows, whether it is
 //! final or not. Late rows need nothing of their own.
 
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 
 use super::affected::{Affected, Final};
+use super::fed::fed;
 use super::inputs::{File, Inputs};
 use super::model::{Model, Windows};
 use super::pruned::Wanted;
-use super::rewrite::{Anew, Rewrite, as_table, keep_others, select};
+use super::rewrite::{Anew, Rewrite, as_table, keep_others, run, select};
 use super::spill::Spill;
 use super::window::cut;
 use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes, View};
@@ -52,7 +58,17 @@ pub async fn recompute(
         Scope::All => (inputs.all_files(), true),
     };
     let affected = match windows {
-        Windows::Grid(grid) => Affected::on_grid(grid, inputs, keys, &files, all, bounds).await?,
+        Windows::Grid(grid) => {
+            let every = !all && bounds == Final::default();
+            let every = match every {
+                true => Some(Affected::on_grid(grid, inputs, keys, &files, true, bounds).await?),
+                false => None,
+            };
+            match every.filter(|every| stands_alone(every, windows, inputs, &target, &files)) {
+                Some(every) => every,
+                None => Affected::on_grid(grid, inputs, keys, &files, all, bounds).await?,
+            }
+        }
         Windows::Session { gap } => {
             let before = (!all).then_some(&target);
             Affected::sessions(gap, inputs, before, keys, &files).await?
@@ -66,6 +82,19 @@ pub async fn recompute(
     let filled = work.fill(&mut writer).await;
     let (adds, (removes, rows)) = writer.finish_if(filled).await?;
     Ok(Rewrite { adds, removes, rows })
+}
+
+/// Whether all there is in these windows is new: neither the table nor any other file holds rows of one. Then it does not
+/// matter which keys the new rows have.
+fn stands_alone(every: &Affected, windows: Windows, inputs: &Inputs, target: &View, new: &[File]) -> bool {
+    let dates = every.filed(windows);
+    let before = target.files_in("window_date", |date| dates.contains(date));
+    if before.iter().any(|add| every.begins_in(&Extent::of(add, "window_start"))) {
+        return false;
+    }
+    let new: HashSet<&str> = new.iter().map(|file| file.add.path.as_str()).collect();
+    let others = inputs.files_on(&every.days());
+    others.iter().all(|file| new.contains(file.add.path.as_str()) || !every.touches(&file.extent))
 }
 
 /// What is to be computed.
@@ -100,6 +129,45 @@ impl Work<'_> {
         keep_others(target, &candidates, Anew::Affected, writer, Some(windows), hit).await
     }
 
+    /// The rows of these files that lie in the windows which begin in `range`, as they are read.
+    fn batches<'w>(
+        &'w self,
+        files: impl Iterator<Item = &'w File> + Send + 'w,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> impl Stream<Item = Result<RecordBatch, LakeError>> + Send + 'w {
+        let Self { inputs, model, affected, .. } = *self;
+        let read = futures::stream::iter(files.map(Ok));
+        let read = read.and_then(move |File { source, add, .. }| inputs.stream(*source, add, &model.columns));
+        read.try_flatten().try_filter_map(move |batch| {
+            std::future::ready(Ok(affected.within(&model.draft.keys, &batch, range.clone())))
+        })
+    }
+
+    /// What the SELECT makes of rows that are handed to it as they are read.
+    async fn while_read(
+        &self,
+        batches: impl Stream<Item = Result<RecordBatch, LakeError>> + Send,
+    ) -> Result<Vec<RecordBatch>, LakeError> {
+        let mut batches = pin!(batches);
+        let Some(first) = batches.try_next().await? else { return Ok(vec![]) };
+        let failed =
+            |source: DataFusionError| LakeError::Query { act: "compute a gold table", source: Box::new(source) };
+        let (mut feed, rows) = fed(&first.schema()).map_err(failed)?;
+        let read = async move {
+            let mut next = Some(first);
+            while let Some(batch) = next {
+                if !feed.put(batch).await {
+                    break;
+                }
+                next = batches.try_next().await?;
+            }
+            Ok(())
+        };
+        let (read, selected) = tokio::join!(read, run(self.session, &self.model.draft.sql, "windowed", Arc::new(rows)));
+        // What reading failed at comes first: the SELECT saw a part of the rows only.
+        read.and(selected)
+    }
+
     /// Computes the affected windows.
     async fn compute(&self, writer: &mut FileWriter) -> Result<u64, LakeError> {
         let Self { session, model, windows, inputs, affected, .. } = *self;
@@ -119,43 +187,31 @@ impl Work<'_> {
             let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
                 continue;
             };
+            let files = slice.files.iter().map(|&file| &files[file]);
             // A window with more rows than that is computed in parts, some keys at a time; its files are read once.
-            let mut parts = match usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX) {
-                0 | 1 => Parts::InMemory(vec![]),
-                parts => Parts::OnDisk(Spill::new(session, parts.min(PARTS_MAX))?),
-            };
-            for &file in &slice.files {
-                let File { source, add, .. } = &files[file];
-                let mut batches = inputs.stream(*source, add, &model.columns).await?;
+            let parts = usize::try_from(slice.rows.div_ceil(rows_max)).unwrap_or(usize::MAX);
+            if 1 < parts {
+                let mut spill = Spill::new(session, parts.min(PARTS_MAX))?;
+                let mut batches = pin!(self.batches(files, first..=last));
                 while let Some(batch) = batches.try_next().await? {
-                    let Some(batch) = affected.within(keys, &batch, first..=last) else { continue };
-                    match &mut parts {
-                        Parts::InMemory(held) => held.push(batch),
-                        Parts::OnDisk(spill) => spill.add(keys, &batch).await?,
-                    }
+                    spill.add(keys, &batch).await?;
                 }
-            }
-            match parts {
-                Parts::InMemory(held) => {
-                    let selected = select(session, &model.draft.sql, "windowed", held).await?;
+                for part in spill.finish().await? {
+                    let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
                     rows += write(model, windows, selected, writer).await?;
                 }
-                Parts::OnDisk(spill) => {
-                    for part in spill.finish().await? {
-                        let selected = part.select(session, &model.draft.sql, "windowed", 2 * rows_max).await?;
-                        rows += write(model, windows, selected, writer).await?;
-                    }
-                }
+                continue;
             }
+            let selected = if model.once {
+                self.while_read(self.batches(files, first..=last)).await?
+            } else {
+                let held = self.batches(files, first..=last).try_collect().await?;
+                select(session, &model.draft.sql, "windowed", held).await?
+            };
+            rows += write(model, windows, selected, writer).await?;
         }
         Ok(rows)
     }
-}
-
-/// The rows of one slice until they are computed.
-enum Parts {
-    InMemory(Vec<RecordBatch>),
-    OnDisk(Spill),
 }
 
 async fn write(

@@ -39,7 +39,7 @@ pub enum HopError {
     Worker(#[from] tokio::task::JoinError),
     /// A table that is not filled by a hop was asked for.
     #[error(
-        "refresh {0}: no hop fills it; one of silver.readings, gold.metric_1m, gold.metric_1h, gold.metric_1d, gold.device_latest, gold.device_health, gold.gateway_health, gold.watermarks, or the table of a model of your own"
+        "hop {0}: no hop fills it; one of silver.readings, gold.metric_1m, gold.metric_1h, gold.metric_1d, gold.device_latest, gold.device_health, gold.gateway_health, gold.watermarks, or the table of a model of your own"
     )]
     NoTarget(String),
     /// A table that does not exist was asked for.

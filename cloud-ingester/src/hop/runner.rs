@@ -279,21 +279,23 @@ impl Hops {
     /// # Errors
     /// What failed. A hop that was committed in part is finished by its own plan in the next round.
     pub async fn round(&mut self) -> Result<Report, HopError> {
-        self.turn_of(Turns::Due).await
+        self.turn_of(Turns::Due, &[]).await
     }
 
-    async fn turn_of(&mut self, turns: Turns) -> Result<Report, HopError> {
-        match self.turn_once(turns).await {
+    /// `only`: none but these tables of gold, and the watermarks; empty: all.
+    async fn turn_of(&mut self, turns: Turns, only: &[Table]) -> Result<Report, HopError> {
+        match self.turn_once(turns, only).await {
             // A source behind what was read of it: before anybody is told to restore it, everything is listed anew.
             Err(HopError::Ahead { .. }) => {
                 self.lake.forget().await;
-                self.turn_once(turns).await
+                self.turn_once(turns, only).await
             }
             done => done,
         }
     }
 
-    async fn turn_once(&mut self, turns: Turns) -> Result<Report, HopError> {
+    async fn turn_once(&mut self, turns: Turns, only: &[Table]) -> Result<Report, HopError> {
+        let is_asked = |table: Table| only.is_empty() || only.contains(&table);
         self.finish_what_failed().await?;
         self.follow_catalogue().await?;
         let mut report = Report { silver: self.silver().await?, ..Report::default() };
@@ -304,7 +306,7 @@ impl Hops {
             let done = done.map(|done| report.gold.extend(done));
             failed = failed.or(self.went(&model, begun, done, &mut report)?);
         }
-        for model in models {
+        for model in models.into_iter().filter(|model| is_asked(model.target)) {
             let begun = Instant::now();
             let beside = turns == Turns::Due && self.settings.beside && model.draft.refresh.is_scheduled();
             if beside && self.beside.is_busy() {
@@ -320,7 +322,9 @@ impl Hops {
             let done = self.level(&model, &mut report).await;
             failed = failed.or(self.went(&model, begun, done, &mut report)?);
         }
-        report.gold.extend(self.health(None).await?);
+        if is_asked(Table::GoldGatewayHealth) {
+            report.gold.extend(self.health(None).await?);
+        }
         self.upkeep.step(&self.lake, &self.lease).await?;
         // Only now: the others had their turn.
         match failed {
@@ -462,11 +466,24 @@ impl Hops {
     ///
     /// # Errors
     /// As [`Hops::round`].
-    pub async fn run_all(&mut self, stop: &CancellationToken, mut each: impl FnMut(&Report)) -> Result<(), HopError> {
+    pub async fn run_all(&mut self, stop: &CancellationToken, each: impl FnMut(&Report)) -> Result<(), HopError> {
+        self.run_only(&[], stop, each).await
+    }
+
+    /// The same for silver, the watermarks and these tables of gold; the others are brought up when it is their turn.
+    ///
+    /// # Errors
+    /// As [`Hops::round`].
+    pub async fn run_only(
+        &mut self,
+        only: &[Table],
+        stop: &CancellationToken,
+        mut each: impl FnMut(&Report),
+    ) -> Result<(), HopError> {
         while !stop.is_cancelled() {
-            let mut report = self.round().await?;
+            let mut report = self.turn_of(Turns::Due, only).await?;
             if report.is_idle() {
-                report = self.turn_of(Turns::All).await?;
+                report = self.turn_of(Turns::All, only).await?;
             }
             if report.is_idle() {
                 break;
@@ -507,7 +524,7 @@ impl Hops {
                 self.lake.trouble(model.target.full_name(), None);
             }
         }
-        let after = self.turn_of(Turns::All).await?;
+        let after = self.turn_of(Turns::All, &[]).await?;
         report.silver = report.silver.or(after.silver);
         report.ailing.extend(after.ailing);
         report.gold.extend(after.gold);

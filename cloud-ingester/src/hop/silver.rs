@@ -6,16 +6,20 @@ use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use futures::StreamExt as _;
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::changes::{Marks, News, news};
 use super::error::HopError;
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use super::seen::At;
-use crate::lake::{Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View, sorted};
+use crate::lake::{
+    Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View, carried, sorted,
+};
 use crate::silver::events::{BRONZE_COLUMNS, REPLAY_HUB};
 use crate::silver::replays::Replays;
-use crate::silver::{Highs, Made, Rules, Seen, Totals, held, work};
+use crate::silver::{Highs, Rules, Seen, Target, Totals, held, work};
 
 /// The tables this hop writes, in the order in which they are committed.
 pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
@@ -58,30 +62,18 @@ struct Out {
 }
 
 impl Out {
-    async fn write(&mut self, lake: &Lake, made: Made) -> Result<(), LakeError> {
-        for (at, batches) in [made.quarantine, made.gaps, made.readings].into_iter().enumerate() {
-            for batch in batches {
-                let writer = match &mut self.writers[at] {
-                    Some(writer) => writer,
-                    none => none.insert(lake.writer(TARGETS[at]).await?),
-                };
-                self.rows[at] += batch.num_rows() as u64;
-                writer.write(batch).await?;
-            }
-        }
-        Ok(())
+    async fn write(&mut self, lake: &Lake, at: usize, batch: RecordBatch) -> Result<(), LakeError> {
+        self.rows[at] += batch.num_rows() as u64;
+        self.add(lake, at, batch).await
     }
 
     /// Rows that were counted in an earlier commit.
-    async fn add(&mut self, lake: &Lake, at: usize, batches: Vec<RecordBatch>) -> Result<(), LakeError> {
-        for batch in batches {
-            let writer = match &mut self.writers[at] {
-                Some(writer) => writer,
-                none => none.insert(lake.writer(TARGETS[at]).await?),
-            };
-            writer.write(batch).await?;
-        }
-        Ok(())
+    async fn add(&mut self, lake: &Lake, at: usize, batch: RecordBatch) -> Result<(), LakeError> {
+        let writer = match &mut self.writers[at] {
+            Some(writer) => writer,
+            none => none.insert(lake.writer(TARGETS[at]).await?),
+        };
+        writer.write(batch).await
     }
 
     async fn files(&mut self, at: usize) -> Result<Vec<Add>, LakeError> {
@@ -89,6 +81,35 @@ impl Out {
             Some(writer) => writer.finish().await,
             None => Ok(vec![]),
         }
+    }
+}
+
+/// Writes batches while others are made.
+struct Writing {
+    batches: mpsc::Sender<(Target, RecordBatch)>,
+    task: AbortOnDropHandle<Result<Out, LakeError>>,
+}
+
+/// Batches that may wait to be written.
+const WAITING: usize = 2;
+
+impl Writing {
+    fn begin(lake: &Arc<Lake>) -> Self {
+        let (batches, mut waiting) = mpsc::channel::<(Target, RecordBatch)>(WAITING);
+        let lake = Arc::clone(lake);
+        let task = tokio::spawn(carried(async move {
+            let mut out = Out::default();
+            while let Some((target, batch)) = waiting.recv().await {
+                out.write(&lake, target as usize, batch).await?;
+            }
+            Ok(out)
+        }));
+        Self { batches, task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn end(self) -> Result<Out, HopError> {
+        drop(self.batches);
+        Ok(self.task.await??)
     }
 }
 
@@ -157,27 +178,27 @@ impl Hops {
         };
         let mut replays = self.replays(bronze, &changes, &quarantine).await?;
         let before = totals;
-        let mut out = Out::default();
+        let writing = Writing::begin(&self.lake);
         let versions = changes.len() as u64;
-        for change in changes {
-            let mut rows = vec![];
-            for add in &change.adds {
-                rows.extend(bronze.read(add, &BRONZE_COLUMNS).await?);
-            }
-            if rows.is_empty() {
-                continue;
-            }
-            let made;
-            (seen, totals, replays, made) = on_thread(rows, Arc::clone(&rules), seen, totals, replays).await?;
-            out.write(&self.lake, made).await?;
+        let mut changes = changes.into_iter();
+        let mut next = changes.next().map(|change| rows_of(bronze, change));
+        while let Some(rows) = next.take() {
+            let rows = rows.await??;
+            // Read while this one is worked off.
+            next = changes.next().map(|change| rows_of(bronze, change));
+            (seen, totals, replays) = on_thread(rows, Arc::clone(&rules), seen, totals, replays, &writing).await?;
         }
-        let made = Made { quarantine: held(&mut replays), ..Made::default() };
-        out.write(&self.lake, made).await?;
+        let mut out = writing.end().await?;
+        for batch in held(&mut replays) {
+            out.write(&self.lake, 0, batch).await?;
+        }
         let ahead = |at: usize| stood[at].is_some_and(|done| to <= done);
         let mut marked = Removes::Nothing;
         if !replays.marks().is_empty() && !ahead(0) {
             let (rewritten, removes) = self.mark(&quarantine, replays.marks()).await?;
-            out.add(&self.lake, 0, rewritten).await?;
+            for batch in rewritten {
+                out.add(&self.lake, 0, batch).await?;
+            }
             marked = removes;
         }
         let plan = Plan {
@@ -230,18 +251,18 @@ impl Hops {
         self.memory = None;
         self.keep_rules().await?;
         let (mut seen, mut totals) = (Seen::default(), Totals::default());
-        let mut out = Out::default();
         let mut replays = self.all_replays(&bronze).await?;
         let mut rows = self.in_order(&bronze).await?;
+        let writing = Writing::begin(&self.lake);
         while let Some(batch) = rows.next().await {
-            let batch = as_bronze(&batch.map_err(failed)?)?;
-            let made;
-            (seen, totals, replays, made) =
-                on_thread(vec![batch], Arc::clone(&self.rules), seen, totals, replays).await?;
-            out.write(&self.lake, made).await?;
+            let batch = vec![as_bronze(&batch.map_err(failed)?)?];
+            (seen, totals, replays) =
+                on_thread(batch, Arc::clone(&self.rules), seen, totals, replays, &writing).await?;
         }
-        let made = Made { quarantine: held(&mut replays), ..Made::default() };
-        out.write(&self.lake, made).await?;
+        let mut out = writing.end().await?;
+        for batch in held(&mut replays) {
+            out.write(&self.lake, 0, batch).await?;
+        }
         let plan = Plan {
             source: Table::BronzeMessages.full_name().to_owned(),
             from: 0,
@@ -335,16 +356,33 @@ fn metadata(plan: &Plan, books: Option<(&Totals, &Seen)>) -> Vec<(String, Value)
     metadata
 }
 
+/// What a version of bronze added, read by a task of its own.
+fn rows_of(bronze: &View, change: Change) -> AbortOnDropHandle<Result<Vec<RecordBatch>, LakeError>> {
+    let bronze = bronze.clone();
+    AbortOnDropHandle::new(tokio::spawn(carried(async move {
+        let mut rows = vec![];
+        for add in &change.adds {
+            rows.extend(bronze.read(add, &BRONZE_COLUMNS).await?);
+        }
+        Ok(rows)
+    })))
+}
+
 async fn on_thread(
     rows: Vec<RecordBatch>,
     rules: Arc<Rules>,
     mut seen: Seen,
     mut totals: Totals,
     mut replays: Replays,
-) -> Result<(Seen, Totals, Replays, Made), HopError> {
+    writing: &Writing,
+) -> Result<(Seen, Totals, Replays), HopError> {
+    let batches = writing.batches.clone();
     let worked = tokio::task::spawn_blocking(move || {
-        let made = work(&rows, &rules, &mut seen, &mut totals, &mut replays);
-        (seen, totals, replays, made)
+        work(&rows, &rules, &mut seen, &mut totals, &mut replays, |target, batch| {
+            // Where nobody takes it, writing has failed; its end will say why.
+            let _ = batches.blocking_send((target, batch));
+        });
+        (seen, totals, replays)
     });
     Ok(worked.await?)
 }

@@ -13,7 +13,8 @@ use arrow::record_batch::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use deltalake::parquet::schema::types::ColumnPath;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
@@ -139,7 +140,13 @@ pub(super) fn delta(act: &'static str, table: Table) -> impl Fn(DeltaTableError)
 
 pub(super) fn writer_properties() -> WriterProperties {
     let level = ZstdLevel::try_new(1).unwrap_or_default();
-    WriterProperties::builder().set_compression(Compression::ZSTD(level)).build()
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level));
+    // No value comes twice: a dictionary is filled in vain, and given up when it is full.
+    let unique = ["reading_id", "id", "seq", "raw"];
+    let without = |properties: WriterPropertiesBuilder, name: &str| {
+        properties.set_column_dictionary_enabled(ColumnPath::from(name), false)
+    };
+    unique.into_iter().fold(properties, without).build()
 }
 
 pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Result<Vec<Action>, LakeError> {

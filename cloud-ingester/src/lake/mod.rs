@@ -51,6 +51,8 @@ mod records; // small records that several processes write
 
 pub mod session; // SQL over the lake, with limits
 
+mod extremes; // min_by and max_by, as Spark has them
+
 mod sorted; // rows of files in order, within little memory
 
 mod travel; // the lake as it was
@@ -70,7 +72,7 @@ pub use numbers::numbers;
 pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;
-pub use steps::Steps;
+pub use steps::{Steps, carried};
 pub use store::{CHECKPOINT_EVERY, Lake};
 pub use tables::{Definition, Layer, Table};
 pub use travel::{Travel, lake_session_at};

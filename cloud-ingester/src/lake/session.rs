@@ -129,6 +129,9 @@ fn over(runtime: Arc<RuntimeEnv>, config: SessionConfig) -> Result<SessionContex
     for shim in shims() {
         session.register_udf(shim);
     }
+    for extreme in super::extremes::functions() {
+        session.register_udaf(extreme);
+    }
     let catalog = session.catalog("datafusion").expect("the default catalog has this name");
     for layer in [Layer::Bronze, Layer::Silver, Layer::Gold] {
         catalog

@@ -18,6 +18,17 @@ tokio::task_local! {
     static OF_TASK: Steps;
 }
 
+/// A part of this task's work that is done by another: its steps count here.
+pub fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let steps = OF_TASK.try_with(Clone::clone).ok();
+    async move {
+        match steps {
+            Some(steps) => OF_TASK.scope(steps, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// A count of steps; clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Steps(Arc<AtomicU64>);

@@ -31,6 +31,9 @@ pub struct HopRequest {
     /// A table to fill anew, by its full name; without one, hops run as they always do.
     #[serde(default)]
     pub full_refresh: Option<String>,
+    /// Tables, by their full names, that are to be brought up to date; none: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
     /// Upkeep in place of hops.
     #[serde(default)]
     pub maintain: Option<Maintain>,
@@ -71,13 +74,23 @@ impl HopRequest {
     /// # Errors
     /// [`HopError::NoTarget`]: no hop fills a table of that name.
     pub fn target(&self, lake: &Lake) -> Result<Option<Table>, HopError> {
-        let Some(name) = &self.full_refresh else {
-            return Ok(None);
-        };
-        match lake.named(name) {
-            None | Some(Table::BronzeMessages | Table::SilverDevices) => Err(HopError::NoTarget(name.clone())),
-            target => Ok(target),
-        }
+        self.full_refresh.as_ref().map(|name| filled(lake, name)).transpose()
+    }
+
+    /// The tables it is for, beside silver and the watermarks, which every hop brings up; empty: all.
+    ///
+    /// # Errors
+    /// [`HopError::NoTarget`]: no hop fills a table of that name.
+    pub fn only(&self, lake: &Lake) -> Result<Vec<Table>, HopError> {
+        self.only.iter().map(|name| filled(lake, name)).collect()
+    }
+}
+
+/// A table that hops fill.
+fn filled(lake: &Lake, name: &str) -> Result<Table, HopError> {
+    match lake.named(name) {
+        None | Some(Table::BronzeMessages | Table::SilverDevices) => Err(HopError::NoTarget(name.to_owned())),
+        Some(table) => Ok(table),
     }
 }
 
@@ -371,7 +384,8 @@ pub async fn obey(hops: &mut Hops, request: &HopRequest) -> Result<Report, HopEr
     let Some(target) = request.target(hops.lake())? else {
         let mut sum = Report::default();
         let stop = CancellationToken::new();
-        hops.run_all(&stop, |report| sum = add(std::mem::take(&mut sum), report)).await?;
+        let only = request.only(hops.lake())?;
+        hops.run_only(&only, &stop, |report| sum = add(std::mem::take(&mut sum), report)).await?;
         return Ok(sum);
     };
     hops.full_refresh(target).await

@@ -118,7 +118,8 @@ impl Readings {
     /// Adds a row.
     pub fn push(&mut self, row: &ReadingRow<'_>, origin: &Origin) {
         self.rows += 1;
-        self.reading_id.append_value(row.id(origin));
+        row.write_id(origin, &mut self.reading_id).expect("a builder of texts takes any");
+        self.reading_id.append_value("");
         match &row.numbered {
             Some(numbered) => {
                 self.gateway_id.append_value(&numbered.gateway);

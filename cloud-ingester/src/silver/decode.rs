@@ -14,7 +14,7 @@ use shared::envelope;
 use super::envelope::Word;
 use super::judge::Rules;
 use super::rows::{GapKind, GapRow, Origin, RefusedBy, RefusedRow, Row};
-use super::{direct, envelope as wire};
+use super::{direct, envelope as wire, plain};
 
 /// What stands in `gateway_id` for a device that talks to the hub directly.
 pub const DIRECT: &str = "-";
@@ -153,6 +153,9 @@ fn text<'a>(event: &Event<'a>) -> Result<&'a str, String> {
 fn read<'a>(event: &Event<'a>, rules: &Rules) -> Result<Decoded<'a>, String> {
     let body = text(event)?;
     let device = event.device.ok_or("identity: the hub names no device")?;
+    if let Some(decoded) = plain::rows(body, device) {
+        return Ok(decoded);
+    }
     match wire::parts(body) {
         Some(parts) => wire::rows(event, body, parts, Word::Gateway(device)),
         None => Ok(Decoded { rows: direct::rows(event, device, body, rules)?, ..Decoded::default() }),
@@ -218,4 +221,4 @@ pub(super) fn length(bytes: &[u8]) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,5 +1,6 @@
 //! An Envelope -> its rows and gaps.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::members::{Reader, Split, clip, keep, number, object, split, text, tru
 use super::rows::{GapKind, GapRow, Numbered, Origin, ReadingRow, RefusedBy, RefusedRow, Row};
 
 /// Longest unit, in bytes.
-const UNIT_BYTES_MAX: usize = 64;
+pub(super) const UNIT_BYTES_MAX: usize = 64;
 
 /// Members of an Envelope.
 const ENVELOPE: [&str; 9] = ["v", "gw", "epoch", "high", "rules", "readings", "rejected", "gaps", "closed"];
@@ -235,6 +236,7 @@ fn reading<'a>(sender: &Sender, raw: &'a RawValue, index: i32) -> Row<'a> {
             })
         }
         (_, _, device, metric) => {
+            let [device, metric] = [device, metric].map(|name| name.map(Cow::into_owned));
             Row::Refused(RefusedRow { device, metric, ..sender.refused(raw, index, numbered, reader.reasons) })
         }
     }
@@ -256,7 +258,7 @@ fn value(reader: &mut Reader, [v, vb, vs]: [Option<&RawValue>; 3]) -> Option<Val
     let before = reader.reasons.len();
     let number = reader.maybe("v", v, "number that a double can hold", number).map(Value::Number);
     let truth = reader.maybe("vb", vb, "boolean", truth).map(Value::Bool);
-    let text = reader.maybe("vs", vs, "text", text).map(Value::Text);
+    let text = reader.maybe("vs", vs, "text", text).map(|text| Value::Text(text.into_owned()));
     let mut found = [number, truth, text].into_iter().flatten();
     match (found.next(), found.next()) {
         (Some(value), None) => Some(value),
@@ -276,9 +278,9 @@ fn rejection(sender: &Sender, raw: &RawValue, index: i32) -> RefusedRow {
     let [s, d, m, topic, reasons, bytes, raw_len] = parts.known;
     let mut reader = Reader::default();
     reader.reasons.extend(parts.twice.iter().map(|name| format!("type: `{name}` stands twice")));
-    let device = reader.must("d", d, "text", text);
-    let metric = reader.maybe("m", m, "text", text);
-    let topic = reader.maybe("topic", topic, "text", text).unwrap_or_default();
+    let device = reader.must("d", d, "text", text).map(Cow::into_owned);
+    let metric = reader.maybe("m", m, "text", text).map(Cow::into_owned);
+    let topic = reader.maybe("topic", topic, "text", text).unwrap_or_default().into_owned();
     let said = reader.must("reasons", reasons, "list of texts", |json| serde_json::from_str::<Vec<String>>(json).ok());
     let bytes = reader.maybe("raw", bytes, "text", text).unwrap_or_default();
     let raw_len = reader.maybe("raw_len", raw_len, "whole number", whole).unwrap_or(0);
@@ -287,7 +289,7 @@ fn rejection(sender: &Sender, raw: &RawValue, index: i32) -> RefusedRow {
         return RefusedRow { device, metric, ..sender.refused(raw, index, numbered, reader.reasons) };
     };
     // Not base64: the text itself is what there is.
-    let bytes = STANDARD.decode(&bytes).unwrap_or_else(|_| bytes.into_bytes());
+    let bytes = STANDARD.decode(bytes.as_bytes()).unwrap_or_else(|_| bytes.into_owned().into_bytes());
     RefusedRow {
         numbered,
         named: None,

@@ -174,32 +174,27 @@ impl Rules {
 }
 
 /// Judges a row: a reading whose event time is out of bounds becomes a refusal.
-#[must_use]
-pub fn judge<'a>(row: Row<'a>, origin: &Origin, rules: &Rules) -> Row<'a> {
-    let Row::Reading(reading) = row else {
-        return row;
-    };
-    let fault = rules.time_fault(reading.event_time, origin);
-    match fault {
-        None => Row::Reading(reading),
-        Some(reason) => Row::Refused(refuse(reading, reason, rules)),
-    }
+pub fn judge(row: &mut Row<'_>, origin: &Origin, rules: &Rules) {
+    let Row::Reading(reading) = &*row else { return };
+    let Some(reason) = rules.time_fault(reading.event_time, origin) else { return };
+    let refused = Row::Refused(refuse(reading, reason, rules));
+    *row = refused;
 }
 
-fn refuse(reading: ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow {
+fn refuse(reading: &ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow {
     RefusedRow {
         gateway: reading.numbered.is_none().then(|| DIRECT.to_owned()),
-        numbered: reading.numbered,
-        named: reading.named,
-        device: Some(reading.device),
-        metric: Some(reading.metric),
+        numbered: reading.numbered.clone(),
+        named: reading.named.clone(),
+        device: Some(reading.device.to_string()),
+        metric: Some(reading.metric.to_string()),
         by: RefusedBy::Silver,
         reasons: vec![reason],
         raw: reading.raw.to_vec(),
         raw_len: i64::try_from(reading.raw.len()).unwrap_or(i64::MAX),
         topic: None,
         rules: Some(Arc::clone(rules.digest())),
-        rescued: reading.rescued,
+        rescued: reading.rescued.clone(),
         index: reading.index,
     }
 }

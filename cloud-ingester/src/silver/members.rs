@@ -111,12 +111,12 @@ pub struct Reader {
 
 impl Reader {
     /// A member that may be absent.
-    pub fn maybe<T>(
+    pub fn maybe<'a, T>(
         &mut self,
         name: &str,
-        raw: Option<&RawValue>,
+        raw: Option<&'a RawValue>,
         wanted: &str,
-        read: impl Fn(&str) -> Option<T>,
+        read: impl Fn(&'a str) -> Option<T>,
     ) -> Option<T> {
         let raw = raw.filter(|raw| raw.get() != "null")?;
         let read = read(raw.get());
@@ -127,12 +127,12 @@ impl Reader {
     }
 
     /// A member that has to be there.
-    pub fn must<T>(
+    pub fn must<'a, T>(
         &mut self,
         name: &str,
-        raw: Option<&RawValue>,
+        raw: Option<&'a RawValue>,
         wanted: &str,
-        read: impl Fn(&str) -> Option<T>,
+        read: impl Fn(&'a str) -> Option<T>,
     ) -> Option<T> {
         if raw.is_none_or(|raw| raw.get() == "null") {
             self.reasons.push(format!("type: there is no `{name}`"));
@@ -142,11 +142,11 @@ impl Reader {
     }
 }
 
-/// A text.
+/// A text, copied only where it holds escapes.
 #[must_use]
-pub fn text(json: &str) -> Option<String> {
+pub fn text(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str(json).ok() } else { Some(inner.to_owned()) }
+    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
 /// A whole number of 64 bits.

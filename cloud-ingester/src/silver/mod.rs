@@ -18,6 +18,8 @@ pub mod members; // an object -> what is known of it, and the rest to the byte
 
 mod envelope; // what a gateway sends
 
+mod plain; // the same where nothing is odd, in one walk
+
 mod direct; // what a device without a gateway sends
 
 pub mod mapping; // where its parts stand
@@ -50,4 +52,4 @@ pub use judge::{Rules, RulesError, Unique};
 pub use mapping::{Mapping, MessageId};
 pub use rebuild::{learn, rebuild, rebuild_messages};
 pub use seen::{EpochKey, Highs, Kept, Seen};
-pub use work::{Made, Totals, held, work};
+pub use work::{Target, Totals, held, work};

@@ -1,5 +1,7 @@
 //! A refusal, repaired: what a replay of it would write, or why it would be refused again. By the rules of now.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -143,7 +145,10 @@ fn whole_event(
     let packed = original.packed && unpacked.is_none() && body == original.body;
     let body = unpacked.unwrap_or(body);
     let decoded = decode(&Event { body: &body, packed, ..original.clone() }, rules);
-    let rows = decoded.rows.into_iter().map(|row| judge(row, &original.origin, rules));
+    let rows = decoded.rows.into_iter().map(|mut row| {
+        judge(&mut row, &original.origin, rules);
+        row
+    });
     let (mut readings, mut reasons) = (vec![], vec![]);
     for row in rows {
         match row {
@@ -160,13 +165,13 @@ fn whole_event(
 impl Repaired {
     fn of(row: ReadingRow<'_>) -> Self {
         Self {
-            device: row.device,
-            metric: row.metric,
+            device: row.device.into_owned(),
+            metric: row.metric.into_owned(),
             value: row.value,
-            unit: row.unit,
+            unit: row.unit.map(Cow::into_owned),
             time: row.event_time,
             received: row.received_time,
-            quality: row.time_quality,
+            quality: row.time_quality.map(Cow::into_owned),
             n: row.source_seq,
         }
     }
@@ -236,19 +241,20 @@ fn of_wire(refusal: &Refusal) -> Partial {
         return partial;
     };
     let [d, m, v, vb, vs, u, t, r, q, n] = parts.known.map(|raw| raw.map(|raw| raw.get()));
+    let owned = |json| text(json).map(Cow::into_owned);
     let values = [
         v.and_then(number).map(Value::Number),
         vb.and_then(truth).map(Value::Bool),
-        vs.and_then(text).map(Value::Text),
+        vs.and_then(owned).map(Value::Text),
     ];
     let mut values = values.into_iter().flatten();
     partial.value = values.next().filter(|_| values.next().is_none());
-    partial.device = d.and_then(text).or(partial.device);
-    partial.metric = m.and_then(text).or(partial.metric);
-    partial.unit = u.and_then(text);
+    partial.device = d.and_then(owned).or(partial.device);
+    partial.metric = m.and_then(owned).or(partial.metric);
+    partial.unit = u.and_then(owned);
     partial.time = t.and_then(whole).map(Timestamp::from_micros);
     partial.received = r.and_then(whole).map(Timestamp::from_micros);
-    partial.quality = q.and_then(text);
+    partial.quality = q.and_then(owned);
     partial.n = n.and_then(whole);
     partial
 }
@@ -265,22 +271,22 @@ fn of_direct(refusal: &Refusal, original: Option<&Event<'_>>, fix: &Fix, rules: 
     }
     let rows = decode(original, &unjudged).rows;
     let same = |row: &&Row<'_>| match row {
-        Row::Reading(row) => Some(&row.metric) == refusal.metric.as_ref() && row.index == refusal.index,
+        Row::Reading(row) => Some(&*row.metric) == refusal.metric.as_deref() && row.index == refusal.index,
         Row::Refused(row) => row.metric == refusal.metric && row.index == refusal.index,
     };
     let alike = |row: &&Row<'_>| match row {
-        Row::Reading(row) => Some(&row.metric) == refusal.metric.as_ref(),
+        Row::Reading(row) => Some(&*row.metric) == refusal.metric.as_deref(),
         Row::Refused(_) => false,
     };
     match rows.iter().find(same).or_else(|| rows.iter().find(alike)) {
         Some(Row::Reading(row)) => Partial {
-            device: Some(row.device.clone()),
-            metric: Some(row.metric.clone()),
+            device: Some(row.device.to_string()),
+            metric: Some(row.metric.to_string()),
             value: Some(row.value.clone()),
-            unit: row.unit.clone(),
+            unit: row.unit.as_ref().map(ToString::to_string),
             time: row.time_quality.as_ref().map(|_| row.event_time),
             received: row.received_time,
-            quality: row.time_quality.clone(),
+            quality: row.time_quality.as_ref().map(ToString::to_string),
             n: row.source_seq,
             faults: vec![],
         },
@@ -293,7 +299,7 @@ fn of_direct(refusal: &Refusal, original: Option<&Event<'_>>, fix: &Fix, rules: 
             Partial {
                 device: row.device.clone(),
                 time: sibling.filter(|it| it.time_quality.is_some()).map(|it| it.event_time),
-                quality: sibling.and_then(|it| it.time_quality.clone()),
+                quality: sibling.and_then(|it| it.time_quality.as_ref().map(ToString::to_string)),
                 n: sibling.and_then(|it| it.source_seq),
                 faults: row.reasons.clone(),
                 ..of_refusal(refusal)

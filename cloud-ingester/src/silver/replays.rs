@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use shared::time::Timestamp;
 
 use super::decode::{Decoded, Event, Replay};
-use super::judge::{Rules, judge};
 use super::rows::{Origin, RefusedRow, Row};
 use super::seen::{Fit, Seen};
 use super::work::Totals;
@@ -88,19 +87,17 @@ impl Replays {
     }
 }
 
-/// Whether a replay takes effect; then what it names is taken up, and its rows are admitted where they were numbered.
+/// Whether a replay takes effect; then what it names is taken up, and its rows, which are judged, are admitted where they
+/// were numbered.
 pub(super) fn takes_up(
     replay: Replay<'_>,
     event: &Event<'_>,
-    decoded: &mut Decoded<'_>,
-    rules: &Rules,
+    decoded: &Decoded<'_>,
     seen: &mut Seen,
     totals: &mut Totals,
     replays: &mut Replays,
 ) -> bool {
     let standing = replays.standing.get(replay.of).copied().unwrap_or(Standing::Absent);
-    let rows = std::mem::take(&mut decoded.rows);
-    decoded.rows = rows.into_iter().map(|row| judge(row, &event.origin, rules)).collect();
     let refused = decoded.rows.iter().filter(|row| matches!(row, Row::Refused(_))).count();
     let again = match replay.repaired {
         // All or nothing: what was repaired has no place of its own in quarantine.

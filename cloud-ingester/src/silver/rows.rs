@@ -1,6 +1,8 @@
 //! The rows this hop writes, as plain values. What Arrow makes of them stands in `batches`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use shared::reading::Value;
@@ -56,7 +58,16 @@ impl Numbered {
     /// `gateway/epoch/seq`.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}/{}/{}", self.gateway, self.epoch, self.seq)
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Numbered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [&*self.gateway, "/", &*self.epoch, "/"] {
+            f.write_str(part)?;
+        }
+        write!(f, "{}", self.seq)
     }
 }
 
@@ -70,19 +81,19 @@ pub struct ReadingRow<'a> {
     /// The device's own number.
     pub source_seq: Option<i64>,
     /// Device.
-    pub device: String,
+    pub device: Cow<'a, str>,
     /// Metric.
-    pub metric: String,
+    pub metric: Cow<'a, str>,
     /// Value.
     pub value: Value,
     /// UCUM unit.
-    pub unit: Option<String>,
+    pub unit: Option<Cow<'a, str>>,
     /// When it was measured.
     pub event_time: Timestamp,
     /// When the gateway received it.
     pub received_time: Option<Timestamp>,
     /// Whose clock the event time is from.
-    pub time_quality: Option<String>,
+    pub time_quality: Option<Cow<'a, str>>,
     /// Place in the Event.
     pub index: i32,
     /// Digest of the rules it was judged by before it came here.
@@ -98,6 +109,17 @@ impl ReadingRow<'_> {
     #[must_use]
     pub fn id(&self, origin: &Origin) -> String {
         id(self.named.as_ref(), self.numbered.as_ref(), origin, self.index)
+    }
+
+    /// The same, written to where it is wanted.
+    ///
+    /// # Errors
+    /// What `to` says.
+    pub fn write_id(&self, origin: &Origin, to: &mut impl fmt::Write) -> fmt::Result {
+        match (&self.named, &self.numbered) {
+            (None, Some(numbered)) => write!(to, "{numbered}"),
+            _ => to.write_str(&self.id(origin)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shared::reading::Epoch;
@@ -183,7 +184,7 @@ impl GapKey {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Gateway -> the bits of its epochs -> their books.
-    epochs: HashMap<String, HashMap<u64, EpochBooks>>,
+    epochs: HashMap<String, HashMap<u64, EpochBooks, RandomState>, RandomState>,
     gaps: HashSet<GapMark>,
     /// Of devices that number their messages.
     pub messages: Messages,
@@ -216,7 +217,7 @@ pub enum Fit {
 impl Seen {
     fn books(&mut self, gateway: &str, epoch: &str) -> &mut EpochBooks {
         if !self.epochs.contains_key(gateway) {
-            self.epochs.insert(gateway.to_owned(), HashMap::new());
+            self.epochs.insert(gateway.to_owned(), HashMap::default());
         }
         self.epochs.get_mut(gateway).expect("just inserted").entry(bits(epoch)).or_default()
     }

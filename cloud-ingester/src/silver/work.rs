@@ -4,7 +4,7 @@ use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::batches::{Quarantine, Readings, gaps};
-use super::decode::{Event, decode};
+use super::decode::{Decoded, Event, decode};
 use super::events::events;
 use super::judge::{Rules, judge};
 use super::replays::{Replays, takes_up};
@@ -30,48 +30,117 @@ pub struct Totals {
     pub gap_arrived: u64,
 }
 
-/// What came of some bronze rows.
-#[derive(Debug, Default)]
-pub struct Made {
-    /// For silver.readings.
-    pub readings: Vec<RecordBatch>,
-    /// For silver.quarantine.
-    pub quarantine: Vec<RecordBatch>,
-    /// For silver.gaps.
-    pub gaps: Vec<RecordBatch>,
+/// Which table a batch is for, in the order in which they are committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// silver.quarantine
+    Quarantine,
+    /// silver.gaps
+    Gaps,
+    /// silver.readings
+    Readings,
 }
 
 /// Takes bronze rows of one version apart, judges them and drops what was seen. Within the batches given, Events are
-/// taken in the hub's order, whatever the order in which they were stored.
-#[must_use]
+/// taken in the hub's order, whatever the order in which they were stored. `put` is handed batches as they fill.
+///
+/// Reading bodies depends on nothing but the body and the rules: where there is much of it, a thread of its own does it,
+/// a little ahead of what is decided here.
 pub fn work(
     bronze: &[RecordBatch],
     rules: &Rules,
     seen: &mut Seen,
     totals: &mut Totals,
     replays: &mut Replays,
-) -> Made {
+    mut put: impl FnMut(Target, RecordBatch),
+) {
     let own = replays.own();
     let mut all: Vec<Event<'_>> = bronze.iter().flat_map(|batch| events(batch, own)).collect();
     all.sort_by(|a, b| order(a).cmp(&order(b)));
-    let mut made = Made::default();
-    let (mut readings, mut quarantine) = (Readings::default(), Quarantine::default());
-    let mut new_gaps: Vec<GapRow> = vec![];
-    for event in &all {
+    let mut books =
+        Books { rules, seen, totals, replays, readings: Readings::default(), quarantine: Quarantine::default() };
+    let pieces: Vec<&[Event<'_>]> = pieces(&all);
+    if pieces.len() < 2 {
+        for event in &all {
+            books.take(event, read(event, rules), &mut put);
+        }
+    } else {
+        std::thread::scope(|scope| {
+            let (ahead, reads) = std::sync::mpsc::sync_channel(PIECES_AHEAD);
+            let to_read = &pieces;
+            scope.spawn(move || {
+                for piece in to_read {
+                    let read: Vec<Decoded<'_>> = piece.iter().map(|event| read(event, rules)).collect();
+                    // Nobody listens any more: the other side is panicking.
+                    if ahead.send(read).is_err() {
+                        return;
+                    }
+                }
+            });
+            for piece in &pieces {
+                let decoded = reads.recv().expect("a thread that panics takes this one with it");
+                for (event, decoded) in piece.iter().zip(decoded) {
+                    books.take(event, decoded, &mut put);
+                }
+            }
+        });
+    }
+    books.end(put);
+}
+
+/// Bytes of bodies that are read at once.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Events that are read at once.
+const PIECE_EVENTS: usize = 2_048;
+/// How many pieces are read before they are needed.
+const PIECES_AHEAD: usize = 2;
+
+/// Events in pieces that are not large.
+fn pieces<'e, 'a>(all: &'e [Event<'a>]) -> Vec<&'e [Event<'a>]> {
+    let (mut pieces, mut from, mut bytes) = (vec![], 0, 0);
+    for (at, event) in all.iter().enumerate() {
+        bytes += event.body.len();
+        if PIECE_BYTES <= bytes || PIECE_EVENTS <= at + 1 - from {
+            pieces.push(&all[from..=at]);
+            (from, bytes) = (at + 1, 0);
+        }
+    }
+    pieces.push(&all[from..]);
+    pieces
+}
+
+fn read<'a>(event: &Event<'a>, rules: &Rules) -> Decoded<'a> {
+    let mut decoded = decode(event, rules);
+    for row in &mut decoded.rows {
+        judge(row, &event.origin, rules);
+    }
+    decoded
+}
+
+struct Books<'b> {
+    rules: &'b Rules,
+    seen: &'b mut Seen,
+    totals: &'b mut Totals,
+    replays: &'b mut Replays,
+    readings: Readings,
+    quarantine: Quarantine,
+}
+
+impl Books<'_> {
+    fn take(&mut self, event: &Event<'_>, decoded: Decoded<'_>, put: &mut impl FnMut(Target, RecordBatch)) {
+        let Self { rules, seen, totals, replays, .. } = self;
         totals.events += 1;
-        let mut decoded = decode(event, rules);
         let found = decoded.rows.len() as u64;
         totals.decoded += found;
         let repeat = match event.replay {
-            Some(replay) => !takes_up(replay, event, &mut decoded, rules, seen, totals, replays),
+            Some(replay) => !takes_up(replay, event, &decoded, seen, totals, replays),
             None => seen.messages.is_repeat(event, rules),
         };
         if repeat {
             totals.duplicates += found;
-            continue;
+            return;
         }
         for row in decoded.rows {
-            let row = judge(row, &event.origin, rules);
             // The row of a replay that has its id was looked at above, with all that follow it.
             let admitted = event.replay.is_some_and(|replay| replay.repaired);
             if let Some(numbered) = row.numbered().filter(|_| !admitted) {
@@ -84,8 +153,8 @@ pub fn work(
                 }
             }
             match (replays.keep(row, event), &event.origin) {
-                (Some(Row::Reading(row)), origin) => readings.push(&row, origin),
-                (Some(Row::Refused(row)), origin) => quarantine.push(&row, origin, None),
+                (Some(Row::Reading(row)), origin) => self.readings.push(&row, origin),
+                (Some(Row::Refused(row)), origin) => self.quarantine.push(&row, origin, None),
                 (None, _) => {}
             }
         }
@@ -93,29 +162,32 @@ pub fn work(
         if let Some(named) = decoded.high {
             seen.name_high(&named.gateway, &named.epoch, named.seq);
         }
+        let mut new_gaps: Vec<GapRow> = vec![];
         for gap in decoded.gaps {
             if let Some(arrived) = seen.admit_gap(&gap) {
                 totals.gap_arrived += arrived;
                 new_gaps.push(gap);
             }
         }
-        if BATCH_ROWS <= readings.rows() {
-            made.readings.push(readings.take());
+        if !new_gaps.is_empty() {
+            put(Target::Gaps, gaps(&new_gaps));
         }
-        if QUARANTINE_ROWS <= quarantine.rows() {
-            made.quarantine.push(quarantine.take());
+        if BATCH_ROWS <= self.readings.rows() {
+            put(Target::Readings, self.readings.take());
+        }
+        if QUARANTINE_ROWS <= self.quarantine.rows() {
+            put(Target::Quarantine, self.quarantine.take());
         }
     }
-    if 0 < readings.rows() {
-        made.readings.push(readings.take());
+
+    fn end(mut self, mut put: impl FnMut(Target, RecordBatch)) {
+        if 0 < self.readings.rows() {
+            put(Target::Readings, self.readings.take());
+        }
+        if 0 < self.quarantine.rows() {
+            put(Target::Quarantine, self.quarantine.take());
+        }
     }
-    if 0 < quarantine.rows() {
-        made.quarantine.push(quarantine.take());
-    }
-    if !new_gaps.is_empty() {
-        made.gaps.push(gaps(&new_gaps));
-    }
-    made
 }
 
 /// The refusals that were held back for the replays of their range. Called once at its end.

@@ -104,6 +104,23 @@ fn print_live(out: &mut impl std::io::Write, status: &Json) -> std::io::Result<(
     if let Some(error) = status.pointer("/uplink/last_error").and_then(Json::as_str) {
         writeln!(out, "          {error}")?;
     }
+    for sensor in status.pointer("/sensors").and_then(Json::as_array).into_iter().flatten() {
+        let text = |key: &str| sensor[key].as_str().unwrap_or("-").to_owned();
+        let failed: u64 = sensor["failed"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
+        writeln!(
+            out,
+            "sensor    {}: {} since {}; {} read, {failed} failed, {} missed, {} dropped",
+            text("sensor"),
+            text("state"),
+            text("since"),
+            sensor["read"],
+            sensor["missed"],
+            sensor["dropped"]
+        )?;
+        if let (Some("failing"), Some(error)) = (sensor["state"].as_str(), sensor["last_error"].as_str()) {
+            writeln!(out, "          {error}")?;
+        }
+    }
     let until = status.pointer("/remote/log_level_until").and_then(Json::as_str);
     writeln!(
         out,

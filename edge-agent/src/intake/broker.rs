@@ -106,6 +106,11 @@ impl Config {
                 &format!("intake.broker.topics[{index}]"),
                 "is no MQTT topic filter; `#` stands alone at the end, `+` alone between two `/`",
             );
+            limit(
+                topic.split('/').next() != Some("$sensors"),
+                &format!("intake.broker.topics[{index}]"),
+                "is where this gateway's own sensors come; choose another topic",
+            );
         }
         limit(
             Duration::from_secs(1) <= self.keep_alive.duration()

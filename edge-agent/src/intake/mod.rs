@@ -81,11 +81,5 @@ impl Config {
     pub fn check(&self, mistakes: &mut Mistakes) {
         self.broker.check(mistakes);
         self.listener.check(mistakes);
-        if !self.broker.enabled && !self.listener.enabled {
-            mistakes.add(
-                "intake",
-                "no way in is enabled; write `enabled = true` under [intake.broker] or [intake.listener]",
-            );
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! rumqttc itself dials TCP and TLS; everything else is laid by us, and it is given our end. MQTT over WebSocket goes to port
-//! 443, which is open where 8883 is not. [`ways`] and [`proxy`] are pure.
+//! 443, which is open where 8883 is not. [`ways`] is pure.
 
 pub mod config; // [network]
 

@@ -205,6 +205,7 @@ impl Stage<'_> {
                 () = stop.cancelled(), if self.stopping.is_none() => {
                     let now = Instant::now();
                     self.stopping = Some(now + self.config.drain.duration());
+                    self.restarting = None;
                     (self.fetch_at, self.notes_at, self.notes_stale) = (now, now, true);
                 }
                 happening = next(&mut self.client) => self.happened(happening).await,

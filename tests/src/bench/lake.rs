@@ -6,7 +6,8 @@
 //!                              ── bodies ──────> lake_limit.py
 //! ```
 //!
-//! All read the same Delta files on the same machine in the same run. Spark's session is started and warmed up by two
+//! All read the same Delta files on the same machine in the same run. Spark makes silver and one table of gold; so ours
+//! stands there with the same two, and once more with all of gold. Spark's session is started and warmed up by two
 //! whole runs over a small bronze before its clock runs; ours is a process that starts anew each time, and its clock
 //! runs from its start to its end.
 
@@ -79,7 +80,8 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         let at = root.join(format!("by-{per_message}"));
         let lake = at.join("made");
         make(&lake, args.readings, *per_message)?;
-        let ours = (0..rounds).map(|round| ours(&at, &lake, round)).collect::<Result<Vec<_>, _>>()?;
+        let same = (0..rounds).map(|round| ours(&at, &lake, round, &SAME)).collect::<Result<Vec<_>, _>>()?;
+        let all = (0..rounds).map(|round| ours(&at, &lake, rounds + round, &[])).collect::<Result<Vec<_>, _>>()?;
         let (mut spark, mut limit) = (vec![], vec![]);
         let python = args.python.clone().or_else(|| std::env::var_os("READERS_PYTHON").map(PathBuf::from));
         if let Some(python) = &python {
@@ -88,7 +90,8 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         }
         let rate = |runs: &[Run]| median(runs.iter().map(|run| run.readings / run.seconds));
         let (by_spark, at_most) = (rate(&spark), rate(&limit));
-        for (name, runs) in [("cloud-ingester", &ours), ("Spark", &spark), ("limit", &limit)] {
+        let ours = [("cloud-ingester", &same), ("cloud-ingester, all of gold", &all)];
+        for (name, runs) in ours.into_iter().chain([("Spark", &spark), ("limit", &limit)]) {
             if runs.is_empty() {
                 continue;
             }
@@ -112,8 +115,11 @@ fn make(lake: &Path, readings: u64, per_message: u64) -> Result<(), BenchError> 
     runtime.block_on(bronze::make(lake, readings, per_message)).map_err(BenchError::Disk)
 }
 
-/// `cloud-ingester hop` over a lake with this bronze and nothing else.
-fn ours(at: &Path, made: &Path, round: u32) -> Result<Run, BenchError> {
+/// What Spark is asked for: silver and this.
+const SAME: [&str; 1] = ["gold.metric_1m"];
+
+/// `cloud-ingester hop` over a lake with this bronze and nothing else; `tables`: of gold, nothing: all.
+fn ours(at: &Path, made: &Path, round: u32, tables: &[&str]) -> Result<Run, BenchError> {
     let lake = at.join(format!("ours-{round}"));
     link_all(&made.join("bronze"), &lake.join("bronze")).map_err(BenchError::Disk)?;
     let config = at.join(format!("ours-{round}.toml"));
@@ -121,10 +127,11 @@ fn ours(at: &Path, made: &Path, round: u32) -> Result<Run, BenchError> {
     let failed = |source| BenchError::Start { name: "cloud-ingester", source };
     let launcher = Launcher::current().map_err(failed)?;
     let log = at.join("ours.log");
+    let config_path = config.display().to_string();
+    let mut args = vec!["--config", &config_path, "hop"];
+    args.extend(tables);
     let begun = Instant::now();
-    let mut program = launcher
-        .start(Name::CloudIngester, &["--config", &config.display().to_string(), "hop"], &[], &log)
-        .map_err(failed)?;
+    let mut program = launcher.start(Name::CloudIngester, &args, &[], &log).map_err(failed)?;
     let mut peak = 0;
     let ended = loop {
         peak = machine::resident(program.id()).map_or(peak, |(all, _)| all.max(peak));

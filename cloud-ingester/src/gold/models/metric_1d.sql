@@ -24,26 +24,9 @@ select
   stddev_samp(value) as value_stddev,
   percentile_cont(0.5) within group (order by value) as value_p50,
   percentile_cont(0.95) within group (order by value) as value_p95,
-  max(case when place = 1 then value end) as value_first,
-  max(case when place = numbers then value end) as value_last
-from (
-  select
-    gateway_id,
-    device_id,
-    metric,
-    unit,
-    window_start,
-    window_end,
-    value,
-    row_number() over (
-      partition by gateway_id, device_id, metric, unit, window_start
-      order by
-        case when value is null then 1 else 0 end,
-        event_time,
-        source_seq nulls first,
-        value nulls last
-    ) as place,
-    count(value) over (partition by gateway_id, device_id, metric, unit, window_start) as numbers
-  from windowed
-) placed
+  min_by(value, struct(event_time, coalesce(source_seq, -9223372036854775808), coalesce(value, 0)))
+    filter (where value is not null) as value_first,
+  max_by(value, struct(event_time, coalesce(source_seq, -9223372036854775808), coalesce(value, 0)))
+    filter (where value is not null) as value_last
+from windowed
 group by gateway_id, device_id, metric, unit, window_start, window_end

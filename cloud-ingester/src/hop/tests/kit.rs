@@ -163,18 +163,19 @@ impl Kit {
         pretty_format_batches(&batches).expect("printable").to_string()
     }
 
-    /// All of silver and gold that does not depend on when it was made.
+    /// All of silver and gold that does not depend on when it was made; of sums of fractions not the last digits, which
+    /// depend on the order in which they were added up.
     pub(crate) async fn everything(&self) -> Vec<String> {
         let mut all = vec![];
         for sql in [
             "select * from silver.readings order by reading_id",
             "select * from silver.quarantine order by id",
             "select * from silver.gaps order by gateway_id, epoch, kind, from_seq, to_seq",
-            "select * from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start",
+            "select * except (value_avg, value_stddev), round(value_avg, 9), round(value_stddev, 9) from gold.metric_1m order by gateway_id, device_id, metric, unit, window_start",
             "select * from gold.device_latest order by gateway_id, device_id, metric, unit",
             "select * from gold.gateway_health order by gateway_id, epoch",
-            "select * from gold.metric_1h order by gateway_id, device_id, metric, unit, window_start",
-            "select * from gold.metric_1d order by gateway_id, device_id, metric, unit, window_start",
+            "select * except (value_avg, value_stddev), round(value_avg, 9), round(value_stddev, 9) from gold.metric_1h order by gateway_id, device_id, metric, unit, window_start",
+            "select * except (value_avg, value_stddev), round(value_avg, 9), round(value_stddev, 9) from gold.metric_1d order by gateway_id, device_id, metric, unit, window_start",
             "select * from gold.device_health order by gateway_id, device_id, window_start",
         ] {
             all.push(self.ask(sql).await);

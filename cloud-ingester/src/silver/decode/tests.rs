@@ -11,7 +11,7 @@ use crate::silver::judge::{Rules, Unique, judge};
 
 const NOW: i64 = 1_790_000_000_000_000;
 
-fn event<'a>(device: &'a str, body: &'a [u8]) -> Event<'a> {
+pub(in crate::silver) fn event<'a>(device: &'a str, body: &'a [u8]) -> Event<'a> {
     Event {
         origin: Origin {
             hub: "hub".into(),
@@ -39,8 +39,9 @@ fn show(event: &Event<'_>) -> String {
 fn show_by(event: &Event<'_>, rules: &Rules) -> String {
     let decoded = decode(event, rules);
     let mut text = String::new();
-    for row in decoded.rows {
-        match judge(row, &event.origin, rules) {
+    for mut row in decoded.rows {
+        judge(&mut row, &event.origin, rules);
+        match row {
             Row::Reading(row) => {
                 let id = row.id(&event.origin);
                 text += &format!("reading {id} {}.{}={}", row.device, row.metric, row.value);

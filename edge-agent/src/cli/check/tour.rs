@@ -280,7 +280,18 @@ fn ways_in(config: &Config) -> Vec<Finding> {
             ));
         }
     }
+    findings.extend(buses(config));
     findings
+}
+
+/// Whether the buses of sensors are there; what answers on them, `sensors read` tells.
+fn buses(config: &Config) -> Vec<Finding> {
+    let places: std::collections::BTreeSet<_> = config.sensors.iter().map(crate::sensors::Sensor::place).collect();
+    let finding = |place: &crate::sensors::Place| match place.path().exists() {
+        true => Finding::ok("sensors", format!("{place} is there")),
+        false => Finding::fail("sensors", format!("{place} is not there; switch it on, or correct `bus`")),
+    };
+    places.iter().map(finding).collect()
 }
 
 fn readable(what: &'static str, file: &Path) -> Finding {

@@ -62,7 +62,7 @@ pub(super) enum Fault {
     TooLarge,
     #[error("a QoS 2 publish; publish at QoS 1")]
     Qos2,
-    #[error("a topic name is empty or holds a wildcard")]
+    #[error("a topic name is empty, holds a wildcard or begins with `$`")]
     Topic,
     #[error("bytes that are not MQTT")]
     Garbage,
@@ -276,7 +276,8 @@ impl Session {
             (Qos::ExactlyOnce, _) => return self.close(Fault::Qos2, acts),
         };
         let topic = publish.topic_name();
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) {
+        // What begins with `$` is no device's to publish on; our own sensors come under such a topic.
+        if topic.is_empty() || topic.starts_with('$') || topic.contains(['+', '#', '\0']) {
             return self.close(Fault::Topic, acts);
         }
         acts.push(Act::Publish(Publish {

@@ -256,6 +256,7 @@ async fn what_is_not_mqtt_3_1_1_for_publishing_is_closed() {
     let qos2 = [connect(60), vec![0x34, 5, 0, 1, b't', 0, 1]].concat();
     let id_zero = [connect(60), vec![0x32, 5, 0, 1, b't', 0, 0]].concat();
     let wildcard = [connect(60), vec![0x30, 3, 0, 1, b'#']].concat();
+    let of_the_gateway = [connect(60), [&[0x30, 12, 0, 10][..], b"$sensors/a"].concat()].concat();
     let twice = [connect(60), connect(60)].concat();
     let too_large = [connect(60), vec![0x30, 0xff, 0xff, 0x7f]].concat();
     let connack_to_a_server = [connect(60), CONNACK.to_vec()].concat();
@@ -275,6 +276,7 @@ async fn what_is_not_mqtt_3_1_1_for_publishing_is_closed() {
         ("qos 2", qos2, Some(CONNACK)),
         ("packet id 0", id_zero, Some(CONNACK)),
         ("wildcard", wildcard, Some(CONNACK)),
+        ("a topic of the gateway's own", of_the_gateway, Some(CONNACK)),
         ("connect twice", twice, Some(CONNACK)),
         ("too large", too_large, Some(CONNACK)),
         ("connack", connack_to_a_server, Some(CONNACK)),
