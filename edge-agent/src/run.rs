@@ -161,11 +161,15 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
     let (head, tail) = (CancellationToken::new(), CancellationToken::new());
 
     let (messages, judged) = mpsc::channel(intake::CAPACITY);
+    let mut senders = intake::Senders::default();
     if config.intake.broker.enabled {
+        let (way_back, asks) = intake::Senders::channel();
+        senders = way_back;
+        let learns = judge.learns();
         let (settings, gateway) = (config.intake.broker.clone(), gateway.clone());
         let (messages, stop, metrics, clock) = (messages.clone(), stop.clone(), intake_metrics.clone(), clock.clone());
         all.spawn("intake of the broker", async move {
-            Ok(intake::run_broker(settings, &gateway, clock, messages, stop, metrics).await?)
+            Ok(intake::run_broker(settings, &gateway, clock, messages, (asks, learns), stop, metrics).await?)
         });
     }
     if config.intake.listener.enabled {
@@ -190,7 +194,8 @@ pub async fn run(config: Config, switch: LevelSwitch, stop: CancellationToken) -
         async move {
             // Whatever happens here, the uplink must learn that nothing more comes.
             let _told = head.drop_guard();
-            let judging = presilver::run((judge, rules), machine, clock, judged, outbox.clone(), presilver_metrics);
+            let rows = (outbox.clone(), senders);
+            let judging = presilver::run((judge, rules), machine, clock, judged, rows, presilver_metrics);
             let late = async {
                 stop.cancelled().await;
                 tokio::time::sleep(STORE_GRACE).await;

@@ -172,14 +172,14 @@ fn held_seqs(outbox: &Path, epoch: &str) -> Vec<i64> {
 }
 
 /// A Mosquitto broker on a free port.
-struct Broker {
+pub(crate) struct Broker {
     port: u16,
     config: tempfile::NamedTempFile,
     child: Option<std::process::Child>,
 }
 
 impl Broker {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         use std::io::Write as _;
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = free.local_addr().expect("an address").port();
@@ -191,7 +191,7 @@ impl Broker {
         broker
     }
 
-    fn addr(&self) -> std::net::SocketAddr {
+    pub(crate) fn addr(&self) -> std::net::SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 

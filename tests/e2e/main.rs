@@ -6,6 +6,10 @@ mod scenario; // a stack in a folder of its own, and how a test ends
 
 mod flows; // a reading reaches gold; a broken one reaches quarantine with its bytes
 
+mod inputs; // every format that devices speak
+
+mod sparkplug; // Eclipse Tahu's own client, from birth to death
+
 mod direct; // devices without a gateway: each in silver once
 
 mod quarantine; // what was refused is shown, and taken up again beside the running service

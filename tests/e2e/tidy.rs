@@ -84,7 +84,7 @@ const OWNERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 93] = [
+const PURE: [&str; 112] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -97,7 +97,26 @@ const PURE: [&str; 93] = [
     "edge-agent/src/intake/listener/session.rs",
     "edge-agent/src/provision/exchange.rs",
     "edge-agent/src/presilver/judge.rs",
-    "edge-agent/src/presilver/mapping.rs",
+    "edge-agent/src/presilver/format/cbor.rs",
+    "edge-agent/src/presilver/format/homie.rs",
+    "edge-agent/src/presilver/format/json.rs",
+    "edge-agent/src/presilver/format/mod.rs",
+    "edge-agent/src/presilver/format/plain.rs",
+    "edge-agent/src/presilver/format/records.rs",
+    "edge-agent/src/presilver/format/senml.rs",
+    "edge-agent/src/presilver/format/sparkplug/message.rs",
+    "edge-agent/src/presilver/format/sparkplug/mod.rs",
+    "edge-agent/src/presilver/format/sparkplug/topic.rs",
+    "edge-agent/src/presilver/format/sparkplug/value.rs",
+    "edge-agent/src/presilver/format/sparkplug/wire.rs",
+    "edge-agent/src/presilver/format/tasmota.rs",
+    "edge-agent/src/presilver/format/tree.rs",
+    "edge-agent/src/presilver/format/units.rs",
+    "edge-agent/src/presilver/format/when.rs",
+    "edge-agent/src/presilver/format/zigbee2mqtt.rs",
+    "edge-agent/src/presilver/mapping/mod.rs",
+    "edge-agent/src/presilver/mapping/pattern.rs",
+    "edge-agent/src/presilver/mapping/plan.rs",
     "edge-agent/src/line/ways.rs",
     "edge-agent/src/outbox/codec.rs",
     "edge-agent/src/outbox/history.rs",

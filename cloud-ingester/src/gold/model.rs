@@ -245,6 +245,12 @@ impl Draft {
         });
         let keys = read.keys.as_ref().map(|keys| keys.get_ref().clone()).unwrap_or_default();
         let keys_at = read.keys.as_ref().map_or(target_at, |keys| keys.span().start);
+        if !keys.is_empty() && matches!(mode, Mode::Full | Mode::Append) {
+            mistakes.push(fault(
+                keys_at,
+                "keys: only modes \"window\" and \"latest\" have them; leave them out".to_owned(),
+            ));
+        }
         if keys.is_empty() && matches!(mode, Mode::Window(_) | Mode::Latest) {
             mistakes.push(fault(keys_at, "keys: missing; write e.g. keys = [\"device_id\", \"metric\"]".to_owned()));
         }

@@ -32,6 +32,10 @@ pub mod catalogue; // silver.devices follows its catalogue
 
 mod gold; // the gold hops
 
+mod settings; // how hops work
+
+mod turns; // whose turn it is
+
 mod runner; // one after the other
 
 #[cfg(test)]
@@ -39,4 +43,5 @@ pub(crate) mod tests;
 
 pub use error::HopError;
 pub use plan::{Plan, Why};
-pub use runner::{Hops, Report, Settings};
+pub use runner::{Hops, Report};
+pub use settings::Settings;

@@ -2,138 +2,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
-use shared::clock::Clock;
-use shared::rules::{Rule, TimeWindow};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::beside::{Beside, Finished};
-use super::catalogue::{Following, Source};
+use super::catalogue::Following;
 use super::error::HopError;
 use super::gold::{GoldReport, HEALTH_SOURCES};
 use super::plan::Why;
+use super::settings::Settings;
 use super::silver::{SilverReport, TARGETS};
+use super::turns::{Turn, Turns};
 use crate::gold::models::embedded;
-use crate::gold::watermark::{Patience, Watermarks};
-use crate::gold::{Mode, Model, Refresh, Windows, windowed};
-use crate::lake::session::{Limits, watched};
+use crate::gold::watermark::Watermarks;
+use crate::gold::{Mode, Model};
+use crate::lake::session::watched;
 use crate::lake::{Lake, LakeError, Layer, Lease, Steps, Table};
-use crate::silver::{Mapping, Rules, Seen, Totals, Unique};
+use crate::silver::{Rules, Seen, Totals};
 use crate::upkeep::{self, Done, Upkeep};
-
-/// How hops work.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How far an event time may lie from the enqueued time.
-    pub window: TimeWindow,
-    /// Whose messages are known by their ids.
-    pub unique: Unique,
-    /// How messages of direct devices are read; the first that fits.
-    pub mappings: Vec<Mapping>,
-    /// What is expected of values of direct devices.
-    pub rules: Vec<Rule>,
-    /// Where the devices are described.
-    pub catalogue: Option<Source>,
-    /// About how many bytes of source files one commit reads.
-    pub chunk_bytes: u64,
-    /// What SQL may use of memory.
-    pub limits: Limits,
-    /// While silver has news, a model rests this many times as long as its last hop took: its windows are computed anew
-    /// with each hop, so fewer hops cost less, and silver and whatever else runs here get on. 0: it never rests.
-    pub rest: u32,
-    /// Rows of a window model that are computed together in memory.
-    pub window_rows: u64,
-    /// Whether models that run by a schedule are computed beside the other hops, not within a round.
-    pub beside: bool,
-    /// What was seen is kept beside the tables this often.
-    pub note_every: Duration,
-    /// Users' models.
-    pub own: Vec<Model>,
-    /// When windows are final.
-    pub patience: Patience,
-    /// What time it is.
-    pub clock: Clock,
-    /// How the tables are kept.
-    pub upkeep: upkeep::Settings,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            window: TimeWindow::SILVER,
-            unique: Unique::default(),
-            mappings: vec![],
-            rules: vec![],
-            catalogue: None,
-            chunk_bytes: 32 << 20,
-            limits: Limits { memory_bytes: 512 << 20 },
-            rest: 2,
-            window_rows: windowed::ROWS_MAX,
-            beside: false,
-            note_every: Duration::from_secs(60),
-            own: vec![],
-            patience: Patience::default(),
-            clock: Clock::Real,
-            upkeep: upkeep::Settings::default(),
-        }
-    }
-}
-
-impl Settings {
-    /// By what silver judges.
-    #[must_use]
-    pub fn rules_of_now(&self) -> Rules {
-        Rules::with(self.window, self.unique.clone(), self.mappings.clone(), self.rules.clone())
-    }
-}
 
 /// What was seen and counted, as the newest commits have it.
 pub(super) struct Memory {
     pub(super) seen: Seen,
     pub(super) totals: Totals,
-}
-
-/// When a model's turn is.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Turn {
-    /// Until then it rests, while silver has news.
-    resting: Option<Instant>,
-    /// Then it is due, where it is not with every hop.
-    due: Option<Instant>,
-    /// The watermark up to which its windows were looked at.
-    pub(super) seen: Option<i64>,
-    /// Failed, and stops no other; tried again then.
-    ailing: Option<Instant>,
-}
-
-impl Turn {
-    /// It is due in the next round.
-    pub(super) fn due_now(&mut self) {
-        (self.resting, self.due) = (None, None);
-    }
-
-    /// As if so long had passed that what failed is tried again.
-    #[cfg(test)]
-    pub(super) fn a_minute_on(&mut self) {
-        for until in [&mut self.resting, &mut self.due, &mut self.ailing] {
-            *until = until.and_then(|until| until.checked_sub(AILING));
-        }
-    }
-}
-
-/// A model that failed and stops no other is tried again after so long.
-const AILING: Duration = Duration::from_secs(60);
-
-/// Whether models wait for their turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turns {
-    /// Each when it is due.
-    Due,
-    /// All now.
-    All,
 }
 
 /// The hops of a lake, run by the holder of its lease.
@@ -151,7 +44,7 @@ pub struct Hops {
     upkeep: Upkeep,
     pub(super) devices: Following,
     models: Vec<Model>,
-    turns: HashMap<Table, Turn>,
+    pub(super) turns: HashMap<Table, Turn>,
     /// The watermarks as the table has them, once it was read.
     pub(super) marks: Option<Watermarks>,
     /// When they were committed last, in microseconds.
@@ -342,75 +235,6 @@ impl Hops {
             }
         }
         Ok(())
-    }
-
-    fn is_due(&mut self, model: &Model, now: Instant, news: bool) -> bool {
-        let watermark = self.watermark();
-        let turn = self.turn(model.target);
-        if turn.ailing.is_some_and(|until| now < until) {
-            return false;
-        }
-        match model.draft.refresh {
-            // Where nothing is new in bronze none rests, so an idle round means that all tables are level.
-            Refresh::EachHop | Refresh::Final => !(news && turn.resting.is_some_and(|until| now < until)),
-            Refresh::Every { at_final, .. } => {
-                let final_now = at_final
-                    && match (model.draft.mode, watermark) {
-                        (Mode::Window(Windows::Grid(grid)), Some(mark)) => {
-                            let boundary = grid.boundary(mark);
-                            let passed = turn.seen.is_some_and(|seen| seen < boundary);
-                            turn.seen = Some(boundary.max(turn.seen.unwrap_or(boundary)));
-                            passed
-                        }
-                        _ => false,
-                    };
-                final_now || turn.due.is_none_or(|due| due <= now)
-            }
-        }
-    }
-
-    /// Notes how a model's turn went. What its SELECT fails at, or the disk below it, stops no other: a user's model, or
-    /// one that has hours of rows to read, is tried again in a minute; of one that the round is for, the error is given
-    /// back, to be that of the round once the others had their turn.
-    fn went(
-        &mut self,
-        model: &Model,
-        begun: Instant,
-        done: Result<(), HopError>,
-        report: &mut Report,
-    ) -> Result<Option<LakeError>, HopError> {
-        let rest = self.settings.rest;
-        let name = model.target.full_name();
-        let failed = match done {
-            Ok(()) => None,
-            Err(HopError::Lake(error @ (LakeError::Query { .. } | LakeError::Foreign { .. }))) => Some(error),
-            Err(error) => return Err(error),
-        };
-        let why = failed.as_ref().map(|error| shared::cli::chain(error));
-        if let Some(why) = &why {
-            tracing::error!(target = name, file = model.draft.file, why, "a model failed; the others go on");
-            report.ailing.push((model.target, why.clone()));
-        }
-        let waits = matches!(model.target, Table::Own(_)) || model.draft.refresh.is_scheduled();
-        let now = Instant::now();
-        let turn = self.turn(model.target);
-        turn.ailing = (failed.is_some() && waits).then(|| now + AILING);
-        turn.resting = failed.is_none().then(|| now + begun.elapsed() * rest);
-        if let Refresh::Every { every, .. } = model.draft.refresh {
-            // One that failed does not wait for its next turn.
-            turn.due = failed.is_none().then(|| begun + every);
-        }
-        self.lake.trouble(name, why);
-        Ok(failed.filter(|_| !waits))
-    }
-
-    pub(super) fn turn(&mut self, table: Table) -> &mut Turn {
-        self.turns.entry(table).or_default()
-    }
-
-    /// The watermark up to which windows of a table were looked at.
-    pub(super) fn seen(&self, table: Table) -> Option<i64> {
-        self.turns.get(&table).and_then(|turn| turn.seen)
     }
 
     /// The lake's watermark, in microseconds; none before anything came.

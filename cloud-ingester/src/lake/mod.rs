@@ -10,6 +10,8 @@
 
 pub mod tables; // every table: name, columns, partitions, properties
 
+mod columns; // and what is in them
+
 mod error; // what can go wrong, and who must act
 
 mod location; // a directory or a URL

@@ -153,32 +153,36 @@ mod tests {
         check(&[("press-1", id, "{}", 0), ("press-1", None, "{}", 500), ("press-1", id, "{}", 50)], &[2]);
     }
 
+    /// A message of its own from `press-1`, this many seconds on.
+    fn each_second(second: i64, id: &str) -> Event<'_> {
+        let at = Timestamp::from_micros(second * 1_000_000);
+        let origin = Origin {
+            hub: "hub".into(),
+            incarnation: 1,
+            partition_id: 0,
+            sequence_number: second,
+            enqueued: Some(at),
+            ingested: at,
+        };
+        Event {
+            origin,
+            body: b"{}",
+            packed: false,
+            device: Some("press-1"),
+            message_id: Some(id),
+            message_source: None,
+            hub_retention: false,
+            properties: Properties::None,
+            replay: None,
+        }
+    }
+
     #[test]
     fn memory_does_not_grow_beyond_the_horizon() {
         let mut messages = Messages::default();
         for second in 0..20_000 {
-            let at = Timestamp::from_micros(second * 1_000_000);
             let id = second.to_string();
-            let origin = Origin {
-                hub: "hub".into(),
-                incarnation: 1,
-                partition_id: 0,
-                sequence_number: second,
-                enqueued: Some(at),
-                ingested: at,
-            };
-            let event = Event {
-                origin,
-                body: b"{}",
-                packed: false,
-                device: Some("press-1"),
-                message_id: Some(&id),
-                message_source: None,
-                hub_retention: false,
-                properties: Properties::None,
-                replay: None,
-            };
-            assert!(!messages.is_repeat(&event, &rules()));
+            assert!(!messages.is_repeat(&each_second(second, &id), &rules()));
         }
         assert!(messages.0["press-1"].seen.len() <= PRUNE_FROM);
         assert_eq!(messages.count(), messages.0["press-1"].seen.len() as u64);
@@ -197,28 +201,8 @@ mod tests {
         );
         let mut messages = Messages::default();
         for second in 0..100_000_i64 {
-            let at = Timestamp::from_micros(second * 1_000_000);
             let id = second.to_string();
-            let origin = Origin {
-                hub: "hub".into(),
-                incarnation: 1,
-                partition_id: 0,
-                sequence_number: second,
-                enqueued: Some(at),
-                ingested: at,
-            };
-            let event = Event {
-                origin,
-                body: b"{}",
-                packed: false,
-                device: Some("press-1"),
-                message_id: Some(&id),
-                message_source: None,
-                hub_retention: false,
-                properties: Properties::None,
-                replay: None,
-            };
-            assert!(!messages.is_repeat(&event, &rules));
+            assert!(!messages.is_repeat(&each_second(second, &id), &rules));
             let held = messages.count();
             assert!(held <= horizon + horizon / 4 + 2, "{held} of {horizon} are remembered");
         }

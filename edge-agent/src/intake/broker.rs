@@ -4,6 +4,8 @@
 //! old one, and an acknowledgement of such an id may hit another message. The broker keeps the session and repeats what
 //! was not acknowledged; repeats are recognised by presilver's source keys.
 //!
+//! What senders are asked for (a Sparkplug rebirth) is published at QoS 0 beside all that.
+//!
 //! Retained values are stored once: when the session is new. A broker sends them again at every SUBSCRIBE; where it knows
 //! the session they are acknowledged and counted, for what was published since has come by the session itself. One that is
 //! a redelivery (`dup`) was perhaps taken when the session was new and never stored: that one is stored.
@@ -13,8 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, Publish, QoS, StateError,
-    SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
+    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use serde::Deserialize;
 use shared::backoff::Backoff;
@@ -28,13 +30,15 @@ use tracing::{error, info, warn};
 
 use super::acks::{Acks, Refused};
 use super::metrics::WayMetrics;
-use super::{Ack, Metrics, RawMessage};
+use super::{Ack, Ask, Learns, Metrics, RawMessage};
 use crate::trust::{self, TrustError};
 
 /// On stop, this long is waited for commits of what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
 /// TCP, TLS and CONNACK must be done in this time.
 const CONNECT_TIMEOUT_S: u64 = 30;
+/// Asks that may wait to be written.
+const ASKS_OUT_MAX: usize = 4;
 
 /// `[intake.broker]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -169,7 +173,8 @@ impl From<ConnectionError> for End {
     }
 }
 
-/// Takes messages from the broker until `stop`; a broker that is away is tried again for ever.
+/// Takes messages from the broker until `stop`; a broker that is away is tried again for ever. What senders are asked for
+/// is published, and retained values that somebody learns from are passed on again.
 ///
 /// # Errors
 /// A file that the settings name cannot be used: the operator must act.
@@ -178,6 +183,7 @@ pub async fn run_broker(
     gateway: &GatewayId,
     clock: Clock,
     tx: mpsc::Sender<RawMessage>,
+    (mut asks, learns): (mpsc::Receiver<Ask>, Learns),
     stop: CancellationToken,
     metrics: Metrics,
 ) -> Result<(), BrokerError> {
@@ -186,7 +192,7 @@ pub async fn run_broker(
     let seed = clock.now().micros().unsigned_abs();
     let mut backoff = Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed);
     loop {
-        let mut connection = Connection::new(&config, options.clone(), &clock, &tx, &metrics);
+        let mut connection = Connection::new(&config, options.clone(), &clock, &tx, (&mut asks, &learns), &metrics);
         let end = tokio::select! {
             end = connection.run(&stop) => end,
             () = late(&stop) => End::Stopping,
@@ -268,6 +274,11 @@ struct Taken<'a> {
     config: &'a Config,
     clock: &'a Clock,
     tx: &'a mpsc::Sender<RawMessage>,
+    /// What senders are to be asked for.
+    asks: &'a mut mpsc::Receiver<Ask>,
+    /// Asks given to the client and not yet written.
+    asks_out: usize,
+    learns: &'a Learns,
     metrics: &'a WayMetrics,
     client: AsyncClient,
     /// Messages taken and not yet acknowledged; at most `unacked_max`.
@@ -286,17 +297,21 @@ impl<'a> Connection<'a> {
         options: MqttOptions,
         clock: &'a Clock,
         tx: &'a mpsc::Sender<RawMessage>,
+        (asks, learns): (&'a mut mpsc::Receiver<Ask>, &'a Learns),
         metrics: &'a WayMetrics,
     ) -> Self {
-        // Room for an acknowledgement of every message that can wait, the subscription and the goodbye: `try_ack`
-        // never finds it full.
-        let requests = usize::from(config.unacked_max) + 8;
+        // Room for an acknowledgement of every message that can wait, for asks, the subscription and the goodbye:
+        // `try_ack` never finds it full.
+        let requests = usize::from(config.unacked_max) + ASKS_OUT_MAX + 8;
         let (client, mut events) = AsyncClient::new(options, requests);
         events.network_options.set_connection_timeout(CONNECT_TIMEOUT_S).set_tcp_nodelay(true);
         let taken = Taken {
             config,
             clock,
             tx,
+            asks,
+            asks_out: 0,
+            learns,
             metrics,
             client,
             acks: Acks::default(),
@@ -335,6 +350,10 @@ impl<'a> Connection<'a> {
                 }
                 Ok(Event::Incoming(Packet::SubAck(suback))) => self.taken.subscribed(&suback.return_codes),
                 Ok(Event::Incoming(Packet::Publish(publish))) => self.taken.take(publish),
+                Ok(Event::Outgoing(Outgoing::Publish(_))) => {
+                    self.taken.asks_out = self.taken.asks_out.saturating_sub(1);
+                    Ok(())
+                }
                 // After our goodbye too: the broker hangs up once it has read all our acknowledgements. Gone before
                 // that, the next run would find them repeated.
                 Ok(_) => Ok(()),
@@ -363,12 +382,25 @@ impl Taken<'_> {
                 () = stop.cancelled(), if !self.stopping => self.begin_to_stop()?,
                 event = &mut poll => return Ok(event),
                 acked = self.acks.next() => self.acknowledge(acked)?,
+                Some(ask) = self.asks.recv(), if self.asks_now() => self.ask(ask)?,
                 permit = self.tx.reserve(), if !self.hold.is_empty() => {
                     let (Ok(permit), Some(message)) = (permit, self.hold.pop_front()) else { return Err(End::Stopping) };
                     permit.send(message);
                 }
             }
         }
+    }
+
+    /// True if there is room for an ask beside the acknowledgements.
+    fn asks_now(&self) -> bool {
+        self.connected && !self.stopping && self.asks_out < ASKS_OUT_MAX
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<(), End> {
+        self.asks_out += 1;
+        let published = self.client.try_publish(ask.topic, QoS::AtMostOnce, false, ask.payload);
+        published.map_err(|_| ConnectionError::RequestsDone)?;
+        Ok(())
     }
 
     /// Subscribes, on every connection: the broker may have lost the session, or the filters may be new.
@@ -401,8 +433,11 @@ impl Taken<'_> {
         self.metrics.received.inc();
         self.metrics.received_bytes.inc_by(publish.payload.len() as u64);
         let waits = publish.qos != QoS::AtMostOnce;
-        if publish.retain && self.session_present && !publish.dup {
+        let again = publish.retain && self.session_present && !publish.dup;
+        if again {
             self.metrics.retained.inc();
+        }
+        if again && !(self.learns)(&publish.topic) {
             if waits {
                 // In its turn: behind the messages that came before it. Nothing is held for it, so no bound is met.
                 let (ack, done) = Ack::channel();
@@ -421,7 +456,8 @@ impl Taken<'_> {
         } else {
             Ack::none()
         };
-        let message = RawMessage { topic: publish.topic, payload: publish.payload, received: self.clock.now(), ack };
+        let received = self.clock.now();
+        let message = RawMessage { topic: publish.topic, payload: publish.payload, received, again, ack };
         if waits && !self.hold.is_empty() {
             self.hold.push_back(message); // behind those that came before it
             return Ok(());

@@ -12,11 +12,13 @@ pub mod listener; // publish-only MQTT 3.1.1 server
 
 mod metrics;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use shared::config::Mistakes;
 use shared::time::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::broker::run_broker;
 pub use self::listener::run_listener;
@@ -36,9 +38,43 @@ pub struct RawMessage {
     pub payload: Bytes,
     /// When it was received here.
     pub received: Timestamp,
+    /// A retained value that was here before: nothing to store, but a convention may learn from it.
+    pub again: bool,
     /// Tells the sender that the message is on disk.
     pub ack: Ack,
 }
+
+/// A message that a sender should get, at QoS 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Where it is published.
+    pub topic: String,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+/// Requests that may wait for the broker. They can be made again: one that finds no room is dropped and counted.
+pub const ASKS_CAPACITY: usize = 16;
+
+/// The way back to senders; only through a broker there is one.
+#[derive(Debug, Clone, Default)]
+pub struct Senders(Option<mpsc::Sender<Ask>>);
+
+impl Senders {
+    /// A way back, and its end at the broker.
+    pub fn channel() -> (Self, mpsc::Receiver<Ask>) {
+        let (sender, receiver) = mpsc::channel(ASKS_CAPACITY);
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Sends a request, if there is a way and room on it.
+    pub fn ask(&self, ask: Ask) -> bool {
+        self.0.as_ref().is_some_and(|sender| sender.try_send(ask).is_ok())
+    }
+}
+
+/// Says of a topic whether retained values on it are wanted again and again: a convention learns from them.
+pub type Learns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The right to acknowledge one message. Dropped without [`Ack::done`], the message is never acknowledged and its
 /// sender will repeat it.

@@ -4,7 +4,8 @@ use serde::Deserialize;
 use shared::config::{Check, Mistakes, Span};
 use shared::rules::Rule;
 
-use super::mapping::{Format, Mapping, Pattern};
+use super::mapping::Mapping;
+use super::mapping::plan::Plan;
 
 /// What is expected of messages, and how they are read.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,32 +41,8 @@ impl Check for Config {
         }
         for (index, mapping) in self.mapping.iter().enumerate() {
             let at = format!("presilver.mapping[{index}]");
-            let pattern = match Pattern::parse(&mapping.topic) {
-                Ok(pattern) => pattern,
-                Err(fault) => {
-                    mistakes.add(format!("{at}.topic"), fault);
-                    continue;
-                }
-            };
-            let used = [("device", Some(&mapping.device)), ("metric", mapping.metric.as_ref())];
-            for (key, text) in used.into_iter().filter_map(|(key, text)| Some((key, text?))) {
-                if let Err(fault) = pattern.template(text) {
-                    mistakes.add(format!("{at}.{key}"), fault);
-                }
-            }
-            match (mapping.format, &mapping.metric) {
-                (Format::Value, None) => mistakes.add(
-                    format!("{at}.metric"),
-                    "is missing: a bare value has no name of its own; write e.g. \"{metric}\", a name of a topic level",
-                ),
-                (Format::Object, Some(_)) => mistakes.add(
-                    format!("{at}.metric"),
-                    "has no use here: the metrics of an object are named by its fields; leave it out",
-                ),
-                _ => {}
-            }
-            if mapping.format == Format::Object && mapping.time == mapping.n && !mapping.time.is_empty() {
-                mistakes.add(format!("{at}.n"), "is the same field as `time`; write e.g. \"n\"");
+            for (key, fault) in Plan::new(mapping).err().unwrap_or_default() {
+                mistakes.add(format!("{at}.{key}"), fault);
             }
         }
         for (index, rule) in self.rule.iter().enumerate() {

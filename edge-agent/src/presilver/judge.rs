@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 use shared::envelope::{RAW_BYTES_MAX, sha256_hex};
-use shared::payload::{Measured, Payload, Unreadable};
+use shared::payload::{Measured, Unreadable};
 use shared::reading::{DeviceId, MetricName, Reading, Rejected, TimeQuality, Value};
 use shared::rules::{self, Rule};
 use shared::time::Timestamp;
 
 use super::config::Config;
-use super::mapping::{Format, Mappings};
+use super::format::{Ask, LeftOut, Note, Part, Taken};
+use super::mapping::Mappings;
 use crate::outbox::{HeldItem, SourceKey};
 
 /// Most bytes of a topic that are kept with a refusal.
@@ -37,6 +38,8 @@ pub struct Publish<'m> {
     pub received: Timestamp,
     /// Whether the clock by which it came is known good.
     pub clock_known_good: bool,
+    /// A retained value that was here before: it is learned from, not stored.
+    pub again: bool,
 }
 
 /// One value of a message, judged.
@@ -46,6 +49,19 @@ pub struct Verdict {
     pub item: HeldItem,
     /// By what a repeat of it is recognised.
     pub key: Option<SourceKey>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Judged {
+    /// Its values, judged. Empty only if all of it is left out.
+    pub verdicts: Vec<Verdict>,
+    /// What it says beside values: counted, not kept.
+    pub left_out: Vec<LeftOut>,
+    /// What is worth telling a person.
+    pub notes: Vec<Note>,
+    /// What its sender is asked for.
+    pub ask: Option<Ask>,
 }
 
 /// Mappings and rules, ready for use.
@@ -99,42 +115,68 @@ impl Judge {
         &self.digest
     }
 
-    /// One verdict per metric, and one for a payload that cannot be read as a whole.
-    pub fn judge(&self, publish: &Publish<'_>) -> Vec<Verdict> {
-        let mut refusals = Refusals::new(publish);
-        let Some(mapped) = self.mappings.read(publish.topic, publish.payload) else {
-            return vec![refusals.whole(NO_DEVICE, "topic: no mapping fits it".to_owned())];
-        };
-        if let Some(fault) = DeviceId::fault(&mapped.device) {
-            return vec![refusals.whole(NO_DEVICE, fault)];
-        }
-        let payload = match mapped.payload {
-            Ok(payload) => payload,
-            Err(unreadable) => return vec![refusals.unreadable(&mapped.device, &unreadable)],
-        };
-        let device = DeviceId::new(mapped.device);
-        let mut faults = payload.faults.clone();
-        faults.extend(self.skew(publish, payload.time));
+    /// Whose retained values a broker should pass on again and again: of conventions that are read with their help.
+    pub fn learns(&self) -> crate::intake::Learns {
+        self.mappings.learns()
+    }
 
-        let mut verdicts = Vec::with_capacity(payload.measured.len());
-        for measured in &payload.measured {
-            verdicts.push(self.value(publish, &device, &payload, measured, &faults, &mut refusals));
+    /// One verdict per metric, and one for a payload that cannot be read as a whole.
+    pub fn judge(&mut self, publish: &Publish<'_>) -> Judged {
+        let mut refusals = Refusals::new(publish);
+        let verdict = |verdict| Judged { verdicts: vec![verdict], ..Judged::default() };
+        let Some(mapped) = self.mappings.read(publish.topic, publish.payload, publish.received) else {
+            return verdict(refusals.whole(NO_DEVICE, "topic: no mapping fits it".to_owned()));
+        };
+        if publish.again {
+            return Judged {
+                left_out: vec![LeftOut { what: "whole message".into(), why: "again" }],
+                ..Judged::default()
+            };
         }
-        if mapped.format == Format::Object {
-            let holds = |metric: &str| payload.measured.iter().any(|measured| measured.metric == metric);
+        let Taken { parts, left_out, notes, ask } = match mapped.taken {
+            Ok(taken) => taken,
+            Err(unreadable) => {
+                let device = mapped.device;
+                return match DeviceId::fault(&device) {
+                    Some(fault) => verdict(refusals.whole(NO_DEVICE, fault)),
+                    None => verdict(refusals.unreadable(&device, &unreadable)),
+                };
+            }
+        };
+        let mut verdicts = Vec::new();
+        for part in &parts {
+            self.part(publish, part, &mut refusals, &mut verdicts);
+        }
+        Judged { verdicts, left_out, notes, ask }
+    }
+
+    /// The values of one device with one time and one number.
+    fn part(&self, publish: &Publish<'_>, part: &Part, refusals: &mut Refusals<'_>, verdicts: &mut Vec<Verdict>) {
+        if let Some(fault) = DeviceId::fault(&part.device) {
+            verdicts.push(refusals.whole(NO_DEVICE, fault));
+            return;
+        }
+        let device = DeviceId::new(part.device.clone());
+        let mut faults = part.faults.clone();
+        let relative = (part.shift_us != 0).then(|| measured_at(publish, part));
+        faults.extend(self.skew(publish, part.time.or(relative)));
+        for measured in &part.measured {
+            verdicts.push(self.value(publish, &device, part, measured, &faults, refusals));
+        }
+        if part.is_whole {
+            let holds = |metric: &str| part.measured.iter().any(|measured| measured.metric == metric);
             for metric in rules::missing(&self.rules, device.as_str(), holds) {
                 let reason = format!("required: the payload holds no `{metric}`");
-                verdicts.push(refusals.of(&device, metric, &payload, vec![reason]));
+                verdicts.push(refusals.of(&device, metric, part, vec![reason]));
             }
         }
-        verdicts
     }
 
     fn value(
         &self,
         publish: &Publish<'_>,
         device: &DeviceId,
-        payload: &Payload,
+        part: &Part,
         measured: &Measured,
         faults: &[String],
         refusals: &mut Refusals<'_>,
@@ -150,16 +192,17 @@ impl Judge {
             }
             Err(fault) => {
                 reasons.push(fault.clone());
-                return refusals.of(device, &measured.metric, payload, reasons);
+                return refusals.of(device, &measured.metric, part, reasons);
             }
         };
         if !reasons.is_empty() {
-            return refusals.of(device, &measured.metric, payload, reasons);
+            return refusals.of(device, &measured.metric, part, reasons);
         }
-        let (event_time, time_quality) = match (payload.time, publish.clock_known_good) {
+        let measured_at = measured_at(publish, part);
+        let (event_time, time_quality) = match (part.time, publish.clock_known_good) {
             (Some(time), _) => (time, TimeQuality::Device),
-            (None, true) => (publish.received, TimeQuality::Gateway),
-            (None, false) => (publish.received, TimeQuality::GatewayUnsynced),
+            (None, true) => (measured_at, TimeQuality::Gateway),
+            (None, false) => (measured_at, TimeQuality::GatewayUnsynced),
         };
         let reading = Reading {
             device: device.clone(),
@@ -169,9 +212,9 @@ impl Judge {
             event_time,
             received_time: publish.received,
             time_quality,
-            source_seq: payload.n,
+            source_seq: part.n,
         };
-        let key = source_key(device, &measured.metric, payload.n, payload.time, &Told::Value(value));
+        let key = source_key(device, &measured.metric, part, &Told::Value(value));
         Verdict { item: HeldItem::Reading(reading), key }
     }
 
@@ -192,6 +235,11 @@ impl Judge {
     }
 }
 
+/// When a value without a time of its own was measured.
+fn measured_at(publish: &Publish<'_>, part: &Part) -> Timestamp {
+    Timestamp::from_micros(publish.received.micros().saturating_add(part.shift_us))
+}
+
 /// What tells two values of one metric, number and time apart.
 enum Told<'v> {
     Value(&'v Value),
@@ -200,13 +248,8 @@ enum Told<'v> {
 
 /// See the contract: device, metric, the device's own number, the payload's own time, value; absent parts are empty.
 /// `None` where neither number nor time is there.
-fn source_key(
-    device: &DeviceId,
-    metric: &str,
-    n: Option<i64>,
-    time: Option<Timestamp>,
-    told: &Told<'_>,
-) -> Option<SourceKey> {
+fn source_key(device: &DeviceId, metric: &str, part: &Part, told: &Told<'_>) -> Option<SourceKey> {
+    let (n, time) = (part.n, part.time.or(part.clock));
     if n.is_none() && time.is_none() {
         return None;
     }
@@ -251,29 +294,23 @@ impl<'m> Refusals<'m> {
     }
 
     fn whole(&mut self, device: &str, reason: String) -> Verdict {
-        self.make(&DeviceId::new(device), None, &Payload::default(), vec![reason])
+        self.make(&DeviceId::new(device), None, &Part::default(), vec![reason])
     }
 
     /// A payload that cannot be read; what it tells of itself all the same is its key.
     fn unreadable(&mut self, device: &str, unreadable: &Unreadable) -> Verdict {
-        let told = Payload { time: unreadable.time, n: unreadable.n, ..Payload::default() };
+        let told = Part { time: unreadable.time, n: unreadable.n, ..Part::default() };
         self.make(&DeviceId::new(device), None, &told, vec![unreadable.to_string()])
     }
 
-    fn of(&mut self, device: &DeviceId, metric: &str, payload: &Payload, reasons: Vec<String>) -> Verdict {
-        self.make(device, Some(metric), payload, reasons)
+    fn of(&mut self, device: &DeviceId, metric: &str, part: &Part, reasons: Vec<String>) -> Verdict {
+        self.make(device, Some(metric), part, reasons)
     }
 
-    fn make(
-        &mut self,
-        device: &DeviceId,
-        metric: Option<&str>,
-        payload: &Payload,
-        mut reasons: Vec<String>,
-    ) -> Verdict {
+    fn make(&mut self, device: &DeviceId, metric: Option<&str>, part: &Part, mut reasons: Vec<String>) -> Verdict {
         let publish = self.publish;
         let sha256 = self.sha256.get_or_insert_with(|| sha256_hex(publish.payload)).clone();
-        let key = source_key(device, metric.unwrap_or_default(), payload.n, payload.time, &Told::Payload(&sha256));
+        let key = source_key(device, metric.unwrap_or_default(), part, &Told::Payload(&sha256));
         let length = publish.payload.len();
         let kept = match self.copied {
             0 => length,
@@ -293,8 +330,8 @@ impl<'m> Refusals<'m> {
             reasons: reasons.iter().map(|reason| clip(reason, REASON_BYTES_MAX)).collect(),
             raw: publish.payload[..kept].to_vec(),
             received_time: publish.received,
-            event_time: payload.time,
-            source_seq: payload.n,
+            event_time: part.time,
+            source_seq: part.n,
         };
         let raw_len = i64::try_from(length).unwrap_or(i64::MAX);
         Verdict { item: HeldItem::Rejected { rejected, raw_len, raw_sha256: sha256 }, key }

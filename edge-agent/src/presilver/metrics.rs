@@ -8,13 +8,25 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
-use super::judge::Verdict;
+use super::judge::Judged;
 use crate::outbox::HeldItem;
 
 /// The kind of a reason: what stands before its colon.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Why {
     reason: String,
+}
+
+/// Why something of a message is no value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct LeftOut {
+    why: &'static str,
+}
+
+/// What a person was told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Noticed {
+    kind: &'static str,
 }
 
 /// Counters of presilver. Cheap to clone.
@@ -29,6 +41,10 @@ struct Inner {
     readings: Counter,
     rejected: Counter,
     reasons: Family<Why, Counter>,
+    left_out: Family<LeftOut, Counter>,
+    notices: Family<Noticed, Counter>,
+    asks: Counter,
+    asks_dropped: Counter,
 }
 
 /// Counts since the start, for `/status`.
@@ -52,6 +68,11 @@ impl Metrics {
         at.register("readings", "Readings made of them", inner.readings.clone());
         at.register("rejected", "Refusals made of them", inner.rejected.clone());
         at.register("reasons", "Reasons of refusals, by kind", inner.reasons.clone());
+        let left_out = "Parts of messages that are no values, or that the mapping leaves out, by why";
+        at.register("left_out", left_out, inner.left_out.clone());
+        at.register("notices", "What was noticed of senders, such as gaps in their numbers", inner.notices.clone());
+        at.register("asks", "Requests to senders, such as for a rebirth", inner.asks.clone());
+        at.register("asks_dropped", "Requests to senders that found no way to them", inner.asks_dropped.clone());
         metrics
     }
 
@@ -61,9 +82,24 @@ impl Metrics {
         Counts { received: inner.received.get(), readings: inner.readings.get(), rejected: inner.rejected.get() }
     }
 
-    pub(super) fn judged(&self, verdicts: &[Verdict]) {
+    /// Counts a request to a sender.
+    pub(super) fn asked(&self, found_a_way: bool) {
+        if found_a_way {
+            self.inner.asks.inc()
+        } else {
+            self.inner.asks_dropped.inc()
+        };
+    }
+
+    pub(super) fn judged(&self, judged: &Judged) {
         self.inner.received.inc();
-        for verdict in verdicts {
+        for left_out in &judged.left_out {
+            self.inner.left_out.get_or_create(&LeftOut { why: left_out.why }).inc();
+        }
+        for note in &judged.notes {
+            self.inner.notices.get_or_create(&Noticed { kind: note.kind }).inc();
+        }
+        for verdict in &judged.verdicts {
             match &verdict.item {
                 HeldItem::Reading(_) => {
                     self.inner.readings.inc();

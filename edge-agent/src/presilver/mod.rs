@@ -8,6 +8,8 @@ pub mod config; // mappings, rules, limits
 
 pub mod mapping; // topic -> where device, metric, time and number come from
 
+pub mod format; // payloads of every format -> values
+
 pub mod judge; // a message against mappings and rules
 
 pub mod gateway; // this machine's clock: is it known good, and when did it boot
@@ -15,6 +17,9 @@ pub mod gateway; // this machine's clock: is it known good, and when did it boot
 mod stage; // intake's channel -> outbox
 
 mod metrics;
+
+#[cfg(test)]
+mod fuzz_tests; // every payload parser against mutated corpora
 
 pub use config::Config;
 pub use judge::{Judge, Publish, Verdict};

@@ -6,16 +6,19 @@ use shared::clock::Clock;
 use shared::rules::Rule;
 use tokio::sync::{mpsc, watch};
 
+use super::format::Note;
 use super::gateway::Gateway;
-use super::judge::{Judge, Publish};
+use super::judge::{Judge, Judged, Publish};
 use super::metrics::Metrics;
-use crate::intake::RawMessage;
+use crate::intake::{RawMessage, Senders};
 use crate::outbox::{NewRow, Outbox, OutboxError};
 
 /// Most messages judged before they are stored.
 const MESSAGES_MAX: usize = crate::intake::CAPACITY;
 /// Rows from which on a batch is stored before more messages are judged: a message may hold a thousand.
 const ROWS_MAX: usize = 5_000;
+/// Most notices logged per batch.
+const TOLD_MAX: usize = 3;
 
 /// Judges until intake's channel closes, or until the outbox takes no more rows.
 ///
@@ -26,7 +29,7 @@ pub async fn run(
     mut gateway: Gateway,
     clock: Clock,
     mut messages: mpsc::Receiver<RawMessage>,
-    outbox: Outbox,
+    (outbox, senders): (Outbox, Senders),
     metrics: Metrics,
 ) -> Result<(), OutboxError> {
     let mut batch = Vec::with_capacity(MESSAGES_MAX);
@@ -34,6 +37,7 @@ pub async fn run(
         turn(&mut judge, &mut rules, &outbox).await?;
         let mut rows = Vec::new();
         let mut acks = Vec::with_capacity(batch.len());
+        let mut told = 0;
         let boot_time = gateway.boot_time();
         let clock_known_good = gateway.is_known_good(clock.now());
         for message in batch.drain(..) {
@@ -42,9 +46,17 @@ pub async fn run(
                 payload: &message.payload,
                 received: message.received,
                 clock_known_good,
+                again: message.again,
             };
-            let verdicts = judge.judge(&publish);
-            metrics.judged(&verdicts);
+            let Judged { verdicts, notes, ask, .. } = {
+                let judged = judge.judge(&publish);
+                metrics.judged(&judged);
+                judged
+            };
+            tell(notes, &mut told);
+            if let Some(ask) = ask {
+                metrics.asked(senders.ask(ask));
+            }
             rows.extend(verdicts.into_iter().map(|verdict| NewRow { item: verdict.item, key: verdict.key, boot_time }));
             acks.push(message.ack);
             if ROWS_MAX <= rows.len() {
@@ -82,6 +94,16 @@ async fn turn(
         Ok(()) => {
             tracing::info!(rules = judge.digest(), "judging by other rules");
             Ok(())
+        }
+    }
+}
+
+/// Logs what was noticed, at most a few lines per batch: all of it is counted.
+fn tell(notes: Vec<Note>, told: &mut usize) {
+    for note in notes {
+        *told += 1;
+        if *told <= TOLD_MAX {
+            tracing::warn!(kind = note.kind, "{}", note.text);
         }
     }
 }

@@ -80,6 +80,7 @@ impl Station {
             topic: format!("{TOPIC_ROOT}/{}", self.probe.sensor().device),
             payload: payload(&measured),
             received: now,
+            again: false,
             ack: Ack::none(),
         };
         match out.try_send(message) {

@@ -1,5 +1,5 @@
 //! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours (Spark among
-//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, and Azurite.
+//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, Eclipse Tahu's Sparkplug client, and Azurite.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,11 @@ const PYTHONS: [(&str, &str, &str); 2] = [
 ];
 
 /// Folders with Node's `node_modules`: the variable that names each, its name in the cache, its pins.
-const NODES: [(&str, &str, &str); 2] =
-    [("SDK_NODE", "sdk-node", "tests/sdk/node"), ("AZURITE", "azurite", "tests/azurite")];
+const NODES: [(&str, &str, &str); 3] = [
+    ("SDK_NODE", "sdk-node", "tests/sdk/node"),
+    ("SPARKPLUG_NODE", "sdk-sparkplug", "tests/sdk/sparkplug"),
+    ("AZURITE", "azurite", "tests/azurite"),
+];
 
 /// The variable that names the folder with Delta's jars for Spark, and where their pins are.
 const JARS: &str = "DELTA_JARS";

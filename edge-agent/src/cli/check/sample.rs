@@ -1,21 +1,27 @@
-//! Sample messages, one a line (topic, a blank, payload), and what would become of them.
+//! Sample messages, one a line (topic, a blank or a tab, payload), and what would become of them.
+//!
+//! Bytes that are no text are written `hex:…` or `base64:…`. Lines are read in their order: what a convention remembers
+//! (a Sparkplug birth) holds for the lines below it.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::borrow::Cow;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
+use base64::Engine as _;
 use serde_json::json;
 use shared::cli::Exit;
 use shared::clock::Clock;
 use shared::reading::Value;
+use shared::time::Timestamp;
 
 use crate::config::Config;
 use crate::outbox::HeldItem;
 use crate::presilver::gateway::Gateway;
+use crate::presilver::judge::Judged;
 use crate::presilver::{Judge, Publish, Verdict};
 
 /// Prints the verdicts. The answer is no if any value would be refused.
 pub(super) fn judge(config: &Config, file: &Path, json: bool) -> std::io::Result<Exit> {
-    let judge = Judge::new(&config.presilver);
     let received = Clock::Real.now();
     let clock_known_good = Gateway::new(config.presilver.clock).is_known_good(received);
     let input: Box<dyn BufRead> = if file == Path::new("-") {
@@ -26,41 +32,100 @@ pub(super) fn judge(config: &Config, file: &Path, json: bool) -> std::io::Result
             open.map_err(|error| std::io::Error::new(error.kind(), format!("read {}: {error}", file.display())))?,
         ))
     };
+    let mut samples = Samples { judge: Judge::new(&config.presilver), received, clock_known_good, json, sums: [0; 4] };
     let mut out = std::io::stdout().lock();
-    let (mut readings, mut rejected, mut keyless) = (0, 0, 0);
     for (index, line) in input.split(b'\n').enumerate() {
-        let mut line = line?;
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        if line.is_empty() {
-            continue;
-        }
-        let (topic, payload) = match line.iter().position(|byte| *byte == b' ') {
-            Some(blank) => (&line[..blank], &line[blank + 1..]),
-            None => (&line[..], &[][..]),
-        };
-        let topic = String::from_utf8_lossy(topic);
-        let publish = Publish { topic: &topic, payload, received, clock_known_good };
-        for verdict in judge.judge(&publish) {
-            match &verdict.item {
-                HeldItem::Reading(_) => readings += 1,
-                HeldItem::Rejected { .. } => rejected += 1,
-            }
-            keyless += usize::from(verdict.key.is_none());
-            match json {
-                true => writeln!(out, "{}", as_json(index + 1, &verdict))?,
-                false => writeln!(out, "{:>4}  {}", index + 1, as_text(&verdict))?,
-            }
-        }
+        samples.line(index + 1, &line?, &mut out)?;
     }
-    if !json {
-        writeln!(out, "{readings} readings, {rejected} refused; rules {}", judge.digest())?;
+    samples.end(&mut out)?;
+    Ok(if samples.sums[1] == 0 { Exit::Ok } else { Exit::No })
+}
+
+/// Samples on their way through the judge.
+struct Samples {
+    judge: Judge,
+    received: Timestamp,
+    clock_known_good: bool,
+    json: bool,
+    /// Readings, refusals, what is left out, verdicts without a key.
+    sums: [usize; 4],
+}
+
+impl Samples {
+    fn line(&mut self, number: usize, line: &[u8], out: &mut impl Write) -> std::io::Result<()> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return Ok(());
+        }
+        // A topic may hold blanks: then a tab stands behind it.
+        let parts = |byte: u8| line.iter().position(|other| *other == byte);
+        let (topic, payload) = match parts(b'\t').or(parts(b' ')) {
+            Some(at) => (&line[..at], &line[at + 1..]),
+            None => (line, &[][..]),
+        };
+        let (topic, payload) = (String::from_utf8_lossy(topic), bytes_of(payload));
+        let judged = self.judge.judge(&Publish {
+            topic: &topic,
+            payload: &payload,
+            received: self.received,
+            clock_known_good: self.clock_known_good,
+            again: false,
+        });
+        self.sums[2] += judged.left_out.len();
+        for (verdict, text) in beside(&judged) {
+            match self.json {
+                true => writeln!(out, "{}", json!({"line": number, "verdict": verdict, "text": text}))?,
+                false => writeln!(out, "{number:>4}  {verdict:9} {text}")?,
+            }
+        }
+        for verdict in judged.verdicts {
+            match &verdict.item {
+                HeldItem::Reading(_) => self.sums[0] += 1,
+                HeldItem::Rejected { .. } => self.sums[1] += 1,
+            }
+            self.sums[3] += usize::from(verdict.key.is_none());
+            match self.json {
+                true => writeln!(out, "{}", as_json(number, &verdict))?,
+                false => writeln!(out, "{number:>4}  {}", as_text(&verdict))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let [readings, rejected, left_out, keyless] = self.sums;
+        if self.json {
+            return Ok(());
+        }
+        let rules = self.judge.digest();
+        let left_out = if left_out == 0 { String::new() } else { format!(", {left_out} left out") };
+        writeln!(out, "{readings} readings, {rejected} refused{left_out}; rules {rules}")?;
         if 0 < keyless {
             writeln!(out, "{keyless} with neither number nor time: a repeat of them is not recognised")?;
         }
+        Ok(())
     }
-    Ok(if rejected == 0 { Exit::Ok } else { Exit::No })
+}
+
+/// The payload of a line.
+fn bytes_of(text: &[u8]) -> Cow<'_, [u8]> {
+    let bytes = if let Some(hex) = text.strip_prefix(b"hex:") {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let figures: Option<Vec<u32>> = hex.iter().filter(|byte| **byte != b' ').map(|byte| digit(*byte)).collect();
+        let pairs = figures.filter(|figures| figures.len() % 2 == 0);
+        pairs.map(|figures| figures.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+    } else {
+        text.strip_prefix(b"base64:").and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok())
+    };
+    bytes.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// What a message holds beside values: the verdict and a line.
+fn beside(judged: &Judged) -> Vec<(&'static str, String)> {
+    let left_out = judged.left_out.iter().map(|left| ("left out", format!("{}: {}", left.what, left.why)));
+    let notes = judged.notes.iter().map(|note| ("note", format!("{}: {}", note.kind, note.text)));
+    let ask = judged.ask.iter().map(|ask| ("asks", format!("a rebirth, on {}", ask.topic)));
+    left_out.chain(notes).chain(ask).collect()
 }
 
 fn as_text(verdict: &Verdict) -> String {
@@ -101,3 +166,6 @@ fn as_json(line: usize, verdict: &Verdict) -> serde_json::Value {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

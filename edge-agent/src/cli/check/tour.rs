@@ -17,7 +17,6 @@ use crate::line::{Dial, Network, Way};
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
-use crate::presilver::mapping::Format;
 use crate::provision::record;
 use crate::trust;
 use crate::uplink::HubTarget;
@@ -303,9 +302,7 @@ fn readable(what: &'static str, file: &Path) -> Finding {
 
 /// Says where repeats cannot be recognised.
 fn mappings(config: &Config) -> Vec<Finding> {
-    let keyless = |mapping: &&crate::presilver::mapping::Mapping| {
-        mapping.format == Format::Value || (mapping.time.is_empty() && mapping.n.is_empty())
-    };
+    let keyless = |mapping: &&crate::presilver::mapping::Mapping| mapping.is_keyless();
     let finding = |mapping: &crate::presilver::mapping::Mapping| {
         Finding::note(
             "mapping",

@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rumqttc::Outgoing;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::intake::Senders;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -102,6 +104,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 struct Agent {
+    senders: Senders,
     messages: mpsc::Receiver<RawMessage>,
     metrics: Metrics,
     stop: CancellationToken,
@@ -127,11 +130,14 @@ fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
         stable: Span::new(Duration::from_secs(1)),
     };
     let (tx, messages) = mpsc::channel(capacity);
+    let (senders, asks) = Senders::channel();
     let (stop, metrics) = (CancellationToken::new(), Metrics::default());
     let (token, books) = (stop.clone(), metrics.clone());
-    let ran =
-        tokio::spawn(async move { run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, token, books).await });
-    Agent { messages, metrics, stop, ran }
+    let ran = tokio::spawn(async move {
+        let beside = (asks, Arc::new(|topic: &str| topic.starts_with("telemetry/learn")) as Learns);
+        run_broker(config, &GatewayId::new("gw-01"), Clock::Real, tx, beside, token, books).await
+    });
+    Agent { messages, senders, metrics, stop, ran }
 }
 
 impl Agent {
@@ -319,4 +325,67 @@ async fn a_retained_value_whose_first_delivery_was_cut_short_is_not_lost() {
     assert_eq!(again, "1", "delivered again");
     ack.done();
     agent2.end().await;
+}
+
+#[tokio::test]
+async fn what_a_convention_learns_from_is_passed_on_at_every_connection_and_marked() {
+    let broker = Broker::start("");
+    let retain = |unit: &str| broker.publish_as(QoS::AtLeastOnce, "telemetry/learn", Retain::Yes, [unit.to_owned()]);
+    retain("Cel").await;
+    for again in [false, true, true] {
+        let mut agent = agent(&broker, 16, 100);
+        let message = timeout(SOON, agent.messages.recv()).await.expect("it comes").expect("the client lives");
+        assert_eq!((message.topic.as_str(), message.again), ("telemetry/learn", again));
+        message.ack.done();
+        agent.end().await;
+    }
+    // Published while we listen: nothing of what was here before.
+    let mut agent1 = agent(&broker, 16, 100);
+    agent1.subscribed(&broker).await;
+    retain("[degF]").await;
+    let message = loop {
+        let message = timeout(SOON, agent1.messages.recv()).await.expect("it comes").expect("the client lives");
+        if message.payload == "[degF]" {
+            break message;
+        }
+        message.ack.done();
+    };
+    assert!(!message.again, "{message:?}");
+    message.ack.done();
+    agent1.end().await;
+}
+
+#[tokio::test]
+async fn what_a_sender_is_asked_for_is_published_and_more_than_there_is_room_for_is_not_taken() {
+    let broker = Broker::start("");
+    let agent = agent(&broker, 16, 100);
+    let options = MqttOptions::new("sender", "127.0.0.1", broker.port);
+    let (client, mut events) = AsyncClient::new(options, 8);
+    client.try_subscribe("ask/#", QoS::AtLeastOnce).expect("room");
+    let ask = |n: usize| Ask { topic: format!("ask/{n}"), payload: vec![7] };
+    let mut heard = Vec::new();
+    timeout(SOON, async {
+        while heard.len() < 40 {
+            match events.poll().await.expect("the broker lives") {
+                Event::Incoming(Packet::SubAck(_)) => {
+                    for n in 0..40 {
+                        while !agent.senders.ask(ask(n)) {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    }
+                }
+                Event::Incoming(Packet::Publish(publish)) => heard.push(publish.topic),
+                _ => {}
+            }
+        }
+    })
+    .await
+    .expect("every ask is heard");
+    assert_eq!(heard, (0..40).map(|n| format!("ask/{n}")).collect::<Vec<_>>(), "in their order");
+    agent.end().await;
+
+    let (senders, _asks) = Senders::channel();
+    let taken = (0..100).filter(|n| senders.ask(ask(*n))).count();
+    assert_eq!(taken, crate::intake::ASKS_CAPACITY);
+    assert!(!Senders::default().ask(ask(0)), "without a broker there is no way back");
 }

@@ -252,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             None => (Ack::none(), false),
         };
         let received = self.door.clock.now();
-        let message = RawMessage { topic: publish.topic, payload: publish.payload, received, ack };
+        let message = RawMessage { topic: publish.topic, payload: publish.payload, received, again: false, ack };
         if !self.hold.is_empty() && waits {
             self.hold.push_back(message); // behind those that came before it
             return;

@@ -47,7 +47,9 @@ fn judge_with(text: &str) -> Judge {
 }
 
 fn verdicts(topic: &str, payload: &[u8]) -> Vec<Verdict> {
-    judge_with(RULES).judge(&Publish { topic, payload, received: received(), clock_known_good: true })
+    judge_with(RULES)
+        .judge(&Publish { topic, payload, received: received(), clock_known_good: true, again: false })
+        .verdicts
 }
 
 fn show(verdicts: &[Verdict]) -> String {
@@ -119,15 +121,22 @@ fn a_time_ahead_of_a_good_clock_is_skew() {
         payload: br#"{"ts":"2099-01-01T00:00:00Z","a":1,"b":2}"#,
         received: received(),
         clock_known_good: false,
+        again: false,
     };
-    assert_eq!(show(&judge_with(RULES).judge(&publish)), "d a=1 device\nd b=2 device");
+    assert_eq!(show(&judge_with(RULES).judge(&publish).verdicts), "d a=1 device\nd b=2 device");
 }
 
 #[test]
 fn without_a_time_of_its_own_a_reading_has_the_gateways_time_and_says_how_good_it_is() {
     for (good, quality) in [(true, TimeQuality::Gateway), (false, TimeQuality::GatewayUnsynced)] {
-        let publish = Publish { topic: "telemetry/d/a", payload: b"1", received: received(), clock_known_good: good };
-        let verdicts = judge_with("").judge(&publish);
+        let publish = Publish {
+            topic: "telemetry/d/a",
+            payload: b"1",
+            received: received(),
+            clock_known_good: good,
+            again: false,
+        };
+        let verdicts = judge_with("").judge(&publish).verdicts;
         let HeldItem::Reading(reading) = &verdicts[0].item else { panic!("a reading") };
         assert_eq!((reading.event_time, reading.time_quality), (received(), quality));
     }
@@ -273,4 +282,18 @@ fn a_number_that_stands_twice_speaks_against_every_value() {
         assert_eq!(rejected.source_seq, None);
         assert!(verdict.key.is_some(), "its time is there");
     }
+}
+
+#[test]
+fn what_was_here_before_is_learned_from_and_not_stored() {
+    let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"");
+    let mut judged = |topic: &str, payload: &str, again: bool| {
+        let payload = payload.as_bytes();
+        let judged = judge.judge(&Publish { topic, payload, received: received(), clock_known_good: true, again });
+        let left_out: Vec<_> = judged.left_out.iter().map(|left| left.why).collect();
+        (show(&judged.verdicts), left_out)
+    };
+    assert_eq!(judged("homie/d/n/a/$unit", "V", true), (String::new(), vec!["again"]));
+    assert_eq!(judged("homie/d/n/a", "1", true), (String::new(), vec!["again"]));
+    assert_eq!(judged("homie/d/n/a", "2", false), ("d n/a=2[V] gateway".to_owned(), vec![]));
 }

@@ -1,58 +1,11 @@
-//! Where device, metric, time and number of a message come from.
+//! Topic patterns and the texts made of what they and a payload name.
 //!
-//! A topic pattern is MQTT's, and a level may have a name: `plant/{site}/{device}/+/#`. `device` and `metric` are texts
-//! in which such names stand in braces: `"{site}-{device}"`.
+//! A topic pattern is MQTT's, and a level may have a name: `plant/{site}/{device}/+/#`. In a text names stand in braces:
+//! `"{site}-{device}"`. `{.header.id}` is what a payload holds there, and `{a|b}` is the first of them that is there.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use shared::payload::{self, Fields, Payload, Unreadable};
-
-/// How the payloads of some topics are read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Mapping {
-    /// Topics it fits: `telemetry/{device}`.
-    pub topic: String,
-    /// What the payload is.
-    #[serde(default)]
-    pub format: Format,
-    /// The device.
-    #[serde(default = "device_default")]
-    pub device: String,
-    /// The metric of a bare value.
-    #[serde(default)]
-    pub metric: Option<String>,
-    /// The object's field that holds its time; "" if none does.
-    #[serde(default = "time_default")]
-    pub time: String,
-    /// The object's field that holds the device's own number; "" if none does.
-    #[serde(default = "n_default")]
-    pub n: String,
-}
-
-/// What a payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// A JSON object: one metric per field.
-    #[default]
-    Object,
-    /// One bare value.
-    Value,
-}
-
-fn device_default() -> String {
-    "{device}".to_owned()
-}
-
-fn time_default() -> String {
-    Fields::default().time
-}
-
-fn n_default() -> String {
-    Fields::default().n
-}
+use super::super::format::tree::Path;
 
 /// A topic pattern, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +30,26 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
+    /// The first of them that is there.
+    Any(Vec<Named>),
+}
+
+/// What a name in braces stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// A level of the topic, or a word of the format.
     Name(String),
+    /// A place in the payload.
+    At(Path),
+}
+
+/// What a text may name beside the levels of its topic.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Words<'w> {
+    /// Words of the format.
+    pub words: &'w [&'w str],
+    /// Whether the payload has places.
+    pub places: bool,
 }
 
 impl Pattern {
@@ -135,22 +107,48 @@ impl Pattern {
         given.next().is_none().then_some(names)
     }
 
-    /// Reads a text in which names of this pattern stand in braces.
+    /// What of `topic` the `#` at the end of the pattern stands for.
+    pub fn rest<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        match self.levels.last()? {
+            Level::Rest => topic.splitn(self.levels.len(), '/').nth(self.levels.len() - 1),
+            _ => None,
+        }
+    }
+
+    /// True if a level has this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.levels.contains(&Level::Named(name.to_owned()))
+    }
+
+    /// True if it ends in `#`.
+    pub fn is_open(&self) -> bool {
+        self.levels.last() == Some(&Level::Rest)
+    }
+
+    /// Reads a text in which names of this pattern, and `more`, stand in braces.
     ///
     /// # Errors
     /// What is wrong with it and what to write.
-    pub fn template(&self, text: &str) -> Result<Template, String> {
+    pub fn template(&self, text: &str, more: Words<'_>) -> Result<Template, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, behind) = after.split_once('}').ok_or("has a `{` without `}`")?;
-            if !self.levels.contains(&Level::Named(name.to_owned())) {
-                return Err(format!("`{{{name}}}` is no level of the topic; its names are {}", self.names()));
+            let (names, behind) = after.split_once('}').ok_or("has a `{` without `}`")?;
+            let mut any = Vec::new();
+            for name in names.split('|') {
+                any.push(match name.strip_prefix('.') {
+                    Some(path) if more.places => Named::At(Path::parse(path)?),
+                    _ if self.has(name) || more.words.contains(&name) => Named::Name(name.to_owned()),
+                    _ => {
+                        let known = self.names(more);
+                        return Err(format!("`{{{name}}}` is no level of the topic; its names are {known}"));
+                    }
+                });
             }
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
-            parts.push(Part::Name(name.to_owned()));
+            parts.push(Part::Any(any));
             rest = behind;
         }
         if !rest.is_empty() {
@@ -162,8 +160,8 @@ impl Pattern {
         }
     }
 
-    fn names(&self) -> String {
-        let names: Vec<_> = self
+    fn names(&self, more: Words<'_>) -> String {
+        let mut names: Vec<_> = self
             .levels
             .iter()
             .filter_map(|level| match level {
@@ -171,72 +169,42 @@ impl Pattern {
                 _ => None,
             })
             .collect();
+        names.extend(more.words.iter().map(|word| format!("{{{word}}}")));
+        if more.places {
+            names.push("{.path.into.the.payload}".to_owned());
+        }
         if names.is_empty() { "none (write a level as `{device}`)".to_owned() } else { names.join(", ") }
     }
 }
 
 impl Template {
-    fn fill(&self, names: &BTreeMap<&str, &str>) -> String {
+    /// The text, each name replaced by what `of` finds for it; nothing where it finds nothing.
+    pub fn fill(&self, of: impl Fn(&Named) -> Option<String>) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Name(name) => names.get(name.as_str()).copied().unwrap_or_default().to_owned(),
+            Part::Any(any) => any.iter().filter_map(&of).find(|text| !text.is_empty()).unwrap_or_default(),
         };
         self.parts.iter().map(text).collect()
     }
-}
 
-/// "" is to find nothing: no device names a field so.
-fn field(name: &str) -> String {
-    if name.is_empty() { "\u{0}none".to_owned() } else { name.to_owned() }
-}
-
-/// All mappings, ready for use.
-#[derive(Debug, Clone)]
-pub struct Mappings {
-    all: Vec<Ready>,
-}
-
-#[derive(Debug, Clone)]
-struct Ready {
-    pattern: Pattern,
-    device: Template,
-    metric: Option<Template>,
-    format: Format,
-    fields: Fields,
-}
-
-/// A message, as its mapping reads it.
-#[derive(Debug)]
-pub struct Mapped {
-    /// The device's name, unchecked.
-    pub device: String,
-    /// What the payload is.
-    pub format: Format,
-    /// The payload, taken apart.
-    pub payload: Result<Payload, Unreadable>,
-}
-
-impl Mappings {
-    /// Makes mappings ready; what [`shared::config::Check`] refuses is left out.
-    pub fn new(mappings: &[Mapping]) -> Self {
-        let ready = |mapping: &Mapping| {
-            let pattern = Pattern::parse(&mapping.topic).ok()?;
-            let device = pattern.template(&mapping.device).ok()?;
-            let metric = mapping.metric.as_ref().map(|text| pattern.template(text)).transpose().ok()?;
-            let fields = Fields { time: field(&mapping.time), n: field(&mapping.n) };
-            Some(Ready { pattern, device, metric, format: mapping.format, fields })
-        };
-        Self { all: mappings.iter().filter_map(ready).collect() }
+    /// The places in a payload that it names.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        let any = self.parts.iter().flat_map(|part| match part {
+            Part::Text(_) => &[][..],
+            Part::Any(any) => &any[..],
+        });
+        any.filter_map(|named| match named {
+            Named::At(path) => Some(path),
+            Named::Name(_) => None,
+        })
     }
 
-    /// Reads a message by the first mapping whose topic fits; `None` if none does.
-    pub fn read(&self, topic: &str, payload: &[u8]) -> Option<Mapped> {
-        let (ready, names) = self.all.iter().find_map(|ready| Some((ready, ready.pattern.fit(topic)?)))?;
-        let payload = match (ready.format, &ready.metric) {
-            (Format::Value, Some(metric)) => payload::bare(&metric.fill(&names), payload),
-            _ => payload::object(payload, &ready.fields),
-        };
-        Some(Mapped { device: ready.device.fill(&names), format: ready.format, payload })
+    /// The same, of names alone.
+    pub fn fill_names(&self, names: &BTreeMap<&str, &str>) -> String {
+        self.fill(|named| match named {
+            Named::Name(name) => names.get(name.as_str()).map(|text| (*text).to_owned()),
+            Named::At(_) => None,
+        })
     }
 }
 
@@ -270,23 +238,20 @@ mod tests {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
         }
         let pattern = Pattern::parse("{site}/{device}").expect("fits");
-        for bad in ["", "{", "{who}", "a{site"] {
-            assert!(pattern.template(bad).is_err(), "{bad}");
+        for bad in ["", "{", "{who}", "a{site", "{site|who}", "{.a}"] {
+            assert!(pattern.template(bad, Words::default()).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn device_and_metric_are_made_of_the_topics_levels() {
-        let mapping = Mapping {
-            topic: "plant/{site}/{device}/{metric}".into(),
-            format: Format::Value,
-            device: "{site}-{device}".into(),
-            metric: Some("{metric}.raw".into()),
-            time: String::new(),
-            n: String::new(),
-        };
-        let mapped = Mappings::new(&[mapping]).read("plant/north/3/rpm", b"12").expect("fits");
-        assert_eq!(mapped.device, "north-3");
-        assert_eq!(mapped.payload.expect("a number").measured[0].metric, "rpm.raw");
+    fn the_rest_is_what_stands_for_the_last_level() {
+        for (pattern, topic, rest) in [
+            ("zigbee2mqtt/#", "zigbee2mqtt/a/b", Some("a/b")),
+            ("zigbee2mqtt/#", "zigbee2mqtt", None),
+            ("#", "a/b", Some("a/b")),
+            ("a/{b}", "a/b", None),
+        ] {
+            assert_eq!(Pattern::parse(pattern).expect(pattern).rest(topic), rest, "{pattern} {topic}");
+        }
     }
 }

@@ -1,0 +1,163 @@
+//! Every format that devices speak, through Mosquitto and the listener to silver; what the agent learns and asks for.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use tests::stack::Part;
+
+use crate::flows::Broker;
+use crate::scenario::Scenario;
+
+/// As the npm package `sparkplug-payload` writes them.
+const NBIRTH: &str =
+    "0880d8c1a28c3412120a0562645365711880d8c1a28c342008580412150a06557074696d6510011880d8c1a28c34200758111800";
+const DBIRTH: &str = "0881d8c1a28c3412310a0b54656d706572617475726510021881d8c1a28c3420094a120a07656e67556e69741207080c4203c2b04365c3f5aa411801";
+const DDATA: &str = "08e8dfc1a28c341210100218e7dfc1a28c342009650000ac411802";
+const MAPPINGS: &str = r##"
+    [[edge.presilver.mapping]]
+    topic = "line/{device}"
+    format = "json"
+    separator = "."
+    [[edge.presilver.mapping]]
+    topic = "cbor/{device}"
+    format = "cbor"
+    [[edge.presilver.mapping]]
+    topic = "senml/{device}"
+    format = "senml"
+    [[edge.presilver.mapping]]
+    topic = "senml-cbor/{device}"
+    format = "senml-cbor"
+    [[edge.presilver.mapping]]
+    topic = "spBv1.0/#"
+    format = "sparkplug"
+    [[edge.presilver.mapping]]
+    topic = "homie/#"
+    format = "homie"
+    [[edge.presilver.mapping]]
+    topic = "zigbee2mqtt/#"
+    format = "zigbee2mqtt"
+    [[edge.presilver.mapping]]
+    topic = "tele/{device}/{kind}"
+    format = "tasmota"
+    [[edge.presilver.mapping]]
+    topic = "meter/{device}/{metric}"
+    format = "plain"
+    metric = "{metric}"
+"##;
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
+}
+
+/// Publishes bytes at QoS 1 with Mosquitto's own client.
+fn publish(addr: SocketAddr, topic: &str, payload: &[u8], more: &[&str]) {
+    let mut command = Command::new("mosquitto_pub");
+    command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string(), "-q", "1", "-t", topic, "-s"]);
+    let mut child = command.args(more).stdin(Stdio::piped()).spawn().expect("mosquitto_pub is installed");
+    child.stdin.take().expect("asked for").write_all(payload).expect("it reads");
+    assert!(child.wait().expect("it ends").success(), "{topic}");
+}
+
+/// `device metric = value unit` of the readings of a device.
+fn readings(scenario: &Scenario, device: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT metric, value, value_text, unit FROM silver.readings WHERE device_id = '{device}' ORDER BY metric, value"
+    );
+    let row = |row: &serde_json::Value| {
+        let text = |name: &str| row[name].as_str().map(str::to_owned);
+        let number = row["value"].as_f64().map(|number| number.to_string());
+        let value = number.or_else(|| text("value_text")).unwrap_or_default();
+        format!("{}={value}{}", row["metric"].as_str().unwrap_or_default(), text("unit").unwrap_or_default())
+    };
+    scenario.rows(&sql).iter().map(row).collect()
+}
+
+#[test]
+fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
+    let broker = Broker::start();
+    let topics = r##"["line/#", "cbor/#", "senml/#", "senml-cbor/#", "spBv1.0/#", "homie/#", "zigbee2mqtt/#", "tele/#", "meter/#"]"##;
+    let port = broker.addr().port();
+    let config = format!(
+        "[edge.intake.broker]\nenabled = true\nhost = \"127.0.0.1\"\nport = {port}\ntopics = {topics}\n{MAPPINGS}"
+    );
+    let mut scenario = Scenario::with("inputs", &config);
+    scenario.start_all();
+    let (addr, listener) = (broker.addr(), scenario.stack.layout.ports.agent_mqtt);
+    scenario.wait_for("reading through the broker", |s| {
+        publish(addr, "meter/boiler/up", b"1", &[]);
+        s.count("SELECT count(*) AS n FROM silver.readings").filter(|n| 0 < *n)
+    });
+
+    // Data without a birth: refused by their alias, and a rebirth is asked for.
+    let host = addr.ip().to_string();
+    // What is retained comes first: then the edge node listens.
+    publish(addr, "spBv1.0/plant/NCMD/probe", b"1", &["-r"]);
+    let mut hearing = Command::new("mosquitto_sub")
+        .args(["-h", &host, "-p", &port.to_string(), "-t", "spBv1.0/+/NCMD/#", "-C", "2", "-W", "120", "-F", "%t %x"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_sub is installed");
+    let mut heard = BufReader::new(hearing.stdout.take().expect("asked for")).lines().map_while(Result::ok);
+    assert_eq!(heard.next().as_deref(), Some("spBv1.0/plant/NCMD/probe 31"));
+    scenario.wait_for("edge node heard", |s| {
+        publish(addr, "spBv1.0/plant/DDATA/edge-1/press-3", &bytes(DDATA), &[]);
+        s.count("SELECT count(*) AS n FROM silver.quarantine WHERE reasons[1] LIKE '%alias%'").filter(|n| 0 < *n)
+    });
+    let heard = heard.next().unwrap_or_default().to_lowercase();
+    hearing.wait().expect("mosquitto_sub ends");
+    let rebirth: String = b"Node Control/Rebirth".iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(heard.starts_with("spbv1.0/plant/ncmd/edge-1 ") && heard.contains(&rebirth), "{heard}");
+
+    publish(addr, "spBv1.0/plant/NBIRTH/edge-1", &bytes(NBIRTH), &[]);
+    publish(addr, "spBv1.0/plant/DBIRTH/edge-1/press-3", &bytes(DBIRTH), &[]);
+    publish(addr, "spBv1.0/plant/DDATA/edge-1/press-3", &bytes(DDATA), &[]);
+    publish(addr, "line/l1", br#"{"n":1,"motor":{"temp":{"v":61.5,"u":"Cel"},"phases":[1.5,2.5]}}"#, &[]);
+    let cbor = bytes("a3616e116b74656d7065726174757265a26176fa41ac000061756343656c64646f6f72f5");
+    publish(listener, "cbor/mcu-1", &cbor, &[]);
+    publish(
+        addr,
+        "senml/gw-a",
+        br#"[{"bn":"urn:dev:1:","n":"voltage","u":"V","v":120.5},{"n":"current","t":-5,"v":1.2}]"#,
+        &[],
+    );
+    publish(listener, "senml-cbor/gw-b", &bytes("81a4006474656d7001634365c3026a"), &[]); // torn
+    publish(listener, "senml-cbor/gw-b", &bytes("81a3006474656d70016343656c02f94d60"), &[]);
+    publish(addr, "homie/car/engine/temperature/$unit", "°C".as_bytes(), &["-r"]);
+    publish(addr, "homie/car/engine/temperature/$datatype", b"float", &["-r"]);
+    publish(
+        addr,
+        "zigbee2mqtt/kitchen/climate",
+        br#"{"temperature":21.37,"linkquality":120,"update":{"state":"idle"}}"#,
+        &[],
+    );
+    publish(addr, "tele/plug_1/SENSOR", br#"{"Time":"2026-11-23T10:00:00","ENERGY":{"Power":27},"TempUnit":"C"}"#, &[]);
+    publish(addr, "meter/boiler/level", b"+007 l", &[]);
+    scenario.wait_for("readings of every format", |s| {
+        (readings(s, "boiler").contains(&"level=7l".to_owned()) && !readings(s, "plug_1").is_empty()).then_some(())
+    });
+
+    // What Homie's attributes said is learned again from the broker, which knows us.
+    scenario.stack.kill(Part::Agent);
+    scenario.start(Part::Agent);
+    scenario.wait_for("value with its unit after the restart", |s| {
+        publish(addr, "homie/car/engine/temperature", b"21.5", &[]);
+        readings(s, "car").contains(&"engine/temperature=21.5Cel".to_owned()).then_some(())
+    });
+    scenario.finish_and_prove();
+
+    for (device, expected) in [
+        ("plant/edge-1", &["Uptime=17", "online=1"][..]),
+        ("plant/edge-1/press-3", &["Temperature=21.37Cel", "Temperature=21.5Cel", "online=1"]),
+        ("l1", &["motor.phases.0=1.5", "motor.phases.1=2.5", "motor.temp=61.5Cel"]),
+        ("mcu-1", &["door=1", "temperature=21.5Cel"]),
+        ("urn:dev:1", &["current=1.2", "voltage=120.5V"]),
+        ("gw-b", &["temp=21.5Cel"]),
+        ("kitchen/climate", &["linkquality=120", "temperature=21.37"]),
+        ("plug_1", &["ENERGY.Power=27W"]),
+    ] {
+        assert_eq!(readings(&scenario, device), expected, "{device}");
+    }
+    let refused = scenario.rows("SELECT topic, reasons FROM silver.quarantine WHERE topic = 'senml-cbor/gw-b'");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+}
