@@ -134,6 +134,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Err(mistake) = shared::telemetry::init(&config.log) {
         return shared::cli::fail(PROGRAM, &std::io::Error::other(mistake), Exit::Usage);
     }
+    crate::lake::hush_what_is_caught();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -190,6 +190,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         streams: Streams::new(Arc::clone(&hub), changed.clone(), claimed.watch()),
         looks: looks.clone(),
         bronze: health.condition("bronze"),
+        claims: health.condition("claims"),
         hops: health.condition("hops"),
         stalled_after: config.http.stalled_after.duration(),
         metrics: progress::Metrics::register(&mut registry),

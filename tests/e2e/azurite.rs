@@ -48,11 +48,25 @@ impl Azurite {
 
     /// Ends it; its data stay. It is asked to: killed, it forgets what it took in the last seconds, as no store does.
     pub(crate) fn stop(&mut self) {
-        let order = format!("kill -TERM {}", self.child.id());
-        let asked = Command::new("sh").args(["-c", &order]).status();
-        assert!(asked.is_ok_and(|status| status.success()), "Azurite cannot be asked to end");
+        self.signal("TERM");
         let ended = wait::until(Duration::from_secs(30), || self.child.try_wait().expect("its status"));
         assert!(ended.is_some(), "Azurite does not end");
+    }
+
+    /// Lets it hear and say nothing: connections are taken and hang, until it goes on.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let order = format!("kill -{signal} {}", self.child.id());
+        let told = Command::new("sh").args(["-c", &order]).status();
+        assert!(told.is_ok_and(|status| status.success()), "Azurite cannot be told {signal}");
     }
 
     /// Starts it again on its data.
@@ -84,6 +98,12 @@ impl Azurite {
     /// by its address: it lacks the listing that the storage's driver asks of any other (`startFrom`), and answers it wrongly.
     pub(crate) fn options(&self) -> &'static str {
         "azure_storage_use_emulator = \"true\"\n"
+    }
+
+    /// A demo config for a lake in it.
+    pub(crate) fn config(&self) -> String {
+        let (lake, options) = (self.lake(), self.options());
+        format!("[ingest.lake]\nurl = \"{lake}\"\n[ingest.lake.options]\n{options}[sim.verify.storage]\n{options}")
     }
 
     /// The variable of their environment by which programs find it.

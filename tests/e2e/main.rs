@@ -16,6 +16,8 @@ mod quarantine; // what was refused is shown, and taken up again beside the runn
 
 mod crash; // kill -9, in mid-run and at each named point
 
+mod day; // a day at speed, late, twice and out of order, with kill -9: the same row for row
+
 mod azurite; // an object store for lakes
 
 mod peers; // several ingesters, one killed again and again
@@ -33,6 +35,8 @@ mod remote_ways; // certificates, 443, proxies, renewal, provisioned again; no l
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full
+
+mod outage; // a storage that is away for minutes
 
 mod backfill; // where a hub is begun, what files add, the lake as it was
 
@@ -53,6 +57,8 @@ mod provisioning; // devices that are told which of several hubs is theirs
 mod sdks; // Microsoft's own SDKs against the local hub
 
 mod faces; // configs with mistakes, exit codes, help
+
+mod devices; // devices not made for the gateway's listener, and thousands of them
 
 mod sensors; // on the gateway's own pins: read, in trouble, and back
 

@@ -19,12 +19,12 @@ fn start_until_it_stays(scenario: &mut Scenario, way: &[(&str, &str)]) {
 }
 
 /// Waits until the lake has all; an ingester that gave up is started again.
-fn finish_and_prove(mut scenario: Scenario, lake: &str, way: &[(&str, &str)]) {
+fn finish_and_prove(scenario: &mut Scenario, lake: &str, way: &[(&str, &str)]) {
     let ended = scenario.stack.wait_end(Part::Devices, Duration::from_secs(120));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}\n{}", scenario.tail(Part::Devices));
     let caught_up = wait::until(Duration::from_secs(240), || {
         if scenario.stack.ended(Part::Ingester).is_some() {
-            start_until_it_stays(&mut scenario, way);
+            start_until_it_stays(scenario, way);
         }
         (scenario.stack.has_drained() && scenario.stack.has_caught_up()).then_some(())
     });
@@ -42,10 +42,7 @@ fn check(seed: u64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let azurite = Azurite::start(folder.path());
     let proxy = Proxy::start(azurite.addr(), seed, 60).expect("a proxy");
-    let options = azurite.options();
-    let lake = azurite.lake();
-    let config =
-        format!("[ingest.lake]\nurl = \"{lake}\"\n[ingest.lake.options]\n{options}[sim.verify.storage]\n{options}");
+    let (lake, config) = (azurite.lake(), azurite.config());
     // What reads the lake for the proof goes to Azurite itself.
     let (variable, url) = azurite.variable();
     let mut scenario = Scenario::started_by(launcher().with(variable, &url), &format!("storage-{seed}"), &config);
@@ -61,7 +58,7 @@ fn check(seed: u64) {
         scenario.stack.kill(Part::Ingester);
         start_until_it_stays(&mut scenario, way);
     }
-    finish_and_prove(scenario, lake, way);
+    finish_and_prove(&mut scenario, lake, way);
     let struck = proxy.struck();
     assert!(5 < struck.values().sum::<u64>(), "seed {seed} met {struck:?} only");
 }
@@ -107,16 +104,35 @@ fn a_disk_that_fills_up_in_mid_commit_loses_nothing_once_there_is_room_again() {
     let lake = scenario.stack.layout.lake();
     let disk = SmallDisk::mount(&lake);
     scenario.start_all();
-    scenario.start_devices_for(20);
+    scenario.start_devices_for(40);
     scenario.wait_for_silver(50);
     let filler = lake.join("filler");
-    let zeros = std::fs::File::open("/dev/zero").expect("zeros");
-    let filled = std::io::copy(&mut &zeros, &mut std::fs::File::create(&filler).expect("a file"));
-    assert!(filled.is_err(), "the disk is full");
-    std::thread::sleep(Duration::from_secs(10));
-    let log = scenario.log(Part::Ingester);
-    assert!(log.contains("trying again"), "nobody noticed:\n{}", scenario.tail(Part::Ingester));
-    std::fs::remove_file(&filler).expect("removed");
-    finish_and_prove(scenario, &lake.display().to_string(), &[]);
+    for killed in [false, true] {
+        let said =
+            |scenario: &Scenario, what: &str| scenario.log(Part::Ingester).lines().filter(|l| l.contains(what)).count();
+        let noticed = said(&scenario, "trying again");
+        let zeros = std::fs::File::open("/dev/zero").expect("zeros");
+        let filled = std::io::copy(&mut &zeros, &mut std::fs::File::create(&filler).expect("a file"));
+        assert!(filled.is_err(), "the disk is full");
+        scenario.wait_for("word of the full disk", |scenario| (noticed < said(scenario, "trying again")).then_some(()));
+        if killed {
+            scenario.stack.kill(Part::Ingester);
+            // It may wait, or end and be started again: as long as there is no room.
+            let noticed = said(&scenario, "No space left");
+            scenario.stack.spawn(Part::Ingester, &[], &[]).expect("the ingester starts");
+            scenario.wait_for("end or word of it", |scenario| {
+                let ended = scenario.stack.ended(Part::Ingester).is_some();
+                (ended || noticed < said(scenario, "No space left")).then_some(())
+            });
+        }
+        std::fs::remove_file(&filler).expect("removed");
+        if scenario.stack.ended(Part::Ingester).is_some() {
+            start_until_it_stays(&mut scenario, &[]);
+        }
+        let before = scenario.count("SELECT count(*) AS n FROM silver.readings").unwrap_or(0);
+        scenario.wait_for_silver(before + 1);
+    }
+    finish_and_prove(&mut scenario, &lake.display().to_string(), &[]);
+    // Before the folder it lies in.
     drop(disk);
 }

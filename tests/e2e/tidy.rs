@@ -84,7 +84,7 @@ const OWNERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 112] = [
+const PURE: [&str; 118] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -94,7 +94,13 @@ const PURE: [&str; 112] = [
     "shared/src/sas.rs",
     "shared/src/time.rs",
     "shared/src/topic.rs",
+    "edge-agent/src/intake/listener/pace.rs",
+    "edge-agent/src/intake/listener/rights.rs",
     "edge-agent/src/intake/listener/session.rs",
+    "edge-agent/src/intake/listener/session/fault.rs",
+    "edge-agent/src/intake/listener/session/head.rs",
+    "edge-agent/src/intake/listener/session/packets.rs",
+    "edge-agent/src/intake/listener/websocket/frames.rs",
     "edge-agent/src/provision/exchange.rs",
     "edge-agent/src/presilver/judge.rs",
     "edge-agent/src/presilver/format/cbor.rs",

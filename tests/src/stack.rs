@@ -242,6 +242,11 @@ impl Stack {
         self.running.get_mut(&part)?.ended()
     }
 
+    /// The process id of a part that was started and not yet taken off.
+    pub fn id(&self, part: Part) -> Option<u32> {
+        self.running.get(&part).map(Program::id)
+    }
+
     /// Asks a part to stop without waiting.
     pub fn terminate(&self, part: Part) {
         if let Some(program) = self.running.get(&part) {
@@ -334,8 +339,9 @@ fn enqueued(hub: &Json) -> Option<Vec<(u64, i64)>> {
         .collect()
 }
 
-/// Whether `ingester` has committed all that `hub` holds, and its hops are level.
-fn caught_up(hub: &Json, ingester: &Json) -> Option<bool> {
+/// Whether `ingester`, by what it says of itself, has committed all that `hub` holds, and its hops are level. `None`: that is
+/// not said.
+pub fn caught_up(hub: &Json, ingester: &Json) -> Option<bool> {
     let incarnation = hub.get("created-at")?.as_i64()?;
     let streams = ingester.get("streams")?.as_array()?;
     let committed = |partition: u64| {

@@ -14,6 +14,8 @@ mod columns; // and what is in them
 
 mod error; // what can go wrong, and who must act
 
+mod panics; // a panic that is none
+
 mod location; // a directory or a URL
 
 mod door; // the moment before a commit
@@ -71,6 +73,7 @@ pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
 pub use metered::{Metered, Requests};
 pub use numbers::numbers;
+pub use panics::hush_what_is_caught;
 pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;

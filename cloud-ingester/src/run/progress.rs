@@ -172,6 +172,8 @@ pub(super) struct Progressing {
     pub(super) looks: Looks,
     /// Met while bronze moves, or has nothing to do.
     pub(super) bronze: Condition,
+    /// Met while it is known who reads which partition; while that is not known, nobody reads any, and none is behind.
+    pub(super) claims: Condition,
     /// Met while the hops of this ingester do not fail.
     pub(super) hops: Condition,
     pub(super) stalled_after: Duration,
@@ -201,6 +203,13 @@ impl Progressing {
                     stalled.as_secs()
                 )),
                 _ => self.bronze.met(),
+            }
+            match held.blind {
+                Some((since, why)) if self.stalled_after < since.elapsed() => self.claims.unmet(format!(
+                    "who reads which partition can't be looked at for {} s: {why}",
+                    since.elapsed().as_secs()
+                )),
+                _ => self.claims.met(),
             }
             match self.looks.now().failing {
                 Some((since, why)) if self.stalled_after < since.elapsed() => {

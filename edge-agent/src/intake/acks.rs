@@ -5,9 +5,16 @@ use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
 /// MQTT wants PUBACKs in the order of the publishes, so only the oldest message is waited for.
-#[derive(Debug, Default)]
-pub(super) struct Acks {
-    waiting: VecDeque<(u16, oneshot::Receiver<()>)>,
+/// `T` is what the sender is to be told: the packet id, and what goes with it.
+#[derive(Debug)]
+pub(super) struct Acks<T = u16> {
+    waiting: VecDeque<(T, oneshot::Receiver<()>)>,
+}
+
+impl<T> Default for Acks<T> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new() }
+    }
 }
 
 /// The outbox would not take a message: the sender must be made to repeat it.
@@ -15,9 +22,9 @@ pub(super) struct Acks {
 #[error("a message could not be stored; its sender is to repeat it")]
 pub(super) struct Refused;
 
-impl Acks {
+impl<T: Copy> Acks<T> {
     /// A message with this packet id is on its way to the outbox.
-    pub(super) fn push(&mut self, packet_id: u16, done: oneshot::Receiver<()>) {
+    pub(super) fn push(&mut self, packet_id: T, done: oneshot::Receiver<()>) {
         self.waiting.push_back((packet_id, done));
     }
 
@@ -32,18 +39,26 @@ impl Acks {
     }
 
     /// The packet id of the oldest message, once it is committed. Pending for ever while none waits. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<u16, Refused> {
+    pub(super) async fn next(&mut self) -> Result<T, Refused> {
         let Some((packet_id, done)) = self.waiting.front_mut() else {
             return std::future::pending().await;
         };
         let packet_id = *packet_id;
         let outcome = done.await;
-        self.waiting.pop_front();
+        self.pop();
         outcome.map(|()| packet_id).map_err(|_| Refused)
     }
 
+    /// Takes the oldest out. Thousands of devices have a window each, and most are silent most of the time.
+    fn pop(&mut self) {
+        self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+    }
+
     /// As [`Acks::next`], but only if it need not wait.
-    pub(super) fn try_next(&mut self) -> Option<Result<u16, Refused>> {
+    pub(super) fn try_next(&mut self) -> Option<Result<T, Refused>> {
         let (packet_id, done) = self.waiting.front_mut()?;
         let packet_id = *packet_id;
         let outcome = match done.try_recv() {
@@ -51,7 +66,7 @@ impl Acks {
             Err(oneshot::error::TryRecvError::Empty) => return None,
             Err(oneshot::error::TryRecvError::Closed) => Err(Refused),
         };
-        self.waiting.pop_front();
+        self.pop();
         Some(outcome)
     }
 }

@@ -35,6 +35,8 @@ struct Inner {
     dropped: Family<Why, Counter>,
     retained: Family<Way, Counter>,
     refused: Family<Why, Counter>,
+    barred: Family<Way, Counter>,
+    halted: Family<Why, Counter>,
     connections: Family<Way, Gauge>,
     connected: Family<Way, Counter>,
 }
@@ -55,6 +57,16 @@ impl Metrics {
             inner.retained.clone(),
         );
         registry.register("refused", "Connections refused or closed by us", inner.refused.clone());
+        registry.register(
+            "barred",
+            "Publishes (and wills) refused because no right lets their device publish to their topic",
+            inner.barred.clone(),
+        );
+        registry.register(
+            "halted",
+            "Times a connection was not read for a while: it was too fast, or what it sent must be stored first",
+            inner.halted.clone(),
+        );
         registry.register("connections", "Connections now open", inner.connections.clone());
         registry.register("connected", "Connections accepted since the start", inner.connected.clone());
         metrics
@@ -71,6 +83,8 @@ impl Metrics {
             dropped: inner.dropped.get_or_create(&Why { way, reason: "qos0-overflow" }).clone(),
             retained: inner.retained.get_or_create(&label).clone(),
             refused: inner.refused.clone(),
+            barred: inner.barred.get_or_create(&label).clone(),
+            halted: inner.halted.clone(),
             connections: inner.connections.get_or_create(&label).clone(),
             connected: inner.connected.get_or_create(&label).clone(),
         }
@@ -87,6 +101,8 @@ pub(super) struct WayMetrics {
     pub(super) dropped: Counter,
     pub(super) retained: Counter,
     refused: Family<Why, Counter>,
+    barred: Counter,
+    halted: Family<Why, Counter>,
     connections: Gauge,
     connected: Counter,
 }
@@ -95,6 +111,34 @@ impl WayMetrics {
     /// Counts a connection refused or closed by us.
     pub(super) fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&Why { way: self.way, reason }).inc();
+    }
+
+    /// Counts a publish to a topic its device has no right to.
+    pub(super) fn bar(&self) {
+        self.barred.inc();
+    }
+
+    /// Counts that a connection is not read for a while.
+    pub(super) fn halt(&self, reason: &'static str) {
+        self.halted.get_or_create(&Why { way: self.way, reason }).inc();
+    }
+
+    /// How often connections were refused or closed for this reason.
+    #[cfg(test)]
+    pub(super) fn refused(&self, reason: &'static str) -> u64 {
+        self.refused.get_or_create(&Why { way: self.way, reason }).get()
+    }
+
+    /// How often a connection was not read for a while for this reason.
+    #[cfg(test)]
+    pub(super) fn halted(&self, reason: &'static str) -> u64 {
+        self.halted.get_or_create(&Why { way: self.way, reason }).get()
+    }
+
+    /// How many publishes were refused for want of a right.
+    #[cfg(test)]
+    pub(super) fn barred(&self) -> u64 {
+        self.barred.get()
     }
 
     /// Connections accepted since the start.

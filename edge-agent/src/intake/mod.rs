@@ -8,7 +8,9 @@ mod acks; // acknowledgements given, in the order the messages came
 
 pub mod broker; // client of a broker
 
-pub mod listener; // publish-only MQTT 3.1.1 server
+pub mod listener; // publish-only MQTT server, 3.1.1 and 5
+
+mod room; // how many bytes may wait
 
 mod metrics;
 
@@ -24,9 +26,11 @@ pub use self::broker::run_broker;
 pub use self::listener::run_listener;
 pub use self::metrics::Metrics;
 
-/// Messages between intake and presilver. Above what one group commit takes, so that the disk is never idle for want
-/// of messages. When it is full, QoS 1 messages wait unacknowledged (each sender has a bound of its own) and QoS 0
-/// messages are dropped and counted. (Never "stop polling": rumqttc sends its keep-alive pings from `poll`.)
+use self::room::Held;
+
+/// Messages between intake and presilver, which judges as many at once and hands them over while a commit runs. When it is
+/// full, QoS 1 messages wait unacknowledged (each sender has a bound of its own) and QoS 0 messages are dropped and
+/// counted. (Never "stop polling": rumqttc sends its keep-alive pings from `poll`.)
 pub const CAPACITY: usize = 256;
 
 /// One publish, as it came.
@@ -79,23 +83,32 @@ pub type Learns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// The right to acknowledge one message. Dropped without [`Ack::done`], the message is never acknowledged and its
 /// sender will repeat it.
 #[derive(Debug)]
-pub struct Ack(Option<oneshot::Sender<()>>);
+pub struct Ack {
+    done: Option<oneshot::Sender<()>>,
+    /// The room the message takes until then.
+    _held: Option<Held>,
+}
 
 impl Ack {
     /// For a message whose sender waits for nothing (QoS 0).
     pub const fn none() -> Self {
-        Self(None)
+        Self { done: None, _held: None }
     }
 
     /// An acknowledgement and the end at which it is seen.
     pub fn channel() -> (Self, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
-        (Self(Some(sender)), receiver)
+        (Self { done: Some(sender), _held: None }, receiver)
+    }
+
+    /// With the message, this room is let go.
+    fn holding(self, held: Held) -> Self {
+        Self { _held: Some(held), ..self }
     }
 
     /// Everything in the message is committed.
     pub fn done(self) {
-        if let Some(sender) = self.0 {
+        if let Some(sender) = self.done {
             // The connection may be gone; then the sender repeats, and the repeat is recognised.
             let _ = sender.send(());
         }

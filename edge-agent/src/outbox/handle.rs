@@ -52,6 +52,23 @@ pub(super) struct Inner {
     pub(super) ended: watch::Receiver<Option<Arc<StoreError>>>,
 }
 
+/// Rows on their way to the disk. Dropped, they are stored nevertheless.
+#[derive(Debug)]
+pub struct Appending<'o> {
+    answer: oneshot::Receiver<Result<Appended, OutboxError>>,
+    _place: SemaphorePermit<'o>,
+}
+
+impl Appending<'_> {
+    /// Resolves as [`Outbox::append`]. Cancel-safe until then.
+    ///
+    /// # Errors
+    /// As [`Outbox::append`].
+    pub async fn stored(&mut self) -> Result<Appended, OutboxError> {
+        (&mut self.answer).await.unwrap_or(Err(OutboxError::Gone))
+    }
+}
+
 /// A cheap handle on the outbox.
 #[derive(Clone)]
 pub struct Outbox {
@@ -95,9 +112,17 @@ impl Outbox {
     /// `Sealed` once the agent is stopping: of this call nothing was stored or, where it was waiting for room, its first
     /// rows. Either way the caller acknowledges nothing; what its sender repeats of them is recognised by the source keys.
     pub async fn append(&self, rows: Vec<NewRow>) -> Result<Appended, OutboxError> {
+        self.begin(rows).await?.stored().await
+    }
+
+    /// Hands rows to the writer, behind those handed over before, and does not wait until they are stored.
+    ///
+    /// # Errors
+    /// The writer has ended.
+    pub async fn begin(&self, rows: Vec<NewRow>) -> Result<Appending<'_>, OutboxError> {
         let (reply, answer) = oneshot::channel();
-        let _place = self.send(Command::Append { rows, reply }).await?;
-        answer.await.unwrap_or(Err(OutboxError::Gone))
+        let place = self.send(Command::Append { rows, reply }).await?;
+        Ok(Appending { answer, _place: place })
     }
 
     /// Held rows after `after` in the order of storing, at most `rows_max` of them and about `bytes_max` of stored

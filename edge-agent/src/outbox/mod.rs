@@ -34,7 +34,7 @@ use serde::Serialize;
 use shared::reading::{Epoch, Reading, Rejected, Seq};
 
 pub use config::Config;
-pub use handle::{Outbox, OutboxError, View};
+pub use handle::{Appending, Outbox, OutboxError, View};
 pub use worker::Metrics;
 
 /// Number of a row inside this database; order of storing (and of sending). Not part of any id.

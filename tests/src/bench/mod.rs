@@ -1,4 +1,4 @@
-//! `tests bench hub`, `tests bench ingest`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
+//! `tests bench hub`, `tests bench listener`, `tests bench ingest`, `tests bench lake`: numbers, each beside its peer and its physical limit, from one run.
 //!
 //! ```text
 //! publish | idle ── MQTT, TLS ──> hub | Mosquitto | sink
@@ -29,6 +29,11 @@ mod footprint; // memory
 mod intake; // devices -> hub
 mod outlet; // hub -> service
 
+mod halves; // the listener without the outbox, the outbox without the listener
+mod listener; // devices -> outbox
+mod press; // devices of a gateway
+
+pub mod deliver; // messages out of a file
 mod gateways; // gateways that publish Envelopes
 mod ingest; // hub -> bronze, and how soon readings are visible
 mod visible; // when a reading could be read
@@ -57,6 +62,8 @@ struct Args {
 enum Command {
     /// The local hub: messages in, events out, memory
     Hub(HubArgs),
+    /// The gateway: devices to outbox, beside each half of it and Mosquitto; memory with devices connected
+    Listener(listener::Args),
     /// The lake's hops: bronze to gold, beside Spark
     Lake(lake::Args),
     /// The ingester: from the local hub into bronze, and how soon readings are visible in silver and gold
@@ -64,7 +71,15 @@ enum Command {
     /// The lake: whether its work costs the same however old and large its tables are
     LakeCost(lake_cost::Args),
     #[command(hide = true)]
+    Press(press::Args),
+    #[command(hide = true)]
+    Door(halves::Args),
+    #[command(hide = true)]
+    Rows(halves::Args),
+    #[command(hide = true)]
     Gateways(gateways::Args),
+    #[command(hide = true)]
+    Deliver(deliver::Args),
     #[command(hide = true)]
     Publish(publish::Args),
     #[command(hide = true)]
@@ -138,10 +153,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     // A load on one thread is the lightest; what is measured itself, or stands in for it, gets what there is.
     let done = match args.command {
         Command::Hub(args) => return ended(measure(&args)),
+        Command::Listener(args) => return ended(listener::run(&args)),
         Command::Lake(args) => return ended(lake::run(&args)),
         Command::Ingest(args) => return ended(ingest::run(&args)),
         Command::LakeCost(args) => on_all_threads(lake_cost::run(args)),
+        Command::Press(args) => on_one_thread(press::run(args)),
+        Command::Door(args) => on_all_threads(halves::door(args)),
+        Command::Rows(args) => on_all_threads(halves::rows(args)),
         Command::Gateways(args) => on_one_thread(gateways::run(args)),
+        Command::Deliver(args) => on_one_thread(deliver::run(args)),
         Command::Publish(args) => on_one_thread(publish::run(args)),
         Command::Idle(args) => on_one_thread(idle::run(args)),
         Command::Sink(args) => on_all_threads(sink::run(args)),

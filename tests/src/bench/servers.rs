@@ -125,9 +125,13 @@ pub(super) fn mosquitto(
         home.display()
     );
     fs::write(&config, text).map_err(failed)?;
-    let binary = [MOSQUITTO, "/usr/local/sbin/mosquitto"].map(Path::new).into_iter().find(|path| path.exists());
-    let binary = binary.unwrap_or(Path::new("mosquitto"));
-    let mut child = Child::start(name, directory, binary, &["-c".as_ref(), config.as_os_str()])?;
+    let mut child = Child::start(name, directory, mosquitto_binary(), &["-c".as_ref(), config.as_os_str()])?;
     child.listening(addr)?;
     Ok((child, addr))
+}
+
+/// Where Mosquitto is; its folder is not on everybody's path.
+pub(super) fn mosquitto_binary() -> &'static Path {
+    let known = [MOSQUITTO, "/usr/local/sbin/mosquitto"].map(Path::new).into_iter().find(|path| path.exists());
+    known.unwrap_or(Path::new("mosquitto"))
 }

@@ -139,7 +139,7 @@ fn report(outcomes: &[Outcome], args: &Args) -> bool {
     if !args.all {
         say("\nleft out; `cargo verify -- --all` runs it:");
         say(
-            "  properties with sixteen times as many random cases (a plain run: 256 of most, 4096 of the parsers of AMQP)",
+            "  properties with sixteen times as many random cases (a plain run: 256 of most, 4096 of the parsers of AMQP and of the listener)",
         );
         say("  ten million mutated payloads of every format that the agent reads (a plain run: 20000 of each)");
         say("  edge-agent built static for the Raspberry Pi (aarch64) and started under qemu");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use azure_core::http::Etag;
 use azure_messaging_eventhubs::CheckpointStore;
@@ -10,6 +10,7 @@ use azure_messaging_eventhubs::models::Ownership;
 use shared::clock::Clock;
 use shared::notify::Pulse;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ownership::{id, read_id};
@@ -32,6 +33,8 @@ pub struct Held {
     pub partitions: BTreeMap<i32, i64>,
     /// How many other ingesters read partitions of the same hub.
     pub others: usize,
+    /// Since when the claims can't be looked at, and why; what is ours runs out meanwhile, and nobody reads it.
+    pub blind: Option<(Instant, String)>,
 }
 
 impl Held {
@@ -99,6 +102,7 @@ pub struct Keeper {
     held: watch::Sender<Held>,
     look: Arc<Notify>,
     born: Instant,
+    blind: Option<(Instant, String)>,
 }
 
 /// A keeper of claims and the end through which the source asks it.
@@ -108,14 +112,13 @@ pub fn keeper(store: Arc<dyn CheckpointStore>, me: Member, timing: Timing, group
     let (held, holds) = watch::channel(Held::default());
     let look = Arc::new(Notify::new());
     let claimed = Claimed { aim, held: holds, look: Arc::clone(&look) };
-    let keeper = Keeper { store, me, timing, group, aim: aimed, held, look, born: Instant::now() };
+    let keeper = Keeper { store, me, timing, group, aim: aimed, held, look, born: Instant::now(), blind: None };
     (keeper, claimed)
 }
 
 impl Keeper {
     /// Claims, renews, takes over, until `done`; then gives everything back. Once `stopping`, nothing new is claimed.
     pub async fn run(mut self, stopping: CancellationToken, done: CancellationToken, pulse: Pulse) {
-        let mut said = String::new();
         loop {
             let scope = self.aim.borrow_and_update().clone();
             let Some(scope) = scope else {
@@ -127,15 +130,13 @@ impl Keeper {
                 continue;
             };
             let mut claims = Claims::new(self.me.clone(), self.timing);
+            let mut looked = Instant::now();
             loop {
                 pulse.beat();
+                let begun = Instant::now();
                 match self.round(&mut claims, &scope, stopping.is_cancelled()).await {
-                    Ok(()) => said.clear(),
-                    Err(why) if why == said => tracing::debug!(%why, "still not looking at the claims"),
-                    Err(why) => {
-                        tracing::warn!(%why, "who reads which partition can't be looked at; trying again");
-                        said = why;
-                    }
+                    Ok(()) => (looked, self.blind) = (begun, None),
+                    Err(why) => self.failed(looked, why),
                 }
                 if self.rest(&claims, &scope, &done).await {
                     break;
@@ -148,6 +149,17 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// A look failed; the last one that did not was begun at `looked`.
+    fn failed(&mut self, looked: Instant, why: String) {
+        let (since, said) = self.blind.take().unwrap_or((looked, String::new()));
+        if why == said {
+            tracing::debug!(%why, "still not looking at the claims");
+        } else {
+            tracing::warn!(%why, "who reads which partition can't be looked at; trying again");
+        }
+        self.blind = Some((since, why));
     }
 
     /// Until the next look; tells meanwhile what runs out. Whether the scope is over.
@@ -167,7 +179,12 @@ impl Keeper {
     }
 
     fn tell(&self, claims: &Claims, scope: &Scope) {
-        let now = Held { scope: Some(scope.clone()), partitions: claims.held(self.moment()), others: claims.others() };
+        let now = Held {
+            scope: Some(scope.clone()),
+            partitions: claims.held(self.moment()),
+            others: claims.others(),
+            blind: self.blind.clone(),
+        };
         self.held.send_if_modified(|held| {
             let changed = *held != now;
             if held.partitions != now.partitions {
@@ -231,4 +248,81 @@ fn record(ownership: Ownership) -> Option<Record> {
     let (level, owner) = read_id(ownership.owner_id.as_deref().unwrap_or_default());
     let tag = ownership.etag.map(|tag| tag.to_string()).unwrap_or_default();
     Some(Record { partition: ownership.partition_id.parse().ok()?, owner, level, tag })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use azure_messaging_eventhubs::models::Checkpoint;
+    use shared::notify::Pulses;
+
+    use super::*;
+
+    /// Holds records, and keeps silent while it is told to.
+    #[derive(Default)]
+    struct Store {
+        silent: watch::Sender<bool>,
+        kept: Mutex<BTreeMap<String, Ownership>>,
+    }
+
+    impl Store {
+        async fn answer(&self) {
+            let mut silent = self.silent.subscribe();
+            silent.wait_for(|silent| !silent).await.expect("it is ours");
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl CheckpointStore for Store {
+        async fn claim_ownership(&self, wanted: &[Ownership]) -> azure_core::Result<Vec<Ownership>> {
+            self.answer().await;
+            let mut kept = self.kept.lock().expect("no test panics here");
+            let claimed = wanted.iter().map(|wanted| {
+                let before = kept.get(&wanted.partition_id).and_then(|record| record.etag.clone());
+                let tag = before.map_or(0, |tag| tag.to_string().parse().unwrap_or(0)) + 1;
+                let claimed = Ownership { etag: Some(Etag::from(tag.to_string())), ..wanted.clone() };
+                kept.insert(wanted.partition_id.clone(), claimed.clone());
+                claimed
+            });
+            Ok(claimed.collect())
+        }
+
+        async fn list_checkpoints(&self, _: &str, _: &str, _: &str) -> azure_core::Result<Vec<Checkpoint>> {
+            Ok(vec![])
+        }
+
+        async fn list_ownerships(&self, _: &str, _: &str, _: &str) -> azure_core::Result<Vec<Ownership>> {
+            self.answer().await;
+            Ok(self.kept.lock().expect("no test panics here").values().cloned().collect())
+        }
+
+        async fn update_checkpoint(&self, _: Checkpoint) -> azure_core::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn while_the_storage_is_silent_nothing_is_held_and_since_when_it_is_told() {
+        let store = Arc::new(Store::default());
+        let me = Member { run: "run".to_owned(), place: "here".to_owned() };
+        let timing = Timing::expiring_after(Duration::from_millis(600));
+        let (keeper, mut claimed) = keeper(Arc::clone(&store) as _, me, timing, "g".to_owned());
+        let done = CancellationToken::new();
+        let pulse = Pulses::default().add("claims");
+        let running = tokio::spawn(keeper.run(CancellationToken::new(), done.clone(), pulse));
+        claimed.aim(Scope { hub: "h".into(), incarnation: 7, partitions: vec![0] }).await;
+
+        let mut held = claimed.watch();
+        let all = |held: &Held| held.partitions.contains_key(&0) && held.blind.is_none();
+        held.wait_for(all).await.expect("it runs");
+        store.silent.send_replace(true);
+        let first = held.wait_for(|held| held.blind.is_some()).await.expect("it runs").blind.clone();
+        let last = held.wait_for(|held| held.partitions.is_empty()).await.expect("it runs").blind.clone();
+        assert_eq!(last.map(|(since, _)| since), first.map(|(since, _)| since), "since it fell silent");
+        store.silent.send_replace(false);
+        held.wait_for(all).await.expect("it runs");
+        done.cancel();
+        running.await.expect("it ends");
+    }
 }

@@ -269,7 +269,14 @@ fn ways_in(config: &Config) -> Vec<Finding> {
                 format!("{} cannot be listened on ({error}); choose another `intake.listener.listen`", listener.listen),
             ),
         });
-        for file in [&listener.password_file, &listener.tls_cert, &listener.tls_key].into_iter().flatten() {
+        let files = [
+            &listener.password_file,
+            &listener.tls_cert,
+            &listener.tls_key,
+            &listener.tls_client_ca,
+            &listener.tls_client_crl,
+        ];
+        for file in files.into_iter().flatten() {
             findings.push(readable("listener", file));
         }
         if listener.anonymous && !listener.listen.ip().is_loopback() {

@@ -1,22 +1,28 @@
-//! One connection: a socket, a [`Session`], and what is on its way to the outbox.
+//! One connection: a stream, a [`Session`], and what is on its way to the outbox.
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use mqtt_protocol_core::mqtt::result_code::ConnectReturnCode;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::session::{Act, Fault, Hello, Publish, Session};
-use super::{Door, Guest};
-use crate::intake::acks::{Acks, Refused};
+use super::door::{Door, Guest, LARGE_BYTES, places};
+use super::end::End;
+use super::pace::Pace;
+use super::rights::May;
+use super::session::head::packet_length;
+use super::session::{Act, Fault, Hello, Owed, Publish, Refusal, Session, Spoken};
+use crate::intake::acks::Acks;
 use crate::intake::{Ack, RawMessage};
 
 /// A device that does not take our few bytes for this long is gone.
@@ -25,58 +31,33 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(5);
 /// On stop, a device has this long to read its last PUBACKs and hang up.
 const LINGER: Duration = Duration::from_secs(1);
-const READ_BYTES: usize = 8 * 1024;
+/// A will is handed on in this time, or dropped and counted.
+const WILL_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_BYTES: usize = 16 * 1024;
+/// What was larger gives its memory back when it is empty: most devices are silent most of the time.
+const KEPT_BYTES: usize = 256;
 
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("the device left")]
-    Left,
-    #[error("the device closed the connection without DISCONNECT")]
-    Vanished,
-    #[error("{0}")]
-    Fault(#[from] Fault),
-    #[error("no CONNECT within `intake.listener.connect-timeout`")]
-    ConnectTimeout,
-    #[error("silence for 1.5 times the device's keep-alive")]
-    Quiet,
-    #[error("a packet did not end within `intake.listener.packet-timeout`")]
-    Slow,
-    #[error("user or password is wrong")]
-    Denied,
-    #[error("another connection came with the same client id")]
-    TakenOver,
-    #[error("{0}")]
-    Refused(#[from] Refused),
-    #[error("the agent stops")]
-    Stopping,
-    #[error("reading or writing: {0}")]
-    Io(#[from] io::Error),
+/// Who is at the other end.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
+    /// What its certificate calls it.
+    pub(super) certified: Option<String>,
 }
 
-impl End {
-    /// As it stands in metrics; `None` where the device ended the connection.
-    pub(super) const fn as_str(&self) -> Option<&'static str> {
-        match self {
-            End::Left | End::Vanished | End::Io(_) | End::Stopping => None,
-            End::Fault(fault) => Some(fault.as_str()),
-            End::ConnectTimeout => Some("connect-timeout"),
-            End::Quiet => Some("keep-alive"),
-            End::Slow => Some("slow"),
-            End::Denied => Some("denied"),
-            End::TakenOver => Some("taken-over"),
-            End::Refused(_) => Some("not-stored"),
-        }
-    }
-}
-
-/// Serves one connection to its end.
-pub(super) async fn serve<S>(stream: S, peer: SocketAddr, door: Arc<Door>, tx: mpsc::Sender<RawMessage>) -> End
+/// Serves one connection to its end. CONNECT must be there at `patience`.
+pub(super) async fn serve<S>(
+    stream: S,
+    peer: Peer,
+    patience: Instant,
+    door: Arc<Door>,
+    tx: mpsc::Sender<RawMessage>,
+) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = Connection {
-        session: Session::new(door.packet_bytes_max),
+        session: Session::new(door.terms),
         stream,
         inbox: BytesMut::new(),
         outgoing: Vec::new(),
@@ -85,13 +66,19 @@ where
         quiet: None,
         quiet_at: None,
         partial_since: None,
+        pace: door.pace.clone(),
+        large: None,
+        halted: None,
+        may: May::Everything,
+        spoken: Spoken::V3,
+        will: None,
         door,
         tx,
     };
-    let (stop, patience) = (connection.door.stop.clone(), connection.door.connect_timeout);
+    let stop = connection.door.stop.clone();
     let greeted = tokio::select! {
         () = stop.cancelled() => return End::Stopping,
-        greeted = timeout(patience, connection.greet(peer)) => greeted,
+        greeted = timeout_at(patience, connection.greet(peer)) => greeted,
     };
     let guest = match greeted {
         Ok(Ok(guest)) => guest,
@@ -101,10 +88,33 @@ where
     let end = match connection.run(&guest.leave).await {
         Ok(end) | Err(end) => end,
     };
-    if matches!(end, End::Stopping) {
-        connection.drain().await;
-    }
+    connection.part(&end).await;
     end
+}
+
+/// Why a connection is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// As many publishes as may be are unacknowledged.
+    Unacked,
+    /// It was too fast.
+    Rate(Instant),
+    /// All connections together hold as much as they may.
+    Room,
+    /// A large packet, of so many bytes, has no place yet.
+    Large(usize),
+}
+
+impl Halt {
+    /// As it stands in metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Halt::Unacked => "unacked-max",
+            Halt::Rate(_) => "rate",
+            Halt::Room => "bytes-max",
+            Halt::Large(_) => "large-packets",
+        }
+    }
 }
 
 struct Connection<S> {
@@ -113,25 +123,32 @@ struct Connection<S> {
     inbox: BytesMut,
     outgoing: Vec<u8>,
     /// Publishes taken and not yet acknowledged; at most `door.unacked_max`.
-    acks: Acks,
+    acks: Acks<Owed>,
     /// Those of them that found the way to presilver full.
     hold: VecDeque<RawMessage>,
     quiet: Option<Duration>,
     quiet_at: Option<Instant>,
     partial_since: Option<Instant>,
+    pace: Pace,
+    /// The place of the large packet that is being read.
+    large: Option<OwnedSemaphorePermit>,
+    halted: Option<Halt>,
+    may: May,
+    spoken: Spoken,
+    will: Option<Publish>,
     door: Arc<Door>,
     tx: mpsc::Sender<RawMessage>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits for CONNECT and answers it.
-    async fn greet(&mut self, peer: SocketAddr) -> Result<Guest, End> {
+    async fn greet(&mut self, peer: Peer) -> Result<Guest, End> {
         loop {
             while !self.inbox.is_empty() {
                 let mut acts = Vec::new();
                 let taken = self.session.feed(&self.inbox, &mut acts);
                 self.inbox.advance(taken);
-                if let Some(hello) = self.perform(acts).await? {
+                if let Some(hello) = self.perform(&mut acts).await? {
                     return self.welcome(hello, peer).await;
                 }
             }
@@ -139,90 +156,165 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn welcome(&mut self, hello: Hello, peer: SocketAddr) -> Result<Guest, End> {
-        let Hello { client_id, user, password } = hello;
+    async fn welcome(&mut self, hello: Hello, peer: Peer) -> Result<Guest, End> {
+        let Hello { spoken, client_id, user, password, will } = hello;
         let mut acts = Vec::new();
-        if !self.door.admits(user.clone(), password).await {
-            info!(%peer, client_id = %client_id.escape_debug(), user = ?user, "user or password is wrong");
-            self.session.refuse(ConnectReturnCode::BadUserNameOrPassword, &mut acts);
-            self.perform(acts).await?;
-            return Err(End::Denied);
-        }
-        debug!(%peer, client_id = %client_id.escape_debug(), "connected");
-        let guest = Guest::enter(&self.door, client_id);
-        self.session.accept(&mut acts);
-        self.perform(acts).await?;
+        // Who has shown a certificate is who it says, whatever CONNECT says.
+        let user = match peer.certified {
+            Some(name) => Some(name),
+            None if self.door.admits(user.clone(), password).await => user,
+            None => {
+                debug!(peer = %peer.addr, client_id = %client_id.escape_debug(), ?user, "user or password is wrong");
+                self.session.refuse(Refusal::Login, &mut acts);
+                self.perform(&mut acts).await?;
+                return Err(End::Denied);
+            }
+        };
+        debug!(peer = %peer.addr, client_id = %client_id.escape_debug(), ?user, "connected");
+        self.may = self.door.rights.of(user.as_deref(), &client_id);
+        (self.spoken, self.will) = (spoken, will);
+        let nameless = client_id.is_empty();
+        let guest = Guest::enter(&self.door, user, client_id);
+        let assigned = nameless.then(|| format!("auto-{}", guest.number()));
+        self.session.accept(assigned.as_deref(), &mut acts);
+        self.perform(&mut acts).await?;
         Ok(guest)
     }
 
     async fn run(&mut self, leave: &CancellationToken) -> Result<End, End> {
         let (stop, tx) = (self.door.stop.clone(), self.tx.clone());
+        let door = Arc::clone(&self.door);
         loop {
-            self.digest().await?;
-            let blocked = !self.inbox.is_empty();
-            let deadline = self.deadline(blocked);
+            let halt = self.digest().await?;
+            self.note(halt);
+            let deadline = self.deadline(halt);
             tokio::select! {
                 () = stop.cancelled() => return Ok(End::Stopping),
                 () = leave.cancelled() => return Ok(End::TakenOver),
-                read = read_some(&mut self.stream, &mut self.inbox), if !blocked => read?,
+                read = read_some(&mut self.stream, &mut self.inbox), if halt.is_none() => read?,
                 acked = self.acks.next() => self.acknowledge(acked?).await?,
                 permit = tx.reserve(), if !self.hold.is_empty() => {
                     let (Ok(permit), Some(message)) = (permit, self.hold.pop_front()) else { return Ok(End::Stopping) };
                     permit.send(message);
+                    if self.hold.is_empty() {
+                        self.hold = VecDeque::new();
+                    }
                 }
-                () = sleep_until(deadline) => return Err(self.overdue()),
+                () = door.room.freed(), if halt == Some(Halt::Room) => {}
+                place = place(&door, halt), if matches!(halt, Some(Halt::Large(_))) => self.large = place,
+                () = sleep_until(deadline) => if halt.is_none() { return Err(self.overdue()) },
             }
         }
     }
 
-    /// Takes packets out of the inbox until it is empty or the bound of unacknowledged publishes is reached. Then the
-    /// rest stays where it is, and further down TCP makes the device wait.
-    async fn digest(&mut self) -> Result<(), End> {
-        while !self.inbox.is_empty() && self.acks.len() < self.door.unacked_max {
-            let mut acts = Vec::new();
+    /// Takes packets out of the inbox until more must be read, or may not be. In the latter case the rest stays where
+    /// it is, and further down TCP makes the device wait.
+    async fn digest(&mut self) -> Result<Option<Halt>, End> {
+        let mut acts = Vec::new();
+        let mut halt = None;
+        while !self.inbox.is_empty() {
+            halt = self.must_wait();
+            if halt.is_some() {
+                break;
+            }
+            if !self.session.mid_packet() && packet_length(&self.inbox).is_none() {
+                break; // how large the packet will be is not known yet
+            }
             let taken = self.session.feed(&self.inbox, &mut acts);
             self.inbox.advance(taken);
-            self.partial_since = match (self.session.mid_packet(), self.partial_since) {
-                (false, _) => None,
-                (true, since) => since.or_else(|| Some(Instant::now())),
-            };
-            if self.perform(acts).await?.is_some() {
+            let whole = !self.session.mid_packet();
+            if whole {
+                self.large = None;
+            }
+            if self.pace.is_limited() {
+                self.pace.spend(Instant::now().into_std(), u32::from(whole), taken);
+            }
+            if self.perform(&mut acts).await?.is_some() {
                 return Err(Fault::Protocol.into());
             }
         }
-        if self.inbox.is_empty() && self.inbox.capacity() > 4 * READ_BYTES {
-            self.inbox = BytesMut::new(); // a large packet came once; its memory need not stay
+        if self.inbox.is_empty() && KEPT_BYTES < self.inbox.capacity() {
+            self.inbox = BytesMut::new();
         }
-        Ok(())
+        self.partial_since = match (self.session.mid_packet() || !self.inbox.is_empty(), self.partial_since) {
+            (false, _) => None,
+            (true, since) => since.or_else(|| Some(Instant::now())),
+        };
+        Ok(halt)
+    }
+
+    /// Whether the next packet may not be taken yet.
+    fn must_wait(&self) -> Option<Halt> {
+        if self.door.unacked_max <= self.acks.len() {
+            return Some(Halt::Unacked);
+        }
+        if self.pace.is_limited()
+            && let Some(until) = self.pace.rests_until(Instant::now().into_std())
+        {
+            return Some(Halt::Rate(until.into()));
+        }
+        if !self.door.room.is_free() {
+            return Some(Halt::Room);
+        }
+        if self.session.mid_packet() || self.large.is_some() {
+            return None;
+        }
+        let bytes = packet_length(&self.inbox).filter(|bytes| LARGE_BYTES < *bytes)?;
+        // One that is too large is refused by whoever reads it.
+        (bytes <= self.door.terms.packet_bytes_max as usize).then_some(Halt::Large(bytes))
+    }
+
+    /// Counts a halt when it begins. While we do not read, silence is ours and not the device's: its time begins anew
+    /// when we read again.
+    fn note(&mut self, halt: Option<Halt>) {
+        match (self.halted, halt) {
+            (None, Some(halt)) => self.door.metrics.halt(halt.as_str()),
+            (Some(_), None) => {
+                let now = Instant::now();
+                self.quiet_at = self.quiet.map(|length| now + length);
+                self.partial_since = self.partial_since.map(|_| now);
+            }
+            _ => {}
+        }
+        self.halted = halt;
     }
 
     /// What is written is acknowledged in one go: everything that is committed by now.
-    async fn acknowledge(&mut self, first: u16) -> Result<(), End> {
+    async fn acknowledge(&mut self, first: Owed) -> Result<(), End> {
         let mut acts = Vec::new();
-        self.session.acknowledge(first, &mut acts);
-        self.door.metrics.acked.inc();
+        self.answer(first, &mut acts);
         while let Some(next) = self.acks.try_next() {
-            self.session.acknowledge(next?, &mut acts);
-            self.door.metrics.acked.inc();
+            self.answer(next?, &mut acts);
         }
-        self.perform(acts).await?;
+        self.perform(&mut acts).await?;
         Ok(())
     }
 
+    fn answer(&mut self, owed: Owed, acts: &mut Vec<Act>) {
+        self.session.acknowledge(owed, acts);
+        if !owed.barred {
+            self.door.metrics.acked.inc();
+        }
+    }
+
     /// Does what the session asks. Returns the CONNECT, if there was one.
-    async fn perform(&mut self, acts: Vec<Act>) -> Result<Option<Hello>, End> {
+    async fn perform(&mut self, acts: &mut Vec<Act>) -> Result<Option<Hello>, End> {
         let mut hello = None;
         let mut end = None;
-        for act in acts {
+        for act in acts.drain(..) {
             match act {
                 Act::Connect(said) => hello = Some(said),
                 Act::Send(bytes) => self.outgoing.extend_from_slice(&bytes),
-                Act::Publish(publish) => self.take(publish),
+                Act::Publish(publish) => {
+                    if let Err(barred) = self.take(publish) {
+                        end = Some(barred);
+                    }
+                }
                 Act::Quiet(length) => {
                     self.quiet = length;
                     self.quiet_at = length.map(|length| Instant::now() + length);
                 }
-                Act::Goodbye => end = Some(End::Left),
+                Act::Goodbye(with_will) => end = Some(if with_will { End::LeftWithWill } else { End::Left }),
                 Act::Close(fault) => end = Some(fault.into()),
             }
         }
@@ -231,8 +323,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.stream.write_all(&self.outgoing).await?;
                 self.stream.flush().await
             };
-            timeout(WRITE_TIMEOUT, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            timeout(WRITE_TIMEOUT, write).await.map_err(|_| End::Deaf)??;
             self.outgoing.clear();
+            self.outgoing.shrink_to(KEPT_BYTES);
         }
         match end {
             Some(end) => Err(end),
@@ -240,22 +333,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn take(&mut self, publish: Publish) {
+    /// Takes a publish, if the device may publish to its topic. MQTT 3.1.1 has no way to refuse one: a PUBACK would
+    /// say that it is stored. So there the connection ends.
+    fn take(&mut self, publish: Publish) -> Result<(), End> {
         self.door.metrics.received.inc();
         self.door.metrics.received_bytes.inc_by(publish.payload.len() as u64);
+        if !self.may.publish_to(&publish.topic) {
+            self.door.metrics.bar();
+            if self.spoken == Spoken::V3 {
+                return Err(End::Barred);
+            }
+            if let Some(packet_id) = publish.packet_id {
+                let (ack, done) = Ack::channel();
+                self.acks.push(Owed { packet_id, barred: true }, done);
+                ack.done(); // its turn comes when those before it have theirs
+            }
+            if let Some(quiet) = self.door.told.again("barred", Instant::now()) {
+                let topic = publish.topic.escape_debug();
+                tracing::warn!(%topic, quiet, "refused a publish: {}", End::Barred);
+            }
+            return Ok(());
+        }
         let (ack, waits) = match publish.packet_id {
             Some(packet_id) => {
                 let (ack, done) = Ack::channel();
-                self.acks.push(packet_id, done);
+                self.acks.push(Owed { packet_id, barred: false }, done);
                 (ack, true)
             }
             None => (Ack::none(), false),
         };
-        let received = self.door.clock.now();
-        let message = RawMessage { topic: publish.topic, payload: publish.payload, received, again: false, ack };
+        let message = self.message(publish, ack);
         if !self.hold.is_empty() && waits {
             self.hold.push_back(message); // behind those that came before it
-            return;
+            return Ok(());
         }
         match self.tx.try_send(message) {
             Ok(()) => {}
@@ -266,17 +376,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Presilver is gone, so the agent stops; the device will repeat what it was not acknowledged.
             Err(mpsc::error::TrySendError::Closed(_)) => {}
         }
+        Ok(())
     }
 
-    /// While we refuse to read, silence is ours and not the device's.
-    fn deadline(&self, blocked: bool) -> Option<Instant> {
-        if blocked {
-            return None;
+    fn message(&self, publish: Publish, ack: Ack) -> RawMessage {
+        let bytes = publish.topic.len() + publish.payload.len();
+        RawMessage {
+            topic: publish.topic,
+            payload: publish.payload,
+            received: self.door.clock.now(),
+            again: false,
+            ack: ack.holding(self.door.room.hold(bytes as u64)),
         }
-        let slow = self.partial_since.map(|since| since + self.door.packet_timeout);
-        match (self.quiet_at, slow) {
-            (Some(quiet), Some(slow)) => Some(quiet.min(slow)),
-            (quiet, slow) => quiet.or(slow),
+    }
+
+    fn deadline(&self, halt: Option<Halt>) -> Option<Instant> {
+        match halt {
+            Some(Halt::Rate(until)) => Some(until),
+            Some(_) => None,
+            None => {
+                let slow = self.partial_since.map(|since| since + self.door.packet_timeout);
+                [self.quiet_at, slow].into_iter().flatten().min()
+            }
         }
     }
 
@@ -292,8 +413,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         read_some(&mut self.stream, &mut self.inbox).await
     }
 
-    /// Acknowledges what was taken before the stop, as far as it is committed soon, and hangs up.
-    async fn drain(&mut self) {
+    /// What is done at the end, as far as it can be.
+    async fn part(&mut self, end: &End) {
+        if end.leaves_will()
+            && let Some(will) = self.will.take()
+        {
+            self.execute(will).await;
+        }
+        let stopping = matches!(end, End::Stopping);
+        if stopping {
+            self.acknowledge_the_last().await;
+        }
+        if let Some(bye) = end.bye() {
+            let mut acts = Vec::new();
+            self.session.dismiss(bye, &mut acts);
+            // Whoever hears it not has gone.
+            let _ = self.perform(&mut acts).await;
+        }
+        if stopping {
+            let _ = timeout(LINGER, self.hang_up()).await;
+        }
+    }
+
+    /// Publishes the device's will, as if it had done so at QoS 0.
+    async fn execute(&mut self, will: Publish) {
+        self.door.metrics.received.inc();
+        self.door.metrics.received_bytes.inc_by(will.payload.len() as u64);
+        if !self.may.publish_to(&will.topic) {
+            self.door.metrics.bar();
+            return;
+        }
+        let message = self.message(will, Ack::none());
+        if timeout(WILL_TIMEOUT, self.tx.send(message)).await.is_err() {
+            self.door.metrics.dropped.inc();
+        }
+    }
+
+    /// Acknowledges what was taken before the stop, as far as it is committed soon.
+    async fn acknowledge_the_last(&mut self) {
         self.hold.clear();
         // Late or broken, the device repeats what it was not acknowledged.
         let _ = timeout(DRAIN, async {
@@ -304,7 +461,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Some(())
         })
         .await;
-        let _ = timeout(LINGER, self.hang_up()).await;
     }
 
     /// A socket closed with unread bytes is reset, and a reset takes the PUBACKs with it that the device has not read
@@ -318,13 +474,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Cancel-safe: what was read is in the inbox.
+/// Reads what is there. Nothing is kept ready while nothing is: a thousand idle devices cost no buffers. Cancel-safe:
+/// what was read is in the inbox.
 async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut BytesMut) -> Result<(), End> {
-    inbox.reserve(READ_BYTES);
-    match stream.read_buf(inbox).await? {
+    let read = std::future::poll_fn(|context| {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut space))?;
+        inbox.extend_from_slice(space.filled());
+        Poll::Ready(Ok::<usize, io::Error>(space.filled().len()))
+    });
+    match read.await? {
         0 => Err(End::Vanished),
         _ => Ok(()),
     }
+}
+
+/// The place of a large packet.
+async fn place(door: &Door, halt: Option<Halt>) -> Option<OwnedSemaphorePermit> {
+    let Some(Halt::Large(bytes)) = halt else { return std::future::pending().await };
+    Arc::clone(&door.large).acquire_many_owned(places(bytes)).await.ok()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -1,121 +1,84 @@
-//! The agent's own listener: a publish-only MQTT 3.1.1 server for devices.
+//! The agent's own listener: a publish-only MQTT server for devices, 3.1.1 and 5, over TCP and WebSocket.
 //!
-//! Not a broker: it has no subscriptions, no retained messages, no wills, and no session that outlives a connection.
-//! What it is handed at QoS 1 it acknowledges once the outbox has committed it, in order. Everything a device can make
-//! it hold is bounded: connections, packet size, unacknowledged publishes, time to say CONNECT, time to end a packet.
+//! ```text
+//! TCP ──┐                        ┌── session (CONNECT: who?) ── rights (PUBLISH: may it?) ──> presilver
+//!       ├─ limits ── [TLS] ──────┤
+//! TCP ──┘                        └── [WebSocket] ── session …
+//! ```
+//!
+//! Not a broker: it has no subscriptions, no retained messages, and no session that outlives a connection. What it is
+//! handed at QoS 1 it acknowledges once the outbox has committed it, in order. Everything a device can make it hold is
+//! bounded: connections, packet size, unacknowledged publishes, time to say CONNECT, time to end a packet, and the bytes
+//! of all devices together. At a bound a device is read no further, or closed, and counted with the reason.
+
+mod config; // what can be set
+
+mod door; // what all connections share
 
 mod conn; // one connection
 
-mod passwords; // Mosquitto's password files
+mod end; // why it ended
 
 mod session; // MQTT without the socket
 
-mod tls; // certificate and key
+mod rights; // who may publish what
+
+mod pace; // how fast a connection is read
+
+mod passwords; // Mosquitto's password files
+
+mod tls; // certificates and keys
+
+mod told; // what was logged when
+
+mod websocket; // MQTT in WebSocket messages
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use shared::clock::Clock;
-use shared::config::{Mistakes, Secret, Size, Span};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+pub use self::config::Config;
 pub use self::passwords::{Passwords, PasswordsError};
+pub use self::rights::Right;
 
-use super::metrics::WayMetrics;
+use self::conn::Peer;
+use self::door::{Caller, Door};
+use self::end::End;
+use self::rights::Rights;
 use super::{Metrics, RawMessage};
 
-/// `[intake.listener]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Config {
-    /// Whether devices may connect to the agent itself.
-    pub enabled: bool,
-    /// Address and port.
-    pub listen: SocketAddr,
-    /// Whether devices may connect without user and password.
-    pub anonymous: bool,
-    /// Users, in Mosquitto's format.
-    pub password_file: Option<PathBuf>,
-    /// Certificate chain, PEM. With it the listener speaks TLS.
-    pub tls_cert: Option<PathBuf>,
-    /// Private key, PEM.
-    pub tls_key: Option<PathBuf>,
-    /// Connections above this are closed at once.
-    pub connections_max: usize,
-    /// A larger packet closes its connection.
-    pub max_packet: Size,
-    /// QoS 1 publishes of one connection that may wait for their commit; above it the connection is not read.
-    pub unacked_max: usize,
-    /// TLS and CONNECT must be done in this time.
-    pub connect_timeout: Span,
-    /// A packet that has begun must end in this time.
-    pub packet_timeout: Span,
-}
-
-impl Config {
-    pub(super) fn check(&self, mistakes: &mut Mistakes) {
-        if !self.enabled {
-            return;
-        }
-        let mut limit = |ok: bool, path: &str, what: &str| {
-            if !ok {
-                mistakes.add(path, what);
-            }
-        };
-        limit(
-            self.anonymous || self.password_file.is_some(),
-            "intake.listener.password-file",
-            "nobody could connect; name a password file, or write `anonymous = true` where every device may publish",
-        );
-        limit(
-            self.tls_cert.is_some() == self.tls_key.is_some(),
-            "intake.listener.tls-key",
-            "`tls-cert` and `tls-key` go together; name both, or neither",
-        );
-        limit(1 <= self.connections_max, "intake.listener.connections-max", "must be at least 1, write e.g. 1000");
-        limit(
-            (256..=256 * 1024 * 1024).contains(&self.max_packet.bytes()),
-            "intake.listener.max-packet",
-            "must be from 256B to 256MiB, write e.g. \"256KiB\"",
-        );
-        limit(
-            (1..=65_535).contains(&self.unacked_max),
-            "intake.listener.unacked-max",
-            "must be from 1 to 65535, write e.g. 64",
-        );
-        limit(
-            !self.connect_timeout.duration().is_zero(),
-            "intake.listener.connect-timeout",
-            "must not be 0, write e.g. \"10s\"",
-        );
-        limit(
-            !self.packet_timeout.duration().is_zero(),
-            "intake.listener.packet-timeout",
-            "must not be 0, write e.g. \"30s\"",
-        );
-    }
-}
+/// Open files the agent needs beside its connections: the outbox, its log, its own ports and connections.
+const SPARE_FILES: u64 = 128;
+/// A device that asked for no keep-alive and has vanished is found by TCP: asked after this silence,
+const PROBED_AFTER: Duration = Duration::from_secs(120);
+/// again and again at this distance (the kernel gives up after some).
+const PROBED_EVERY: Duration = Duration::from_secs(30);
 
 /// The listener cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerError {
     /// The address cannot be listened on.
-    #[error("listen for devices on {listen}: {source}; choose a free `intake.listener.listen`")]
+    #[error("listen for devices on {listen}: {source}; choose a free `intake.listener.{setting}`")]
     Bind {
         /// The address.
         listen: SocketAddr,
+        /// The setting that names it.
+        setting: &'static str,
         /// Why not.
         source: std::io::Error,
     },
@@ -147,111 +110,49 @@ pub enum ListenerError {
         /// What is wrong.
         what: String,
     },
-}
-
-/// What all connections share.
-struct Door {
-    packet_bytes_max: u32,
-    unacked_max: usize,
-    connect_timeout: Duration,
-    packet_timeout: Duration,
-    anonymous: bool,
-    passwords: Option<Arc<Passwords>>,
-    guests: Mutex<Guests>,
-    clock: Clock,
-    metrics: WayMetrics,
-    stop: CancellationToken,
-}
-
-#[derive(Default)]
-struct Guests {
-    by_client_id: HashMap<String, (u64, CancellationToken)>,
-    entered: u64,
-}
-
-impl Door {
-    /// Whether user and password are right, or none are given and none are needed. A given password is always checked
-    /// where there is a password file.
-    async fn admits(&self, user: Option<String>, password: Option<Secret>) -> bool {
-        match (&self.passwords, user) {
-            (_, None) => self.anonymous,
-            (None, Some(_)) => self.anonymous,
-            (Some(passwords), Some(user)) => {
-                let passwords = passwords.clone();
-                let password = password.unwrap_or_else(|| Secret::new(""));
-                // Hashing takes milliseconds on purpose.
-                let check = move || passwords.admit(&user, password.reveal().as_bytes());
-                tokio::task::spawn_blocking(check).await.unwrap_or(false)
-            }
-        }
-    }
-}
-
-/// A device that is in. A second one with the same client id makes the first leave, as MQTT has it.
-struct Guest {
-    door: Arc<Door>,
-    client_id: String,
-    number: u64,
-    leave: CancellationToken,
-}
-
-impl Guest {
-    fn enter(door: &Arc<Door>, client_id: String) -> Self {
-        let leave = CancellationToken::new();
-        let mut guests = door.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.entered += 1;
-        let number = guests.entered;
-        if !client_id.is_empty()
-            && let Some((_, former)) = guests.by_client_id.insert(client_id.clone(), (number, leave.clone()))
-        {
-            former.cancel();
-        }
-        drop(guests);
-        Self { door: door.clone(), client_id, number, leave }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut guests = self.door.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        if guests.by_client_id.get(&self.client_id).is_some_and(|(number, _)| *number == self.number) {
-            guests.by_client_id.remove(&self.client_id);
-        }
-    }
+    /// The authorities of devices, or their revoked certificates, cannot be used.
+    #[error("judge certificates of devices by {path}: {what}")]
+    ClientCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A right cannot be used.
+    #[error("use `intake.listener.right[{index}].topic`: it {what}")]
+    Right {
+        /// Which.
+        index: usize,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 /// A listener that has its address and files, and serves nobody yet.
 pub struct Listener {
     socket: TcpListener,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    websocket: Option<TcpListener>,
+    tls: Option<TlsAcceptor>,
     passwords: Option<Arc<Passwords>>,
+    rights: Rights,
     config: Config,
 }
 
 impl Listener {
-    /// Reads the files the settings name and takes the address.
+    /// Reads the files the settings name and takes the addresses.
     ///
     /// # Errors
-    /// A file or the address cannot be had: the operator must act.
+    /// A file or an address cannot be had: the operator must act.
     pub async fn bind(config: Config) -> Result<Self, ListenerError> {
-        let passwords = match &config.password_file {
-            None => None,
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| ListenerError::Read {
-                    path: path.clone(),
-                    setting: "password-file",
-                    source,
-                })?;
-                let passwords = Passwords::parse(&text)
-                    .map_err(|source| ListenerError::Passwords { path: path.clone(), source })?;
-                Some(Arc::new(passwords))
-            }
-        };
+        let passwords = door::passwords(&config)?;
+        let rights = Rights::parse(&config.right).map_err(|(index, what)| ListenerError::Right { index, what })?;
         let tls = tls::acceptor(&config)?;
-        let socket = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| ListenerError::Bind { listen: config.listen, source })?;
-        Ok(Self { socket, tls, passwords, config })
+        let socket = bind(config.listen, "listen").await?;
+        let websocket = match config.websocket_listen {
+            Some(listen) => Some(bind(listen, "websocket-listen").await?),
+            None => None,
+        };
+        Ok(Self { socket, websocket, tls, passwords, rights, config })
     }
 
     /// The address it really has.
@@ -259,52 +160,57 @@ impl Listener {
         self.socket.local_addr().unwrap_or(self.config.listen)
     }
 
+    /// The address of MQTT over WebSocket, if there is one.
+    pub fn websocket_address(&self) -> Option<SocketAddr> {
+        self.websocket.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
     /// Serves devices until `stop`; what was taken before it is still acknowledged if it is committed soon.
     pub async fn serve(self, clock: Clock, tx: mpsc::Sender<RawMessage>, stop: CancellationToken, metrics: Metrics) {
-        let metrics = metrics.of("listener");
         let config = &self.config;
-        let door = Arc::new(Door {
-            packet_bytes_max: u32::try_from(config.max_packet.bytes()).unwrap_or(u32::MAX),
-            unacked_max: config.unacked_max,
-            connect_timeout: config.connect_timeout.duration(),
-            packet_timeout: config.packet_timeout.duration(),
-            anonymous: config.anonymous,
-            passwords: self.passwords.clone(),
-            guests: Mutex::default(),
-            clock,
-            metrics: metrics.clone(),
-            stop: stop.clone(),
-        });
-        info!(listen = %self.address(), tls = self.tls.is_some(), anonymous = config.anonymous, "devices may connect");
+        provide_files(config.connections_max as u64 + SPARE_FILES);
+        let metrics = metrics.of("listener");
+        let (listen, websocket) = (self.address(), self.websocket_address());
+        let door = Door::new(config, self.passwords, self.rights, clock, metrics, stop.clone());
+        let visit = Visit { tls: self.tls, wrapped: false, door: Arc::new(door), tx };
+        let (tls, anonymous) = (visit.tls.is_some(), config.anonymous);
+        info!(%listen, websocket = websocket.map(tracing::field::display), tls, anonymous, "devices may connect");
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let (accepted, wrapped) = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next(), if !connections.is_empty() => {
                     if let Err(panic) = ended {
+                        visit.door.metrics.refuse("panic");
                         error!(%panic, "serving a connection failed");
                     }
                     continue;
                 }
-                accepted = self.socket.accept() => accepted,
+                accepted = self.socket.accept() => (accepted, false),
+                accepted = accept(self.websocket.as_ref()) => (accepted, true),
             };
             match accepted {
-                Ok((_, peer)) if config.connections_max <= connections.len() => {
-                    metrics.refuse("connections-max");
-                    debug!(%peer, "closed at once: `intake.listener.connections-max` is reached");
-                }
                 Ok((stream, peer)) => {
-                    connections.spawn(attend(stream, peer, self.tls.clone(), door.clone(), tx.clone()));
+                    let room = connections.len() < config.connections_max;
+                    match visit.door.callers.one_more(peer.ip()) {
+                        Some(caller) if room => {
+                            connections.spawn(Visit { wrapped, ..visit.clone() }.attend(stream, peer, caller));
+                        }
+                        Some(_) => visit.turned_away(peer, "connections-max"),
+                        None => visit.turned_away(peer, "connections-per-address"),
+                    }
                 }
                 Err(error) => {
                     // Mostly: no file handle is free. Connections end all the time, so try again soon.
-                    warn!(%error, "accepting a connection failed");
+                    visit.door.metrics.refuse("not-accepted");
+                    if let Some(quiet) = visit.door.told.again("not-accepted", Instant::now()) {
+                        warn!(%error, quiet, "accepting a connection failed");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
-        drop(self.socket);
-        drop(tx);
+        drop((self.socket, self.websocket, visit));
         while connections.join_next().await.is_some() {}
     }
 }
@@ -324,42 +230,112 @@ pub async fn run_listener(
     Ok(())
 }
 
-async fn attend(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+async fn bind(listen: SocketAddr, setting: &'static str) -> Result<TcpListener, ListenerError> {
+    TcpListener::bind(listen).await.map_err(|source| ListenerError::Bind { listen, setting, source })
+}
+
+async fn accept(socket: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match socket {
+        Some(socket) => socket.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Each connection takes a file descriptor, and most services and shells are given 1,024.
+fn provide_files(wanted: u64) {
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(files) if wanted <= files => {}
+        had => {
+            let files = had.unwrap_or_default();
+            warn!(files, wanted, "fewer open files are allowed than `intake.listener.connections-max` may need");
+        }
+    }
+}
+
+/// What a connection is served with.
+#[derive(Clone)]
+struct Visit {
+    tls: Option<TlsAcceptor>,
+    /// In WebSocket messages.
+    wrapped: bool,
     door: Arc<Door>,
     tx: mpsc::Sender<RawMessage>,
-) {
-    let _open = door.metrics.open();
-    // PUBACKs are small and somebody waits for each.
-    let _ = stream.set_nodelay(true);
-    let end = match tls {
-        None => conn::serve(stream, peer, door.clone(), tx).await,
-        Some(acceptor) => {
-            let shaken = tokio::select! {
-                () = door.stop.cancelled() => return,
-                shaken = timeout(door.connect_timeout, acceptor.accept(stream)) => shaken,
-            };
-            match shaken {
-                Ok(Ok(stream)) => conn::serve(stream, peer, door.clone(), tx).await,
-                Ok(Err(error)) => {
-                    door.metrics.refuse("tls");
-                    debug!(%peer, %error, "no TLS came about");
-                    return;
-                }
-                Err(_) => {
-                    door.metrics.refuse("connect-timeout");
-                    return;
+}
+
+impl Visit {
+    async fn attend(self, stream: TcpStream, peer: SocketAddr, _caller: Caller) {
+        let door = Arc::clone(&self.door);
+        let _open = door.metrics.open();
+        // PUBACKs are small and somebody waits for each.
+        let _ = stream.set_nodelay(true);
+        let probes = TcpKeepalive::new().with_time(PROBED_AFTER).with_interval(PROBED_EVERY);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&probes);
+        // TLS, WebSocket and CONNECT all within it.
+        let patience = Instant::now() + door.connect_timeout;
+        let end = self.welcome(stream, peer, patience).await;
+        match end.as_str() {
+            Some(reason) => {
+                door.metrics.refuse(reason);
+                debug!(%peer, reason, "closed: {end}");
+                if let Some(quiet) = door.told.again(reason, Instant::now()) {
+                    info!(%peer, reason, quiet, "closed: {end}");
                 }
             }
+            None => debug!(%peer, "ended: {end}"),
         }
-    };
-    match end.as_str() {
-        Some(reason) => {
-            door.metrics.refuse(reason);
-            info!(%peer, reason, "closed: {end}");
+    }
+
+    /// Each way to be connected has a box of its own: in one future together they would cost every connection as much as
+    /// TLS and WebSocket do.
+    async fn welcome(self, stream: TcpStream, peer: SocketAddr, patience: Instant) -> End {
+        match self.tls.clone() {
+            Some(acceptor) => Box::pin(self.shake_hands(acceptor, stream, peer, patience)).await,
+            None => Box::pin(self.converse(stream, Peer { addr: peer, certified: None }, patience)).await,
         }
-        None => debug!(%peer, "ended: {end}"),
+    }
+
+    async fn shake_hands(self, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, patience: Instant) -> End {
+        let shaken = tokio::select! {
+            () = self.door.stop.cancelled() => return End::Stopping,
+            shaken = timeout_at(patience, Box::pin(acceptor.accept(stream))) => shaken,
+        };
+        let stream = match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return End::Tls(error),
+            Err(_) => return End::ConnectTimeout,
+        };
+        let certified = match stream.get_ref().1.peer_certificates() {
+            None | Some([]) => None,
+            Some([certificate, ..]) => match tls::name_of(certificate) {
+                Some(name) => Some(name),
+                None => return End::Nameless,
+            },
+        };
+        Box::pin(self.converse(stream, Peer { addr: peer, certified }, patience)).await
+    }
+
+    async fn converse<S>(self, stream: S, peer: Peer, patience: Instant) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if !self.wrapped {
+            return Box::pin(conn::serve(stream, peer, patience, self.door, self.tx)).await;
+        }
+        let upgraded = tokio::select! {
+            () = self.door.stop.cancelled() => return End::Stopping,
+            upgraded = timeout_at(patience, Box::pin(websocket::accept(stream))) => upgraded,
+        };
+        match upgraded {
+            Ok(Ok(stream)) => Box::pin(conn::serve(stream, peer, patience, self.door, self.tx)).await,
+            Ok(Err(end)) => end,
+            Err(_) => End::ConnectTimeout,
+        }
+    }
+
+    fn turned_away(&self, peer: SocketAddr, limit: &'static str) {
+        self.door.metrics.refuse(limit);
+        if let Some(quiet) = self.door.told.again(limit, Instant::now()) {
+            warn!(%peer, quiet, "closed at once: `intake.listener.{limit}` is reached");
+        }
     }
 }

@@ -1,7 +1,18 @@
 //! One device's MQTT session, without the socket: bytes in, things to do out.
 //!
-//! Publish-only MQTT 3.1.1: CONNECT, PUBLISH at QoS 0 and 1, PINGREQ, DISCONNECT. A SUBSCRIBE is answered with failure.
-//! Everything else closes the connection. Never acknowledges a publish by itself.
+//! Publish-only MQTT 3.1.1 and 5: CONNECT with or without a will, PUBLISH at QoS 0 and 1, PINGREQ, DISCONNECT. A
+//! SUBSCRIBE is answered with failure. Everything else closes the connection. Never acknowledges a publish by itself.
+//!
+//! Of MQTT 5: a topic has at most [`TOPIC_ALIASES`] aliases, a session ends with its connection whatever expiry is
+//! asked for, there is no authentication beyond CONNECT. Properties that describe a message (content type, user
+//! properties, payload format, response topic, expiry) are read over: what is acknowledged is stored, so nothing
+//! expires, and what a payload is says the mapping of its topic.
+
+mod fault; // why a session ends
+
+pub(super) mod head; // the first packet
+
+mod packets; // what we send
 
 use std::time::Duration;
 
@@ -9,10 +20,26 @@ use bytes::Bytes;
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::event::{Event, TimerKind};
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, role};
-use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait, Packet, Qos, v3_1_1};
-use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, MqttError, SubackReturnCode};
+use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait, Packet, Property, Qos, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection, Version};
 use shared::config::Secret;
+
+pub(super) use self::fault::{Bye, Fault, Refusal};
+
+/// Names a device may give to topics it publishes to again and again. Each is remembered with its topic.
+pub(super) const TOPIC_ALIASES: u16 = 16;
+/// Longer topics are refused: nobody has them, and aliases would make us keep them.
+const TOPIC_BYTES_MAX: usize = 1024;
+
+/// What a session promises.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Bytes of a packet.
+    pub(super) packet_bytes_max: u32,
+    /// QoS 1 publishes that may be unacknowledged, from 1.
+    pub(super) receive_max: u16,
+}
 
 /// What the connection is to do next.
 #[derive(Debug)]
@@ -25,19 +52,31 @@ pub(super) enum Act {
     Publish(Publish),
     /// From now on, silence of this length ends the connection; `None`: the device asked for no limit.
     Quiet(Option<Duration>),
-    /// The device said goodbye.
-    Goodbye,
+    /// The device said goodbye; with `true`, its will is to be published nevertheless.
+    Goodbye(bool),
     /// Close at once.
     Close(Fault),
+}
+
+/// Which MQTT a device speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// 3.1.1
+    V3,
+    /// 5.0
+    V5,
 }
 
 /// Who a device says it is.
 #[derive(Debug)]
 pub(super) struct Hello {
+    pub(super) spoken: Spoken,
     /// Empty: the device wants a name of our choosing.
     pub(super) client_id: String,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
+    /// To be published if the device goes without goodbye.
+    pub(super) will: Option<Publish>,
 }
 
 /// One publish.
@@ -49,70 +88,12 @@ pub(super) struct Publish {
     pub(super) packet_id: Option<u16>,
 }
 
-/// Why a connection is closed by us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("the first packet is not CONNECT")]
-    NotConnect,
-    #[error("not MQTT 3.1.1")]
-    Version,
-    #[error("the client id is not allowed")]
-    ClientId,
-    #[error("a packet is larger than `intake.listener.max-packet`")]
-    TooLarge,
-    #[error("a QoS 2 publish; publish at QoS 1")]
-    Qos2,
-    #[error("a topic name is empty, holds a wildcard or begins with `$`")]
-    Topic,
-    #[error("bytes that are not MQTT")]
-    Garbage,
-    #[error("a packet that does not belong here")]
-    Protocol,
-}
-
-impl Fault {
-    /// As it stands in metrics.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Fault::NotConnect => "not-connect",
-            Fault::Version => "version",
-            Fault::ClientId => "client-id",
-            Fault::TooLarge => "too-large",
-            Fault::Qos2 => "qos2",
-            Fault::Topic => "topic",
-            Fault::Garbage => "garbage",
-            Fault::Protocol => "protocol",
-        }
-    }
-}
-
-impl From<MqttError> for Fault {
-    fn from(error: MqttError) -> Self {
-        match error {
-            MqttError::PacketTooLarge => Fault::TooLarge,
-            MqttError::UnsupportedProtocolVersion => Fault::Version,
-            MqttError::ClientIdentifierNotValid => Fault::ClientId,
-            MqttError::ProtocolError | MqttError::InvalidPacketForRole => Fault::Protocol,
-            _ => Fault::Garbage,
-        }
-    }
-}
-
-/// Up to the protocol level of a CONNECT: type, four bytes of length, two of the name's length, the name, the level.
-const HEAD_BYTES: usize = 1 + 4 + 2 + 6 + 1;
-/// CONNACK, no session, return code 0x01: unacceptable protocol version.
-const WRONG_VERSION: [u8; 4] = [0x20, 2, 0, 1];
-
-/// True for a CONNECT of MQTT, or of MQTT 3.1 by its name, at another level than that of 3.1.1.
-fn is_other_version(head: &[u8]) -> bool {
-    let [0x10, rest @ ..] = head else { return false };
-    let length = rest.iter().take(4).take_while(|byte| 0x80 <= **byte).count() + 1;
-    let name = rest.get(length..).unwrap_or_default();
-    match name {
-        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', _, ..] => true,
-        [0, 4, b'M', b'Q', b'T', b'T', level, ..] => *level != 4,
-        _ => false,
-    }
+/// A PUBACK that is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owed {
+    pub(super) packet_id: u16,
+    /// The device has no right to this topic: MQTT 5 says so, and nothing is stored.
+    pub(super) barred: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,20 +107,21 @@ enum Stage {
 /// The state of one session.
 pub(super) struct Session {
     mqtt: Connection<role::Server>,
+    terms: Terms,
     stage: Stage,
+    spoken: Spoken,
     partial: bool,
-    /// The first bytes of the device, until its CONNECT is there.
-    head: Vec<u8>,
+    head: head::Head,
 }
 
 impl Session {
-    /// A session that accepts packets of at most `packet_bytes_max` bytes.
-    pub(super) fn new(packet_bytes_max: u32) -> Self {
-        let options = ConnectionOptions::new().maximum_packet_size_recv(packet_bytes_max);
-        let mut mqtt = Connection::with_options(Version::V3_1_1, options);
+    /// A session that accepts packets as `terms` say.
+    pub(super) fn new(terms: Terms) -> Self {
+        let options = ConnectionOptions::new().maximum_packet_size_recv(terms.packet_bytes_max);
+        let mut mqtt = Connection::with_options(Version::Undetermined, options);
         mqtt.set_auto_pub_response(false);
         mqtt.set_auto_ping_response(true);
-        Self { mqtt, stage: Stage::Fresh, partial: false, head: Vec::new() }
+        Self { mqtt, terms, stage: Stage::Fresh, spoken: Spoken::V3, partial: false, head: head::Head::default() }
     }
 
     /// True while a packet has begun and not ended.
@@ -153,52 +135,71 @@ impl Session {
         if bytes.is_empty() || matches!(self.stage, Stage::Asking | Stage::Closed) {
             return 0;
         }
+        if self.stage == Stage::Fresh {
+            return self.feed_connect(bytes, acts);
+        }
         let mut cursor = Cursor::new(bytes);
         let events = self.mqtt.recv(&mut cursor);
         let taken = usize::try_from(cursor.position()).unwrap_or(bytes.len()).min(bytes.len());
         self.partial = events.is_empty();
-        if self.stage == Stage::Fresh {
-            let missing = HEAD_BYTES.saturating_sub(self.head.len());
-            self.head.extend(bytes[..taken].iter().take(missing));
-            // The library answers 3.1, whose protocol has another name, as it answers garbage.
-            if !self.partial && is_other_version(&self.head) {
-                acts.push(Act::Send(WRONG_VERSION.to_vec()));
-                self.close(Fault::Version, acts);
-                return taken;
-            }
-        }
         self.take(events, acts);
         taken
     }
 
-    /// The device may publish.
-    pub(super) fn accept(&mut self, acts: &mut Vec<Act>) {
-        self.stage = Stage::Open;
-        self.answer(ConnectReturnCode::Accepted, acts);
-    }
-
-    /// The device may not; the connection is to be closed once the answer is written.
-    pub(super) fn refuse(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
-        self.stage = Stage::Closed;
-        self.answer(code, acts);
-    }
-
-    /// The bytes of the PUBACK of `packet_id`.
-    pub(super) fn acknowledge(&mut self, packet_id: u16, acts: &mut Vec<Act>) {
-        match v3_1_1::Puback::builder().packet_id(packet_id).build() {
-            Ok(puback) => {
-                let events = self.mqtt.send(puback.into());
-                self.take(events, acts);
+    /// CONNECT is kept until it is whole, and read then.
+    fn feed_connect(&mut self, bytes: &[u8], acts: &mut Vec<Act>) -> usize {
+        match self.head.take(bytes) {
+            Ok((taken, packet)) => {
+                self.partial = packet.is_none();
+                if let Some(packet) = packet {
+                    let events = self.mqtt.recv(&mut Cursor::new(packet.as_slice()));
+                    self.take(events, acts);
+                }
+                taken
             }
-            Err(error) => acts.push(Act::Close(error.into())),
+            Err(head::Refusal { fault, answer }) => {
+                if !answer.is_empty() {
+                    acts.push(Act::Send(answer.to_vec()));
+                }
+                self.shut(fault, acts);
+                bytes.len()
+            }
         }
     }
 
-    fn answer(&mut self, code: ConnectReturnCode, acts: &mut Vec<Act>) {
-        // No session outlives its connection here, so none is ever present.
-        let connack = v3_1_1::Connack::builder().return_code(code).session_present(false).build();
-        let events = self.mqtt.send(connack.expect("a CONNACK has all its fields").into());
-        self.take(events, acts);
+    /// The device may publish; `assigned` is the name it gets if it has none of its own.
+    pub(super) fn accept(&mut self, assigned: Option<&str>, acts: &mut Vec<Act>) {
+        self.stage = Stage::Open;
+        self.send(packets::welcome(self.spoken, self.terms, assigned), acts);
+    }
+
+    /// The device may not; the connection is to be closed once the answer is written.
+    pub(super) fn refuse(&mut self, why: Refusal, acts: &mut Vec<Act>) {
+        self.stage = Stage::Closed;
+        self.send(packets::refusal(self.spoken, why), acts);
+    }
+
+    /// The bytes of a PUBACK.
+    pub(super) fn acknowledge(&mut self, owed: Owed, acts: &mut Vec<Act>) {
+        self.send(packets::puback(self.spoken, owed), acts);
+    }
+
+    /// The device must go, and is told why if there is a word for it. The connection is to be closed afterwards.
+    pub(super) fn dismiss(&mut self, why: Bye, acts: &mut Vec<Act>) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Closed;
+            self.say_goodbye(why.reason(), acts);
+        }
+    }
+
+    fn send(&mut self, packet: Result<Packet, MqttError>, acts: &mut Vec<Act>) {
+        match packet {
+            Ok(packet) => {
+                let events = self.mqtt.send(packet);
+                self.take(events, acts);
+            }
+            Err(error) => self.close(error.into(), acts),
+        }
     }
 
     fn take(&mut self, events: Vec<Event>, acts: &mut Vec<Act>) {
@@ -218,79 +219,157 @@ impl Session {
         }
         if close {
             // The error that explains it mostly stands beside it, and has closed the session already.
-            self.close(Fault::Protocol, acts);
+            self.shut(Fault::Protocol, acts);
         }
     }
 
     fn packet(&mut self, packet: Packet, acts: &mut Vec<Act>) {
         match (self.stage, packet) {
             (Stage::Closed, _) => {}
-            (Stage::Fresh, Packet::V3_1_1Connect(connect)) => {
-                self.stage = Stage::Asking;
-                if connect.client_id().is_empty() && !connect.clean_session() {
-                    self.refuse(ConnectReturnCode::IdentifierRejected, acts);
-                    acts.push(Act::Close(Fault::ClientId));
-                    return;
-                }
-                acts.push(Act::Connect(Hello {
-                    client_id: connect.client_id().to_owned(),
-                    user: connect.user_name().map(str::to_owned),
-                    password: connect.password().map(|bytes| Secret::new(String::from_utf8_lossy(bytes))),
-                }));
-            }
+            (Stage::Fresh, Packet::V3_1_1Connect(connect)) => self.connect_v3(&connect, acts),
+            (Stage::Fresh, Packet::V5_0Connect(connect)) => self.connect_v5(&connect, acts),
             (Stage::Fresh | Stage::Asking, _) => self.close(Fault::NotConnect, acts),
-            (Stage::Open, Packet::V3_1_1Publish(publish)) => self.publish(&publish, acts),
+            (Stage::Open, Packet::V3_1_1Publish(publish)) => {
+                let (qos, id) = (publish.qos(), publish.packet_id());
+                self.publish(qos, id, publish.topic_name(), publish.payload().as_slice(), acts);
+            }
+            (Stage::Open, Packet::V5_0Publish(publish)) => {
+                let (qos, id) = (publish.qos(), publish.packet_id());
+                self.publish(qos, id, publish.topic_name(), publish.payload().as_slice(), acts);
+            }
             (Stage::Open, Packet::V3_1_1Subscribe(subscribe)) => {
-                let codes = vec![SubackReturnCode::Failure; subscribe.entries().len()];
-                match v3_1_1::Suback::builder().packet_id(subscribe.packet_id()).return_codes(codes).build() {
-                    Ok(suback) => {
-                        let events = self.mqtt.send(suback.into());
-                        self.take(events, acts);
-                    }
-                    Err(error) => self.close(error.into(), acts),
-                }
+                self.send(packets::suback(self.spoken, subscribe.packet_id(), subscribe.entries().len()), acts);
+            }
+            (Stage::Open, Packet::V5_0Subscribe(subscribe)) => {
+                self.send(packets::suback(self.spoken, subscribe.packet_id(), subscribe.entries().len()), acts);
             }
             (Stage::Open, Packet::V3_1_1Unsubscribe(unsubscribe)) => {
-                match v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build() {
-                    Ok(unsuback) => {
-                        let events = self.mqtt.send(unsuback.into());
-                        self.take(events, acts);
-                    }
-                    Err(error) => self.close(error.into(), acts),
-                }
+                self.send(packets::unsuback(self.spoken, unsubscribe.packet_id(), unsubscribe.entries().len()), acts);
             }
-            (Stage::Open, Packet::V3_1_1Pingreq(_)) => {} // answered by the library
-            (Stage::Open, Packet::V3_1_1Disconnect(_)) => {
-                self.stage = Stage::Closed;
-                acts.push(Act::Goodbye);
+            (Stage::Open, Packet::V5_0Unsubscribe(unsubscribe)) => {
+                self.send(packets::unsuback(self.spoken, unsubscribe.packet_id(), unsubscribe.entries().len()), acts);
+            }
+            (Stage::Open, Packet::V3_1_1Pingreq(_) | Packet::V5_0Pingreq(_)) => {} // answered by the library
+            (Stage::Open, Packet::V3_1_1Disconnect(_)) => self.leave(false, acts),
+            (Stage::Open, Packet::V5_0Disconnect(said)) => {
+                self.leave(said.reason_code() == Some(DisconnectReasonCode::DisconnectWithWillMessage), acts);
             }
             (Stage::Open, _) => self.close(Fault::Protocol, acts),
         }
     }
 
-    fn publish(&mut self, publish: &v3_1_1::Publish, acts: &mut Vec<Act>) {
-        let packet_id = match (publish.qos(), publish.packet_id()) {
+    fn connect_v3(&mut self, connect: &v3_1_1::Connect, acts: &mut Vec<Act>) {
+        self.spoken = Spoken::V3;
+        if connect.client_id().is_empty() && !connect.clean_session() {
+            return self.turn_away(Refusal::ClientId, Fault::ClientId, acts);
+        }
+        let will = connect.will_topic().zip(connect.will_payload());
+        let hello = Hello {
+            spoken: Spoken::V3,
+            client_id: connect.client_id().to_owned(),
+            user: connect.user_name().map(str::to_owned),
+            password: connect.password().map(|bytes| Secret::new(String::from_utf8_lossy(bytes))),
+            will: None,
+        };
+        self.connect(hello, will, connect.will_qos(), acts);
+    }
+
+    fn connect_v5(&mut self, connect: &v5_0::Connect, acts: &mut Vec<Act>) {
+        self.spoken = Spoken::V5;
+        if connect.props().iter().any(|property| matches!(property, Property::AuthenticationMethod(_))) {
+            return self.turn_away(Refusal::AuthMethod, Fault::AuthMethod, acts);
+        }
+        let will = connect.will_topic().zip(connect.will_payload());
+        let hello = Hello {
+            spoken: Spoken::V5,
+            client_id: connect.client_id().to_owned(),
+            user: connect.user_name().map(str::to_owned),
+            password: connect.password().map(|bytes| Secret::new(String::from_utf8_lossy(bytes))),
+            will: None,
+        };
+        self.connect(hello, will, connect.will_qos(), acts);
+    }
+
+    fn connect(&mut self, hello: Hello, will: Option<(&str, &[u8])>, will_qos: Qos, acts: &mut Vec<Act>) {
+        if will.is_some() && will_qos == Qos::ExactlyOnce {
+            return self.turn_away(Refusal::Qos2, Fault::Qos2, acts);
+        }
+        if will.is_some_and(|(topic, _)| !is_topic(topic)) {
+            return self.turn_away(Refusal::Topic, Fault::Topic, acts);
+        }
+        let will = will.map(|(topic, payload)| Publish {
+            topic: topic.to_owned(),
+            payload: Bytes::copy_from_slice(payload),
+            packet_id: None,
+        });
+        self.stage = Stage::Asking;
+        acts.push(Act::Connect(Hello { will, ..hello }));
+    }
+
+    fn publish(&mut self, qos: Qos, packet_id: Option<u16>, topic: &str, payload: &[u8], acts: &mut Vec<Act>) {
+        let packet_id = match (qos, packet_id) {
             (Qos::AtMostOnce, _) => None,
             (Qos::AtLeastOnce, Some(packet_id)) if packet_id != 0 => Some(packet_id),
             (Qos::AtLeastOnce, _) => return self.close(Fault::Garbage, acts),
             (Qos::ExactlyOnce, _) => return self.close(Fault::Qos2, acts),
         };
-        let topic = publish.topic_name();
-        // What begins with `$` is no device's to publish on; our own sensors come under such a topic.
-        if topic.is_empty() || topic.starts_with('$') || topic.contains(['+', '#', '\0']) {
+        if !is_topic(topic) {
             return self.close(Fault::Topic, acts);
         }
         acts.push(Act::Publish(Publish {
             topic: topic.to_owned(),
-            payload: Bytes::copy_from_slice(publish.payload().as_slice()),
+            payload: Bytes::copy_from_slice(payload),
             packet_id,
         }));
     }
 
+    fn leave(&mut self, with_will: bool, acts: &mut Vec<Act>) {
+        self.stage = Stage::Closed;
+        acts.push(Act::Goodbye(with_will));
+    }
+
+    /// Refuses a CONNECT for what stands in it.
+    fn turn_away(&mut self, why: Refusal, fault: Fault, acts: &mut Vec<Act>) {
+        self.refuse(why, acts);
+        acts.push(Act::Close(fault));
+    }
+
+    /// Closes, and says why to a device that is in and has a word for it.
     fn close(&mut self, fault: Fault, acts: &mut Vec<Act>) {
+        let was = self.stage;
+        self.stage = Stage::Closed;
+        if was == Stage::Open {
+            self.say_goodbye(fault.goodbye(), acts);
+        }
+        if was != Stage::Closed {
+            acts.push(Act::Close(fault));
+        }
+    }
+
+    /// Closes without a word.
+    fn shut(&mut self, fault: Fault, acts: &mut Vec<Act>) {
         if self.stage != Stage::Closed {
             self.stage = Stage::Closed;
             acts.push(Act::Close(fault));
         }
     }
+
+    /// Only what is to be sent comes of it: the library may have said goodbye by itself already.
+    fn say_goodbye(&mut self, reason: DisconnectReasonCode, acts: &mut Vec<Act>) {
+        if self.spoken == Spoken::V3 {
+            return;
+        }
+        let Ok(packet) = packets::disconnect(reason) else { return };
+        for event in self.mqtt.send(packet) {
+            if let Event::RequestSendPacket { packet, .. } = event {
+                acts.push(Act::Send(packet.to_continuous_buffer()));
+            }
+        }
+    }
+}
+
+fn is_topic(topic: &str) -> bool {
+    // What begins with `$` is no device's to publish on; our own sensors come under such a topic.
+    let own = topic.starts_with('$');
+    !topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX && !own && !topic.contains(['+', '#', '\0'])
 }
