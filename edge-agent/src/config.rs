@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::config::{Check, ConfigErrors, Layers, Mistakes};
 use shared::telemetry;
 
-use crate::{hub, intake, led, outbox, presilver, provision, remote, sensors, uplink};
+use crate::{hub, intake, led, line, outbox, presilver, provision, remote, sensors, uplink};
 
 /// The embedded default.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -23,6 +23,8 @@ pub struct Config {
     pub hub: hub::Config,
     /// Whom to ask which hub it is.
     pub provisioning: provision::Config,
+    /// How both are reached.
+    pub network: line::Config,
     /// The ways in.
     pub intake: intake::Config,
     /// Sensors on buses and pins of this machine: a third way in.
@@ -52,9 +54,20 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
+impl Config {
+    /// Which hub, read from its secrets as they are now.
+    ///
+    /// # Errors
+    /// It cannot be had from the settings.
+    pub fn source(&self) -> Result<hub::Source, hub::SourceError> {
+        self.hub.source(&self.provisioning, &self.network)
+    }
+}
+
 impl Check for Config {
     fn check(&self, mistakes: &mut Mistakes) {
         mistakes.ensure(self.hub.port != 0, "hub.port", "must not be 0; write 8883");
+        mistakes.ensure(self.hub.websocket_port != 0, "hub.websocket-port", "must not be 0; write 443");
         let host = self.hub.host.as_deref();
         mistakes.ensure(host != Some(""), "hub.host", "is empty; leave it out to dial the connection string's host");
         self.provisioning.check(mistakes);
@@ -81,10 +94,11 @@ pub struct Runnable(pub Config);
 impl Check for Runnable {
     fn check(&self, mistakes: &mut Mistakes) {
         self.0.check(mistakes);
-        match self.0.hub.source(&self.0.provisioning) {
+        match self.0.source() {
             Ok(_) => {}
-            Err(hub::SourceError::Hub(error)) => mistakes.add("hub.connection-string", error.to_string()),
+            Err(hub::SourceError::Hub(error)) => mistakes.add(error.path(), error.to_string()),
             Err(hub::SourceError::Provisioning(error)) => mistakes.add(error.path(), error.to_string()),
+            Err(hub::SourceError::Network(error)) => mistakes.add(error.path(), error.to_string()),
         }
     }
 }
@@ -131,7 +145,7 @@ mod tests {
         let run = |text: &str| shared::config::load_from::<Runnable>(&LAYERS, Some(("edge.toml", text)), &[]);
         let whole = "[provisioning]\nid-scope = \"0ne1\"\nregistration-id = \"gw-01\"\nkey = \"c2VjcmV0\"\n";
         let config = run(whole).expect("no connection string is needed").0;
-        let source = config.hub.source(&config.provisioning).expect("an applicant");
+        let source = config.source().expect("an applicant");
         assert!(matches!(source, hub::Source::Provisioned(_)), "{source:?}");
         assert_eq!(source.known().gateway.as_str(), "gw-01");
         for (text, path, part) in [
@@ -141,6 +155,19 @@ mod tests {
             (whole.replace("0ne1", "a/b"), "provisioning.id-scope", "letters and digits"),
             (whole.replace("registration", "#"), "provisioning.registration-id", "is missing"),
             (whole.replace("gw-01", "gw/01"), "provisioning.registration-id", "end in"),
+            (format!("{whole}certificate-file = \"x.pem\"\n"), "provisioning.certificate-file", "belong together"),
+            (format!("{whole}websocket-port = 0\n"), "provisioning.websocket-port", "443"),
+            (format!("{whole}[network]\nproxy = \"http://u:c2VjcmV0@p:1\"\n"), "network.proxy", "proxy-credentials"),
+            (
+                format!("{whole}[network]\nproxy-credentials = \"u:c2VjcmV0\"\n"),
+                "network.proxy-credentials",
+                "without `proxy`",
+            ),
+            (
+                format!("{whole}[network]\nproxy = \"http://p:1\"\nproxy-credentials = \"c2VjcmV0\"\n"),
+                "network.proxy-credentials",
+                "USER:PASSWORD",
+            ),
             (format!("{whole}group-key = \"c2VjcmV0\"\n"), "provisioning.group-key", "both"),
             (format!("{whole}port = 0\n"), "provisioning.port", "8883"),
             (format!("{whole}timeout = \"0s\"\n"), "provisioning.timeout", "2m"),

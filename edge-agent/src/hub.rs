@@ -7,6 +7,8 @@ use shared::config::{SecretError, SecretSource};
 use shared::reading::GatewayId;
 use shared::sas;
 
+use crate::identity::{Certificate, CertificateError, Identity};
+use crate::line::{self, Network};
 use crate::provision::{self, Applicant, Assignment};
 use crate::uplink::HubTarget;
 
@@ -15,12 +17,19 @@ use crate::uplink::HubTarget;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// `HostName=…;DeviceId=…;SharedAccessKey=…`, as the hub gives it for the gateway's device.
+    /// `HostName=…;DeviceId=…;SharedAccessKey=…`, as the hub gives it for the gateway's device; with `x509=true` in place of
+    /// the key, where a certificate proves us.
     pub connection_string: Option<SecretSource>,
+    /// Our certificate and its chain, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub private_key: Option<SecretSource>,
     /// The host to dial; the connection string's, if left out.
     pub host: Option<String>,
     /// Its port.
     pub port: u16,
+    /// Its port for MQTT in WebSocket messages.
+    pub websocket_port: u16,
     /// Certificate authorities to trust, PEM; the machine's, if left out.
     pub ca_file: Option<PathBuf>,
 }
@@ -32,6 +41,10 @@ pub struct Dial {
     pub host: Option<String>,
     /// The port.
     pub port: u16,
+    /// The port for WebSocket.
+    pub websocket_port: u16,
+    /// Which ways may be taken, and through which proxy.
+    pub network: Network,
     /// Certificate authorities to trust.
     pub ca_file: Option<PathBuf>,
 }
@@ -86,11 +99,14 @@ impl Known {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Of the connection string.
-    #[error("`hub.connection-string` {0}")]
+    #[error("`{path}` {0}", path = .0.path())]
     Hub(#[from] HubError),
     /// Of the provisioning.
     #[error("`{path}` {0}", path = .0.path())]
     Provisioning(#[from] provision::ConfigError),
+    /// Of the way there.
+    #[error("`{path}` {0}", path = .0.path())]
+    Network(#[from] line::ConfigError),
 }
 
 /// The connection string cannot be used. Never holds the key.
@@ -108,40 +124,79 @@ pub enum HubError {
     /// A part is missing or wrong.
     #[error("is no connection string of a device: {0}; write HostName=…;DeviceId=…;SharedAccessKey=…")]
     Malformed(&'static str),
+    /// The certificate cannot be used.
+    #[error("{0}")]
+    Certificate(#[from] CertificateError),
+    /// A key and a certificate.
+    #[error("is there beside a SharedAccessKey in the connection string; leave one of them out")]
+    Both,
+}
+
+impl HubError {
+    /// The setting to correct.
+    pub fn path(&self) -> &'static str {
+        match self {
+            HubError::Missing | HubError::Secret(_) | HubError::Malformed(_) => "hub.connection-string",
+            HubError::Certificate(_) | HubError::Both => "hub.certificate-file",
+        }
+    }
 }
 
 impl Config {
     /// How to dial the hub.
-    pub fn dial(&self) -> Dial {
-        Dial { host: self.host.clone(), port: self.port, ca_file: self.ca_file.clone() }
+    pub fn dial(&self, network: Network) -> Dial {
+        Dial {
+            host: self.host.clone(),
+            port: self.port,
+            websocket_port: self.websocket_port,
+            network,
+            ca_file: self.ca_file.clone(),
+        }
     }
 
     /// The connection string's hub, or, without one, the provisioning service's.
     ///
     /// # Errors
     /// Neither can be had from the settings.
-    pub fn source(&self, provisioning: &provision::Config) -> Result<Source, SourceError> {
+    pub fn source(&self, provisioning: &provision::Config, network: &line::Config) -> Result<Source, SourceError> {
+        let network = network.network()?;
         match &self.connection_string {
-            None if provisioning.is_set() => Ok(Source::Provisioned(provisioning.applicant()?)),
-            _ => Ok(Source::Fixed(self.target()?)),
+            None if provisioning.is_set() => Ok(Source::Provisioned(provisioning.applicant(network)?)),
+            _ => Ok(Source::Fixed(self.target(network)?)),
         }
     }
 
     /// Reads the secret and takes it apart.
     ///
     /// # Errors
-    /// What is wrong with `hub.connection-string`.
-    pub fn target(&self) -> Result<HubTarget, HubError> {
+    /// What is wrong with `hub.connection-string`, or with the certificate.
+    pub fn target(&self, network: Network) -> Result<HubTarget, HubError> {
         let secret = self.connection_string.as_ref().ok_or(HubError::Missing)?.read()?;
         let parts = Parts::parse(secret.reveal())?;
+        let certificate = Certificate::of(self.certificate_file.as_deref(), self.private_key.as_ref())?;
+        let identity = match (parts.key, certificate) {
+            (Some(_), Some(_)) => return Err(HubError::Both),
+            (Some(key), None) => {
+                Identity::Key(sas::Key::device(key).ok_or(HubError::Malformed("SharedAccessKey is not base64"))?)
+            }
+            (None, Some(certificate)) => Identity::Certificate(certificate),
+            (None, None) if parts.x509 => {
+                let words = "it says x509=true, and `hub.certificate-file` and `hub.private-key` are missing";
+                return Err(HubError::Malformed(words));
+            }
+            (None, None) => return Err(HubError::Malformed("SharedAccessKey is missing")),
+        };
         Ok(HubTarget {
             host: self.host.clone().unwrap_or_else(|| parts.host.to_owned()),
             hub: parts.host.to_owned(),
             gateway: GatewayId::new(parts.device),
-            key: sas::Key::device(parts.key).ok_or(HubError::Malformed("SharedAccessKey is not base64"))?,
+            identity,
             port: self.port,
+            websocket_port: self.websocket_port,
+            network,
             ca_file: self.ca_file.clone(),
             tls: true,
+            ask_again_at: None,
         })
     }
 }
@@ -155,18 +210,20 @@ pub(crate) fn is_device_id(text: &str) -> bool {
 struct Parts<'t> {
     host: &'t str,
     device: &'t str,
-    key: &'t str,
+    key: Option<&'t str>,
+    x509: bool,
 }
 
 impl<'t> Parts<'t> {
     fn parse(text: &'t str) -> Result<Self, HubError> {
-        let (mut host, mut device, mut key) = (None, None, None);
+        let (mut host, mut device, mut key, mut x509) = (None, None, None, false);
         for part in text.trim().split(';').filter(|part| !part.trim().is_empty()) {
             let (name, value) = part.split_once('=').ok_or(HubError::Malformed("a part has no `=`"))?;
             match name.trim() {
                 "HostName" => host = Some(value.trim()),
                 "DeviceId" => device = Some(value.trim()),
-                "SharedAccessKey" => key = Some(value.trim()),
+                "SharedAccessKey" => key = Some(value.trim()).filter(|key| !key.is_empty()),
+                "x509" => x509 = value.trim().eq_ignore_ascii_case("true"),
                 "ModuleId" => return Err(HubError::Malformed("it is that of a module (ModuleId)")),
                 "SharedAccessKeyName" => {
                     return Err(HubError::Malformed("it is that of a service (SharedAccessKeyName)"));
@@ -180,7 +237,7 @@ impl<'t> Parts<'t> {
         if !is_device_id(device) {
             return Err(HubError::Malformed("DeviceId has a letter the hub does not allow, or more than 128"));
         }
-        Ok(Self { host: given(host, "HostName is missing")?, device, key: given(key, "SharedAccessKey is missing")? })
+        Ok(Self { host: given(host, "HostName is missing")?, device, key, x509 })
     }
 }
 
@@ -190,9 +247,20 @@ mod tests {
 
     use super::*;
 
+    fn config(text: &str) -> Config {
+        Config {
+            connection_string: Some(SecretSource::Inline(Secret::new(text))),
+            certificate_file: None,
+            private_key: None,
+            host: None,
+            port: 8883,
+            websocket_port: 443,
+            ca_file: None,
+        }
+    }
+
     fn target(text: &str) -> Result<HubTarget, HubError> {
-        let connection_string = Some(SecretSource::Inline(Secret::new(text)));
-        Config { connection_string, host: None, port: 8883, ca_file: None }.target()
+        config(text).target(Network::default())
     }
 
     #[test]
@@ -211,11 +279,34 @@ mod tests {
             "DeviceId=d;SharedAccessKey=c2VjcmV0",
             "HostName=h;DeviceId=d;SharedAccessKey=c2VjcmV0!",
             "HostName=h;DeviceId=d/e;SharedAccessKey=c2VjcmV0",
+            "HostName=h;DeviceId=d;x509=true",
             "HostName=h;SharedAccessKeyName=service;SharedAccessKey=c2VjcmV0",
             "HostName=h;DeviceId=d;ModuleId=m;SharedAccessKey=c2VjcmV0",
         ] {
             let error = target(bad).expect_err(bad).to_string();
             assert!(!error.contains("c2VjcmV0"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_certificate_stands_in_the_place_of_the_key_and_not_beside_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("gw-01.pem");
+        std::fs::write(&file, crate::identity::tests::CERTIFICATE).expect("written");
+        let with = |text: &str| Config {
+            certificate_file: Some(file.clone()),
+            private_key: Some(SecretSource::Inline(Secret::new(crate::identity::tests::KEY))),
+            ..config(text)
+        };
+        let target = with("HostName=h;DeviceId=gw-01;x509=true").target(Network::default()).expect("good");
+        assert!(target.identity.certificate().is_some());
+        let shown = format!("{target:?}");
+        assert!(!shown.contains("PRIVATE") && shown.contains("***"), "{shown}");
+        let error = with("HostName=h;DeviceId=gw-01;SharedAccessKey=c2VjcmV0").target(Network::default());
+        let error = error.expect_err("both");
+        assert_eq!(error.path(), "hub.certificate-file");
+        assert!(error.to_string().contains("leave one of them out"), "{error}");
+        let half = Config { private_key: None, ..with("HostName=h;DeviceId=gw-01;x509=true") };
+        assert!(half.target(Network::default()).expect_err("half").to_string().contains("belong together"));
     }
 }

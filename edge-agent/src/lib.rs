@@ -27,9 +27,15 @@ pub mod remote; // what the hub desires of us and calls, beside the rows
 
 pub mod hub; // which hub, and who we are there
 
+pub mod identity; // a key, or a certificate
+
 pub mod provision; // asking the provisioning service which hub that is
 
 pub mod trust; // whom outgoing TLS connections trust
+
+pub mod line; // through a proxy, in WebSocket messages
+
+mod homing; // finds the hub, and finds it again
 
 pub mod config; // all of it, and default.toml
 

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::hub::{Source, SourceError};
+use crate::homing::{self, Means};
+use crate::hub::SourceError;
 use crate::intake::broker::BrokerError;
 use crate::intake::listener::ListenerError;
 use crate::led::{self, Shows};
@@ -21,10 +22,11 @@ use crate::outbox::lock::{Lock, LockError};
 use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
 use crate::presilver::gateway::Gateway;
+use crate::remote::kept::{Good, Keeper};
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
-use crate::{intake, machine, outbox, page, presilver, provision, remote, sensors, uplink};
+use crate::{intake, machine, outbox, page, presilver, remote, sensors, uplink};
 
 /// After `stop`, this long presilver may take to store what intake had taken.
 const STORE_GRACE: Duration = Duration::from_secs(6);
@@ -95,7 +97,7 @@ impl RunError {
 pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<(), RunError> {
     let clock = Clock::Real;
     let started = clock.now();
-    let source = config.hub.source(&config.provisioning)?;
+    let source = config.source()?;
     // By this name a broker knows us from run to run, whatever a provisioning service calls us.
     let gateway = source.known().gateway;
     let known = watch::Sender::new(source.known());
@@ -117,7 +119,11 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
     if !config.sensors.is_empty() {
         judging.mapping.insert(0, sensors::mapping());
     }
-    let judge = presilver::Judge::new(&judging);
+    let mut judge = presilver::Judge::new(&judging);
+    let good = if config.remote.enabled { remote::kept::read(&config.outbox.path) } else { Good::default() };
+    judge.judge_by(good.settings.rules.as_deref());
+    let (rules_to, rules) = watch::channel(good.settings.rules.clone().map(Arc::from));
+    let digests = judge.clone();
     let machine = Gateway::new(config.presilver.clock);
     let outbox = {
         let (settings, rules) = (config.outbox.clone(), judge.digest().to_owned());
@@ -133,7 +139,6 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
     let reporter = Reporter::new(
         &config,
         known.subscribe(),
-        judge.digest(),
         &outbox,
         &presilver_metrics,
         (uplink_metrics.status(), remote_metrics.status(), sensor_metrics.clone()),
@@ -142,7 +147,13 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
     let uplink_status = uplink_metrics.status();
     let remote = Remote::new(
         &config.remote,
-        Agent { epoch: outbox.epoch(), rules: judge.digest().to_owned() },
+        Agent {
+            epoch: outbox.epoch(),
+            good,
+            rules: rules_to,
+            digest: Arc::new(move |rules| digests.digest_of(rules)),
+            keeper: Keeper::new(&config.outbox.path),
+        },
         Gateway::new(config.presilver.clock),
         clock.clone(),
         (&config.log.level, log.switch),
@@ -186,7 +197,8 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         async move {
             // Whatever happens here, the uplink must learn that nothing more comes.
             let _told = head.drop_guard();
-            let judging = presilver::run(judge, machine, clock, judged, (outbox.clone(), senders), presilver_metrics);
+            let rows = (outbox.clone(), senders);
+            let judging = presilver::run((judge, rules), machine, clock, judged, rows, presilver_metrics);
             let late = async {
                 stop.cancelled().await;
                 tokio::time::sleep(STORE_GRACE).await;
@@ -204,18 +216,8 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         let tail = tail.clone();
         async move {
             let _told = tail.drop_guard();
-            let target = match source {
-                Source::Fixed(target) => target,
-                Source::Provisioned(applicant) => {
-                    let (settings, path) = (&config.provisioning, &config.outbox.path);
-                    let seeking = provision::seek(&applicant, settings, path, &clock, &known, &head);
-                    match Box::pin(seeking).await.map_err(UplinkError::Trust)? {
-                        Some(assignment) => applicant.target(&assignment, &config.hub.dial()),
-                        None => return Ok(()), // stopped before; what is held waits for the next run
-                    }
-                }
-            };
-            Ok(uplink::run(config.uplink, target, outbox, clock, head, uplink_metrics, remote).await?)
+            let means = Means { outbox, clock, metrics: uplink_metrics, remote };
+            Ok(Box::pin(homing::run(&config, source, means, &known, &head)).await?)
         }
     });
     all.spawn("outbox", {

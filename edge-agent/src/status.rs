@@ -96,7 +96,6 @@ pub(crate) struct Reporter {
 
 struct Inner {
     hub: watch::Receiver<Known>,
-    rules: String,
     started: Timestamp,
     bytes_max: u64,
     outbox: Outbox,
@@ -125,7 +124,6 @@ impl Reporter {
     pub(crate) fn new(
         config: &Config,
         hub: watch::Receiver<Known>,
-        rules: &str,
         outbox: &Outbox,
         presilver: &Metrics,
         (uplink, remote, sensors): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>, sensors::Metrics),
@@ -133,7 +131,6 @@ impl Reporter {
     ) -> Self {
         let inner = Inner {
             hub,
-            rules: rules.to_owned(),
             started,
             bytes_max: config.outbox.bytes_max.bytes(),
             outbox: outbox.clone(),
@@ -204,7 +201,7 @@ impl Reporter {
             hub,
             epoch: inner.outbox.epoch(),
             high: inner.outbox.high(inner.outbox.epoch()),
-            rules: inner.rules.clone(),
+            rules: inner.outbox.rules(),
             process: std::process::id(),
             started: inner.started.to_string(),
             now: now.to_string(),

@@ -5,7 +5,10 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::identity::Certificate;
 
 /// Where Linux distributions keep the authorities they trust; the first that exists is taken.
 const SYSTEM_FILES: [&str; 4] = [
@@ -42,6 +45,22 @@ pub enum TrustError {
 /// # Errors
 /// No authority can be had: the operator must act.
 pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TrustError> {
+    let roots = roots(ca_file)?;
+    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// As [`client`], and it shows `certificate`, if there is one.
+///
+/// # Errors
+/// As [`client`].
+pub fn client_as(ca_file: Option<&Path>, certificate: Option<&Certificate>) -> Result<Arc<ClientConfig>, TrustError> {
+    let Some(certificate) = certificate else { return client(ca_file) };
+    let builder = ClientConfig::builder().with_root_certificates(roots(ca_file)?);
+    let resolver = SingleCertAndKey::from(certificate.certified());
+    Ok(Arc::new(builder.with_client_cert_resolver(Arc::new(resolver))))
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TrustError> {
     let path = match ca_file {
         Some(path) => path.to_owned(),
         None => std::env::var_os("SSL_CERT_FILE")
@@ -59,7 +78,7 @@ pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TrustError> {
     if added == 0 {
         return Err(TrustError::Empty { path });
     }
-    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+    Ok(roots)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ mod provisioned; // a gateway that gets its hub from the provisioning service
 
 mod remote; // the twin and direct methods, through the hub's own API
 
+mod remote_ways; // certificates, 443, proxies, renewal, provisioned again; no log shows a secret
+
 mod misfortune; // each fault that the hub can be scripted to have
 
 mod storage; // a storage that fails, or is full

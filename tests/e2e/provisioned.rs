@@ -77,7 +77,7 @@ fn a_gateway_that_knows_only_the_provisioning_service_brings_a_reading_to_bronze
 }
 
 /// What a command of the simulator prints as JSON.
-fn simulator(scenario: &Scenario, args: &[&str]) -> Json {
+pub(crate) fn simulator(scenario: &Scenario, args: &[&str]) -> Json {
     let output = scenario.stack.run(Name::Simulator, args).expect("it starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{args:?}: {said}");
@@ -85,7 +85,7 @@ fn simulator(scenario: &Scenario, args: &[&str]) -> Json {
 }
 
 /// Changes a program's config file.
-fn edit(scenario: &Scenario, program: &str, change: impl FnOnce(&mut toml::Table)) {
+pub(crate) fn edit(scenario: &Scenario, program: &str, change: impl FnOnce(&mut toml::Table)) {
     let path = scenario.stack.layout.config(program);
     let mut table: toml::Table = std::fs::read_to_string(&path).expect("a config").parse().expect("toml");
     change(&mut table);

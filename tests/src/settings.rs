@@ -46,6 +46,8 @@ pub fn edge(layout: &Layout) -> Table {
     set(&mut table, "hub.host", text(ports.hub_mqtt.ip()));
     set(&mut table, "hub.port", port(ports.hub_mqtt));
     set(&mut table, "hub.ca-file", text(layout.hub_ca().display()));
+    // Nobody of ours listens at 443.
+    set(&mut table, "network.transport", text("mqtt"));
     set(&mut table, "intake.listener.listen", text(ports.agent_mqtt));
     set(&mut table, "outbox.path", text(layout.outbox().display()));
     set(&mut table, "uplink.backoff-max", text("5s"));

@@ -13,7 +13,8 @@ use crate::outbox::lock::{Lock, LockError};
 use crate::provision::{self, Fault, record};
 
 pub(super) fn run(config: &Config, json: bool) -> Result<ExitCode, Refusal> {
-    let applicant = config.provisioning.applicant();
+    let network = config.network.network().map_err(|error| Refusal::new(SourceError::from(error), Exit::Usage))?;
+    let applicant = config.provisioning.applicant(network);
     let applicant = applicant.map_err(|error| Refusal::new(SourceError::from(error), Exit::Usage))?;
     let clock = Clock::Real;
     let path = &config.outbox.path;

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 
 use super::store::{Opened, Selection, Store, StoreError};
 use super::worker::{self, Command, Metrics};
-use super::{Acked, Appended, Books, Config, HeldGap, NewRow, Row, RowId};
+use super::{Acked, Appended, Books, Config, HeldGap, NewRow, Row, RowId, history};
 
 /// Questions waiting at the worker; more wait at the handle. Each holds at most one batch.
 const QUESTIONS_MAX: usize = 64;
@@ -38,7 +38,7 @@ pub struct View {
     pub bytes: u64,
     /// Why nothing can be stored now; `None` while all is well.
     pub full: Option<String>,
-    /// Per epoch with rows: highest seq given, and the digest of the rules its rows were judged by.
+    /// Per epoch with rows: highest seq given, and by which rules its rows were judged.
     pub epochs: HashMap<Epoch, (Seq, Arc<str>)>,
 }
 
@@ -166,8 +166,28 @@ impl Outbox {
         self.look(|view| view.epochs.get(&epoch).map_or(Seq(0), |(high, _)| *high))
     }
 
-    /// The digest of the rules by which the rows of `epoch` were judged.
-    pub fn rules(&self, epoch: Epoch) -> Arc<str> {
+    /// The digest of the rules by which the row `seq` of `epoch` was judged, and the last row of which that holds, if
+    /// others follow.
+    pub fn rules_at(&self, epoch: Epoch, seq: Seq) -> (String, Option<Seq>) {
+        let history = self.history(epoch);
+        let (digest, upto) = history::at(&history, seq);
+        (digest.to_owned(), upto)
+    }
+
+    /// The digest of the rules by which rows of this run are judged now.
+    pub fn rules(&self) -> String {
+        history::last(&self.history(self.inner.epoch)).to_owned()
+    }
+
+    /// From the next row of this run on, rows are judged by rules of this digest.
+    ///
+    /// # Errors
+    /// Where it could not be written: then Envelopes name the rules of before.
+    pub async fn judge_by(&self, digest: String) -> Result<(), OutboxError> {
+        self.change(move |store| store.judge_by(&digest)).await
+    }
+
+    fn history(&self, epoch: Epoch) -> Arc<str> {
         self.look(|view| view.epochs.get(&epoch).map(|(_, rules)| Arc::clone(rules)))
             .unwrap_or_else(|| Arc::clone(&self.inner.rules))
     }

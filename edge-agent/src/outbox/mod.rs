@@ -9,6 +9,8 @@ pub mod config; // path, limits
 
 mod handle; // the cheap handle everybody holds
 
+mod history; // which rules judged which rows
+
 mod worker; // the thread that owns the store, group commit
 
 mod memory; // source keys of the last ten minutes

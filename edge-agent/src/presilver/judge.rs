@@ -69,6 +69,10 @@ pub struct Judged {
 pub struct Judge {
     mappings: Mappings,
     rules: Vec<Rule>,
+    /// Those of the configuration.
+    configured: Vec<Rule>,
+    /// What the digest is made of beside rules.
+    settings: BTreeMap<String, String>,
     max_ahead: Option<std::time::Duration>,
     max_age: Option<std::time::Duration>,
     digest: String,
@@ -87,10 +91,23 @@ impl Judge {
         Self {
             mappings: Mappings::new(&config.mapping),
             rules: config.rule.clone(),
+            configured: config.rule.clone(),
             max_ahead: config.max_ahead.map(Into::into),
             max_age: config.max_age.map(Into::into),
             digest: rules::digest(&rules::canonical(&config.rule, &settings)),
+            settings,
         }
+    }
+
+    /// From now on by these rules; `None`: by those of the configuration.
+    pub fn judge_by(&mut self, rules: Option<&[Rule]>) {
+        self.rules = rules.unwrap_or(&self.configured).to_vec();
+        self.digest = self.digest_of(rules);
+    }
+
+    /// The digest there would be, judging by these.
+    pub fn digest_of(&self, rules: Option<&[Rule]>) -> String {
+        rules::digest(&rules::canonical(rules.unwrap_or(&self.configured), &self.settings))
     }
 
     /// The name under which these rules travel: 16 hex digits of a SHA-256.

@@ -2,9 +2,11 @@
 //! handed over by its end is committed together: the busier it is, the larger the commits.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use shared::clock::Clock;
-use tokio::sync::mpsc;
+use shared::rules::Rule;
+use tokio::sync::{mpsc, watch};
 
 use super::format::Note;
 use super::gateway::Gateway;
@@ -28,7 +30,7 @@ const APPENDS_MAX: usize = 32;
 /// # Errors
 /// The outbox's writer has ended.
 pub async fn run(
-    mut judge: Judge,
+    (mut judge, mut rules): (Judge, watch::Receiver<Option<Arc<[Rule]>>>),
     mut gateway: Gateway,
     clock: Clock,
     mut messages: mpsc::Receiver<RawMessage>,
@@ -47,6 +49,13 @@ pub async fn run(
         };
         if count == 0 {
             break;
+        }
+        if rules.has_changed().unwrap_or(false) {
+            // What was judged by the former ones gets its numbers first.
+            if let Took::Sealed = under_way.finish().await? {
+                return Ok(());
+            }
+            turn(&mut judge, &mut rules, &outbox).await?;
         }
         let (mut rows, mut acks) = (Vec::new(), Vec::with_capacity(batch.len()));
         let mut told = 0;
@@ -83,14 +92,28 @@ pub async fn run(
             Took::Sealed => return Ok(()),
         }
     }
-    while !under_way.appends.is_empty() {
-        let stored = under_way.oldest().await;
-        match under_way.settle(stored)? {
-            Took::All => {}
-            Took::Sealed => return Ok(()),
+    under_way.finish().await.map(|_| ())
+}
+
+/// Judges by other rules: from the next row on, which the outbox is told before.
+async fn turn(
+    judge: &mut Judge,
+    rules: &mut watch::Receiver<Option<Arc<[Rule]>>>,
+    outbox: &Outbox,
+) -> Result<(), OutboxError> {
+    let now = rules.borrow_and_update().clone();
+    judge.judge_by(now.as_deref());
+    match outbox.judge_by(judge.digest().to_owned()).await {
+        Err(OutboxError::Gone) => Err(OutboxError::Gone),
+        Err(error) => {
+            tracing::warn!("Envelopes name the rules of before: {error}");
+            Ok(())
+        }
+        Ok(()) => {
+            tracing::info!(rules = judge.digest(), "judging by other rules");
+            Ok(())
         }
     }
-    Ok(())
 }
 
 /// Logs what was noticed, at most a few lines per batch: all of it is counted.
@@ -126,6 +149,17 @@ struct Append<'o> {
 impl<'o> UnderWay<'o> {
     fn is_full(&self) -> bool {
         ROWS_MAX <= self.rows || APPENDS_MAX <= self.appends.len()
+    }
+
+    /// All that was handed over is stored, or nothing more is.
+    async fn finish(&mut self) -> Result<Took, OutboxError> {
+        while !self.appends.is_empty() {
+            let stored = self.oldest().await;
+            if let Took::Sealed = self.settle(stored)? {
+                return Ok(Took::Sealed);
+            }
+        }
+        Ok(Took::All)
     }
 
     /// Hands rows over, once there is room for them.

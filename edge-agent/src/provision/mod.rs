@@ -7,7 +7,7 @@
 //!                 Assignment -> record, beside the outbox -> the uplink's target
 //! ```
 //!
-//! The key that proves us to the service is our key at the hub, as Azure has it; so the record holds names only.
+//! What proves us to the service, a key or a certificate, proves us at the hub, as Azure has it; so the record holds names only.
 //! [`exchange`] is pure; [`service`] drives it.
 
 pub mod config; // [provisioning]
@@ -24,17 +24,19 @@ mod seek; // ask until there is an answer
 mod tests;
 
 use std::path::PathBuf;
-
-use shared::reading::GatewayId;
-use shared::sas;
+use std::time::Instant;
 
 pub use self::config::{Config, ConfigError};
 pub use self::exchange::{Assigned, Refusal};
 pub use self::record::Assignment;
 pub use self::seek::{attempt, seek};
+pub(crate) use self::seek::{backoff, keep};
 pub use self::service::Fault;
+use shared::reading::GatewayId;
 
 use crate::hub::Dial;
+use crate::identity::Identity;
+use crate::line::Network;
 use crate::uplink::HubTarget;
 
 /// Who asks, and whom.
@@ -44,12 +46,16 @@ pub struct Applicant {
     pub id_scope: String,
     /// Who we are there.
     pub registration_id: String,
-    /// Our key, at the service and at the hub.
-    pub key: sas::Key,
+    /// Our key or certificate, at the service and at the hub.
+    pub identity: Identity,
     /// The service.
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// Its port for MQTT in WebSocket messages.
+    pub websocket_port: u16,
+    /// Which ways may be taken, and through which proxy.
+    pub network: Network,
     /// Certificate authorities to trust, PEM; without it the machine's.
     pub ca_file: Option<PathBuf>,
     /// False only in tests on loopback.
@@ -63,10 +69,13 @@ impl Applicant {
             host: dial.host.clone().unwrap_or_else(|| assignment.hub.clone()),
             hub: assignment.hub.clone(),
             gateway: GatewayId::new(&assignment.device),
-            key: self.key.clone(),
+            identity: self.identity.clone(),
             port: dial.port,
+            websocket_port: dial.websocket_port,
+            network: dial.network.clone(),
             ca_file: dial.ca_file.clone(),
             tls: self.tls,
+            ask_again_at: Some(Instant::now()),
         }
     }
 }

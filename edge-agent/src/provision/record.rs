@@ -103,22 +103,26 @@ pub fn read(database: &Path) -> Result<Option<Assignment>, RecordError> {
 /// # Errors
 /// The disk says why not; what stood there before stands there still.
 pub fn write(database: &Path, assignment: &Assignment) -> std::io::Result<()> {
-    let path = path(database);
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    let new = beside(&path, "new");
     let mut text = serde_json::to_vec_pretty(assignment)?;
     text.push(b'\n');
+    replace(&path(database), &text)
+}
+
+/// A file replaced whole, that only its owner may read; on disk when this returns.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)?;
+    let new = beside(path, "new");
     // One that was left half written keeps neither its bytes nor its mode.
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()
     });
-    if let Err(error) = written.and_then(|()| std::fs::rename(&new, &path)) {
+    if let Err(error) = written.and_then(|()| std::fs::rename(&new, path)) {
         std::fs::remove_file(&new).ok();
         return Err(error);
     }

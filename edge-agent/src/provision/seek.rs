@@ -1,6 +1,7 @@
 //! Asks for a hub: once, for the command; until there is one, for a run.
 
 use std::path::Path;
+use std::time::Duration;
 
 use shared::backoff::Backoff;
 use shared::clock::Clock;
@@ -12,22 +13,49 @@ use super::record::{self, Assignment};
 use super::service::{self, Fault};
 use super::{Applicant, Config};
 use crate::hub::Known;
+use crate::line::{Dial, Way};
 use crate::trust;
 
-fn backoff(config: &Config, clock: &Clock) -> Backoff {
+/// Where another way is left, a service that does not let us in is not waited for longer.
+const LET_IN: Duration = Duration::from_secs(30);
+
+pub(crate) fn backoff(config: &Config, clock: &Clock) -> Backoff {
     let seed = clock.now().micros().unsigned_abs() ^ u64::from(std::process::id()).rotate_left(32);
     Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed)
 }
 
-/// Asks once.
+/// Asks once: by the first way; where the service is not reached so, by the next.
 ///
 /// # Errors
 /// The service is away, or says no.
 pub async fn attempt(applicant: &Applicant, config: &Config, clock: &Clock) -> Result<Assignment, Fault> {
-    let tls = if applicant.tls { Some(trust::client(applicant.ca_file.as_deref())?) } else { None };
-    let asking = service::ask(applicant, config, tls, backoff(config, clock), clock.now());
-    let assigned = Box::pin(asking).await?;
-    Ok(Assignment::new(assigned, applicant, clock.now()))
+    let certificate = applicant.identity.certificate();
+    let tls = applicant.tls.then(|| trust::client_as(applicant.ca_file.as_deref(), certificate)).transpose()?;
+    let mut ways = applicant.network.choice.ways().iter().peekable();
+    loop {
+        let way = *ways.next().expect("there is a way, and the last one returns");
+        let last = ways.peek().is_none();
+        let whole = config.timeout.duration();
+        let dial = Dial {
+            host: applicant.host.clone(),
+            port: match way {
+                Way::Mqtt => applicant.port,
+                Way::WebSocket => applicant.websocket_port,
+            },
+            way,
+            proxy: applicant.network.proxy.clone(),
+            tls: tls.clone(),
+            timeout: if last { whole } else { whole.min(LET_IN) },
+        };
+        let asking = service::ask(applicant, config, &dial, backoff(config, clock), clock.now());
+        match Box::pin(asking).await {
+            Ok(assigned) => return Ok(Assignment::new(assigned, applicant, clock.now())),
+            Err(fault @ Fault::Away { reached: false, .. }) if !last => {
+                info!("{fault}; now by the other way");
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
 }
 
 /// The hub that was assigned before, else the one the service assigns now, asked until it does. `None` on `stop`.
@@ -96,7 +124,7 @@ pub async fn seek(
 }
 
 /// A hub that cannot be written down is asked for again by the next start.
-async fn keep(database: &Path, assignment: &Assignment) {
+pub(crate) async fn keep(database: &Path, assignment: &Assignment) {
     let (database, copy) = (database.to_owned(), assignment.clone());
     let written = tokio::task::spawn_blocking(move || record::write(&database, &copy)).await;
     match written {

@@ -1,13 +1,8 @@
-//! One connection to the provisioning service: rumqttc over TLS with a shared-access token.
+//! One connection to the provisioning service: rumqttc over TLS with a shared-access token, or a certificate.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeReasonCode,
-    TlsConfiguration, Transport,
-};
-use rustls::ClientConfig;
+use rumqttc::{AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Packet, QoS, SubscribeReasonCode};
 use shared::backoff::Backoff;
 use shared::sas;
 use shared::time::Timestamp;
@@ -16,6 +11,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::exchange::{self, Assigned, Exchange, Refusal, Verdict};
 use super::{Applicant, Config};
+use crate::identity::Identity;
+use crate::line::{Broken, Dial, Tunnel};
 use crate::trust::TrustError;
 
 const API_VERSION: &str = "2019-03-31";
@@ -42,6 +39,8 @@ pub enum Fault {
         port: u16,
         /// What is known.
         why: String,
+        /// It had let us in before: it is no matter of the way.
+        reached: bool,
     },
     /// It says no.
     #[error(transparent)]
@@ -52,22 +51,26 @@ pub enum Fault {
 pub(super) async fn ask(
     applicant: &Applicant,
     config: &Config,
-    tls: Option<Arc<ClientConfig>>,
+    dial: &Dial,
     mut waits: Backoff,
     now: Timestamp,
 ) -> Result<Assigned, Fault> {
     let end = Instant::now() + config.timeout.duration();
-    let mut line = Line::dial(applicant, config, tls, now);
+    let let_in = Instant::now() + dial.timeout;
+    let fault = |why: String, reached| Fault::Away { host: applicant.host.clone(), port: dial.port, why, reached };
+    let mut line = Line::dial(applicant, config, dial, now).map_err(|error| fault(error.to_string(), false))?;
     let mut exchange = Exchange::new(&applicant.registration_id);
     let mut stage = Stage::Connecting;
     let mut wake = end;
-    let away = |why: &str| Fault::Away { host: applicant.host.clone(), port: applicant.port, why: why.to_owned() };
     loop {
+        let connecting = matches!(stage, Stage::Connecting);
+        let away = |why: &str| fault(why.to_owned(), !connecting);
+        let patience = if connecting { let_in.min(end) } else { end };
         tokio::select! {
-            event = timeout_at(end, line.events.recv()) => match event {
+            event = timeout_at(patience, line.events.recv()) => match event {
                 Err(_) => return Err(away(stage.patience_over())),
                 Ok(None) => return Err(away("the connection ended")),
-                Ok(Some(Err(error))) => return Err(explain(&error, away)),
+                Ok(Some(Err(error))) => return Err(explain(&error, &line.broken, away)),
                 Ok(Some(Ok(Event::Incoming(Packet::ConnAck(_))))) => {
                     line.subscribe();
                     stage = Stage::Subscribing;
@@ -132,31 +135,34 @@ struct Line {
     requests: AsyncClient,
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     poll: tokio::task::AbortHandle,
+    broken: Broken,
+    tunnel: Option<Tunnel>,
 }
 
 impl Line {
-    fn dial(applicant: &Applicant, config: &Config, tls: Option<Arc<ClientConfig>>, now: Timestamp) -> Self {
-        let Applicant { id_scope, registration_id, key, host, port, .. } = applicant;
+    fn dial(applicant: &Applicant, config: &Config, dial: &Dial, now: Timestamp) -> std::io::Result<Self> {
+        let Applicant { id_scope, registration_id, identity, .. } = applicant;
         let expiry = now.plus(config.timeout.duration() + TOKEN_MARGIN).micros().div_euclid(1_000_000);
         let resource = sas::registration_resource(id_scope, registration_id);
-        let token = sas::sign(&resource, key, expiry, Some("registration"));
+        let token = match identity {
+            Identity::Key(key) => sas::sign(&resource, key, expiry, Some("registration")),
+            Identity::Certificate(_) => String::new(),
+        };
         let version = env!("CARGO_PKG_VERSION");
         // No `?` before the version: so the service wants it.
         let user = format!("{resource}/api-version={API_VERSION}&ClientVersion=edge-agent%2F{version}");
-        let mut options = MqttOptions::new(registration_id, host, *port);
+        let (mut options, tunnel) = dial.options(registration_id)?;
         options
             .set_credentials(user, token)
             .set_keep_alive(KEEP_ALIVE)
             .set_clean_session(true)
             .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
-        if let Some(tls) = tls {
-            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
-        }
         let (requests, mut events) = AsyncClient::new(options, 16);
-        events.network_options.set_connection_timeout(config.timeout.duration().as_secs().max(1));
+        events.network_options.set_connection_timeout(dial.timeout.as_secs().max(1));
         let (tell, told) = mpsc::channel(16);
         let poll = tokio::spawn(poll(events, tell)).abort_handle();
-        Self { requests, events: told, poll }
+        let broken = tunnel.as_ref().map(Tunnel::broken).unwrap_or_default();
+        Ok(Self { requests, events: told, poll, broken, tunnel })
     }
 
     /// An error means that the connection is gone, which it tells by itself; so with `publish`.
@@ -172,6 +178,9 @@ impl Line {
         if self.requests.try_disconnect().is_ok() {
             let end = Instant::now() + Duration::from_secs(2);
             while let Ok(Some(_)) = timeout_at(end, self.events.recv()).await {}
+            if let Some(tunnel) = &mut self.tunnel {
+                tunnel.drain().await;
+            }
         }
     }
 }
@@ -193,7 +202,10 @@ async fn poll(mut events: EventLoop, tell: mpsc::Sender<Result<Event, Connection
     }
 }
 
-fn explain(error: &ConnectionError, away: impl FnOnce(&str) -> Fault) -> Fault {
+fn explain(error: &ConnectionError, broken: &Broken, away: impl FnOnce(&str) -> Fault) -> Fault {
+    if let Some(fault) = broken.fault() {
+        return away(&fault.text);
+    }
     match error {
         ConnectionError::ConnectionRefused(
             code @ (ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword),

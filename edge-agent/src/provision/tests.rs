@@ -8,6 +8,7 @@ use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet, PubAck, Publish
 use rumqttc::{Error as MqttError, QoS};
 use shared::clock::Clock;
 use shared::config::Span;
+use shared::sas;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::hub::{Known, Source};
+use crate::line::Choice;
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
 
@@ -22,9 +24,11 @@ pub(super) fn applicant(port: u16) -> Applicant {
     Applicant {
         id_scope: "0ne1".into(),
         registration_id: "gw-01".into(),
-        key: sas::Key::device(KEY).expect("base64"),
+        identity: Identity::Key(sas::Key::device(KEY).expect("base64")),
         host: "127.0.0.1".into(),
         port,
+        websocket_port: 1,
+        network: Network { choice: Choice::Mqtt, proxy: None },
         ca_file: None,
         tls: false,
     }
@@ -37,8 +41,11 @@ fn config(timeout_ms: u64) -> Config {
         registration_id: None,
         key: None,
         group_key: None,
+        certificate_file: None,
+        private_key: None,
         host: "127.0.0.1".into(),
         port: 1,
+        websocket_port: 1,
         ca_file: None,
         timeout: span(timeout_ms),
         backoff_min: span(10),
@@ -161,10 +168,12 @@ async fn it_registers_waits_as_told_and_learns_its_hub() {
     let connects = service.seen.lock().expect("no panic").connects.clone();
     let [(user, None)] = connects.as_slice() else { panic!("{connects:?}") };
     assert!(user.starts_with("0ne1/registrations/gw-01/api-version=2019-03-31&ClientVersion=edge-agent%2F"), "{user}");
-    let dial = crate::hub::Dial { host: None, port: 8883, ca_file: None };
+    let dial =
+        crate::hub::Dial { host: None, port: 8883, websocket_port: 443, network: Network::default(), ca_file: None };
     let target = applicant(1).target(&assignment, &dial);
     assert_eq!((target.host.as_str(), target.gateway.as_str()), ("h.azure-devices.net", "gw-device"));
-    assert_eq!(target.key, sas::Key::device(KEY).expect("base64"), "the provisioning key is the hub's");
+    let Identity::Key(key) = target.identity else { panic!("{target:?}") };
+    assert_eq!(key, sas::Key::device(KEY).expect("base64"), "the provisioning key is the hub's");
 }
 
 #[tokio::test]

@@ -16,19 +16,21 @@ use serde_json::{Value as Json, json};
 use shared::backoff::Backoff;
 
 use super::document::Section;
-use super::level::{self, Levels};
+use super::kept::Good;
+use super::level::Levels;
 use super::method::{self, Call};
+use super::settings::{self, Fault, LOG_LEVEL, Settings};
 use super::topic::{self, Heard};
 use super::twin::{self, Changes, Outcome, Twin};
 
 /// The reported property with what the agent is.
 const AGENT: &str = "agent";
-/// The desired property, the reported one, and the method.
-const LOG_LEVEL: &str = "log-level";
 /// Messages handed to the client and not yet written. The client has room for them beside the window.
 pub const SAID_MAX: usize = 16;
 /// Calls that wait for that room; more are not answered, and their callers time out.
 const CALLS_MAX: usize = 256;
+/// Flushes under way; more are refused.
+const FLUSHES_MAX: usize = 8;
 /// Unknown desired properties that are answered; more are only logged.
 const UNKNOWN_MAX: usize = 32;
 /// A value up to this size is repeated in its acknowledgement.
@@ -61,6 +63,15 @@ pub enum Notice<'a> {
     Said,
     /// What the agent is has changed.
     Agent(Json),
+    /// What [`Do::Flush`] asked for is done, or its time is over.
+    Flushed {
+        /// Of the call.
+        rid: String,
+        /// As in HTTP.
+        status: u16,
+        /// The answer.
+        body: Json,
+    },
     /// The connection is gone.
     Lost {
         /// The hub closed it.
@@ -87,6 +98,15 @@ pub enum Do {
         /// Of the call.
         rid: String,
     },
+    /// From now on this set is in force, beside the level.
+    Apply {
+        /// What it says.
+        settings: Settings,
+        /// Of the desired properties.
+        version: i64,
+        /// As it was desired: to be read again at the next start.
+        desired: Section,
+    },
     /// From now on this is logged.
     SetLevel {
         /// The filter.
@@ -94,6 +114,15 @@ pub enum Do {
         /// On whose word.
         why: &'static str,
     },
+    /// Send what is held, without waiting for company; [`Notice::Flushed`] tells what became of it.
+    Flush {
+        /// Of the call.
+        rid: String,
+        /// Tell after this long at the latest.
+        within: Duration,
+    },
+    /// After what was said, connect anew.
+    Restart,
     /// Count it.
     Count(Count),
     /// For the log.
@@ -176,23 +205,34 @@ pub struct Ear {
     link: Link,
     twin: Twin,
     levels: Levels,
+    /// The last good set.
+    good: Good,
+    /// Why what is desired now is not in force.
+    refused: Option<String>,
     calls: VecDeque<(String, Call)>,
     /// Handed over and not yet written.
     said: usize,
+    /// Under way.
+    flushes: usize,
     closed: u32,
     deaf_until: Option<Instant>,
     dropping: bool,
 }
 
 impl Ear {
-    /// An ear of an agent that logs as configured.
-    pub fn new(level: &str, backoff: Backoff) -> Self {
+    /// An ear of an agent with this level in its configuration, and this set in force from an earlier run.
+    pub fn new(level: &str, good: Good, backoff: Backoff) -> Self {
+        let mut levels = Levels::new(level);
+        levels.desire(good.settings.level.clone());
         Self {
             link: Link::Away,
             twin: Twin::new(backoff),
-            levels: Levels::new(level),
+            levels,
+            good,
+            refused: None,
             calls: VecDeque::new(),
             said: 0,
+            flushes: 0,
             closed: 0,
             deaf_until: None,
             dropping: false,
@@ -213,6 +253,16 @@ impl Ear {
     /// The twin.
     pub fn twin(&self) -> &Twin {
         &self.twin
+    }
+
+    /// The set in force.
+    pub fn good(&self) -> &Good {
+        &self.good
+    }
+
+    /// Why what is desired now is not in force; `None` where it is.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// What is logged.
@@ -239,6 +289,10 @@ impl Ear {
             Notice::Subscribed { granted } => self.subscribed(granted, &mut todo),
             Notice::Heard { topic, payload } => self.heard(topic, payload, now, &mut todo),
             Notice::Said => self.said = self.said.saturating_sub(1),
+            Notice::Flushed { rid, status, body } => {
+                self.flushes = self.flushes.saturating_sub(1);
+                self.calls.push_back((rid, Call::Flushed { status, body }));
+            }
             Notice::Agent(facts) => self.twin.want(AGENT, facts, now),
             Notice::Lost { closed } => self.lost(closed, now, &mut todo),
             Notice::Tick => {}
@@ -250,7 +304,7 @@ impl Ear {
     fn connected(&mut self, now: Instant, todo: &mut Vec<Do>) {
         self.twin.end();
         self.calls.clear();
-        self.said = 0;
+        (self.said, self.flushes) = (0, 0);
         if self.deaf_until.is_some_and(|until| now < until) {
             self.link = Link::Deaf;
             return;
@@ -294,7 +348,7 @@ impl Ear {
         self.link = Link::Away;
         self.twin.end();
         self.calls.clear();
-        self.said = 0;
+        (self.said, self.flushes) = (0, 0);
     }
 
     fn heard(&mut self, topic: &str, payload: &[u8], now: Instant, todo: &mut Vec<Do>) {
@@ -335,45 +389,109 @@ impl Ear {
 
     fn apply(&mut self, changes: Changes, now: Instant, todo: &mut Vec<Do>) {
         let version = self.twin.version().unwrap_or_default();
+        let mut touched = vec![];
         for (name, value) in changes {
-            match (name.as_str(), value) {
-                (LOG_LEVEL, Some(value)) => self.desire_level(&value, version, now, todo),
-                (LOG_LEVEL, None) => {
-                    self.levels.desire(None);
-                    self.turn("the twin desires none any more", todo);
-                    self.twin.want(LOG_LEVEL, Json::Null, now);
-                }
-                (_, Some(value)) => self.unknown(name, &value, version, now, todo),
-                (_, None) => {
+            match (settings::NAMES.into_iter().find(|known| *known == name), value) {
+                (Some(known), _) => touched.push(known),
+                (None, Some(value)) => self.unknown(name, &value, version, now, todo),
+                (None, None) => {
                     if is_unknown_ack(self.twin.reported().get(&name)) {
                         self.twin.want(&name, Json::Null, now);
                     }
                 }
             }
         }
+        match settings::read(self.twin.desired()) {
+            Ok(settings) => self.put_in_force(settings, version, &touched, now, todo),
+            Err(faults) => self.keep_the_last(&faults, version, &touched, now, todo),
+        }
     }
 
-    fn desire_level(&mut self, value: &Json, version: i64, now: Instant, todo: &mut Vec<Do>) {
-        let wish = value.as_str().ok_or_else(|| "it is no text; write e.g. \"debug\"".to_owned());
-        let refused = match wish.and_then(|level| level::check(level).map(|()| level.to_owned())) {
-            Ok(level) => {
-                self.levels.desire(Some(level));
-                self.turn("the twin desires it", todo);
-                todo.push(Do::Count(Count::Desired("applied")));
-                self.twin.want(LOG_LEVEL, ack(value, 200, version, "applied"), now);
-                return;
+    fn put_in_force(
+        &mut self,
+        settings: Settings,
+        version: i64,
+        touched: &[&'static str],
+        now: Instant,
+        todo: &mut Vec<Do>,
+    ) {
+        self.refused = None;
+        if settings.level != self.good.settings.level || touched.contains(&LOG_LEVEL) {
+            let before = self.levels.in_force().to_owned();
+            self.levels.desire(settings.level.clone());
+            if self.levels.in_force() != before {
+                let desired = settings.level.is_some();
+                self.turn(if desired { "the twin desires it" } else { "the twin desires none any more" }, todo);
             }
-            Err(refused) => refused,
+        }
+        // Versions are counted also where nothing of ours is desired; that is not worth a file.
+        if settings != self.good.settings {
+            let desired = settings::known(self.twin.desired());
+            todo.push(Do::Apply { settings: settings.clone(), version, desired });
+            self.good = Good { settings, version: Some(version) };
+        }
+        for name in settings::NAMES {
+            let is_touched = touched.contains(&name);
+            match self.twin.desired().get(name).cloned() {
+                // Also what waited for another property of its set to be put right.
+                Some(value) if is_touched || self.reported_code(name) != Some(200) => {
+                    todo.push(Do::Count(Count::Desired("applied")));
+                    self.twin.want(name, ack(&value, 200, version, "applied"), now);
+                }
+                None if is_touched => self.twin.want(name, Json::Null, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn keep_the_last(
+        &mut self,
+        faults: &[Fault],
+        version: i64,
+        touched: &[&'static str],
+        now: Instant,
+        todo: &mut Vec<Do>,
+    ) {
+        let why = faults.iter().map(|fault| format!("`{}`: {}", fault.name, fault.why)).collect::<Vec<_>>().join("; ");
+        self.refused = Some(format!("version {version} is not in force: {why}"));
+        let last = match self.good.version {
+            Some(version) => format!("the set of version {version} stays in force"),
+            None => "all stays as configured".to_owned(),
         };
-        let in_force = self.levels.in_force();
-        let said = format!("{refused}; `{in_force}` stays in force");
-        todo.push(Do::Count(Count::Desired("refused")));
-        self.twin.want(LOG_LEVEL, ack(value, 400, version, &said), now);
-        todo.push(Do::Note(Note::NotApplied { name: LOG_LEVEL.to_owned(), why: said }));
+        for name in settings::NAMES {
+            let Some(value) = self.twin.desired().get(name).cloned() else {
+                if touched.contains(&name) {
+                    self.twin.want(name, Json::Null, now);
+                }
+                continue;
+            };
+            let (code, said) = match faults.iter().find(|fault| fault.name == name) {
+                Some(fault) if name == LOG_LEVEL => {
+                    (400, format!("{}; `{}` stays in force", fault.why, self.levels.in_force()))
+                }
+                Some(fault) => (400, format!("{}; {last}", fault.why)),
+                None => {
+                    let others = faults.iter().map(|fault| format!("`{}`", fault.name)).collect::<Vec<_>>().join(", ");
+                    (409, format!("not applied, for {others} of the same set cannot be; {last}"))
+                }
+            };
+            if touched.contains(&name) {
+                todo.push(Do::Count(Count::Desired("refused")));
+                self.twin.want(name, ack(&value, code, version, &said), now);
+                todo.push(Do::Note(Note::NotApplied { name: name.to_owned(), why: said }));
+            } else if self.reported_code(name) != Some(u64::from(code)) && code == 400 {
+                self.twin.want(name, ack(&value, code, version, &said), now);
+            }
+        }
+    }
+
+    /// Of an acknowledgement, as it is reported.
+    fn reported_code(&self, name: &str) -> Option<u64> {
+        self.twin.reported().get(name)?.get("ac")?.as_u64()
     }
 
     fn unknown(&mut self, name: String, value: &Json, version: i64, now: Instant, todo: &mut Vec<Do>) {
-        let known = self.twin.desired().keys().filter(|other| *other != LOG_LEVEL);
+        let known = self.twin.desired().keys().filter(|other| !settings::NAMES.contains(&other.as_str()));
         // The hub's own rule for names; in its order, so that it is always the same ones.
         let fits = name.len() <= 128 && !name.contains(|letter: char| letter.is_control() || ".$# ".contains(letter));
         let answered = name != AGENT && fits && known.take(UNKNOWN_MAX).any(|other| *other == name);
@@ -390,7 +508,8 @@ impl Ear {
     fn tidy(&mut self, now: Instant) {
         let twin = &self.twin;
         let stale = |(name, value): &(&String, &Json)| {
-            !twin.desired().contains_key(*name) && (*name == LOG_LEVEL || is_unknown_ack(Some(*value)))
+            !twin.desired().contains_key(*name)
+                && (settings::NAMES.contains(&name.as_str()) || is_unknown_ack(Some(*value)))
         };
         let gone: Vec<String> = twin.reported().iter().filter(stale).map(|(name, _)| name.clone()).collect();
         for name in gone {
@@ -438,7 +557,7 @@ impl Ear {
     }
 
     fn answer(&mut self, rid: String, call: Call, now: Instant, todo: &mut Vec<Do>) {
-        let name = call.name();
+        let (name, restart) = (call.name(), call == Call::RestartUplink);
         let (status, body) = match call {
             Call::Status => {
                 todo.push(Do::Count(Count::Call { name, status: 200 }));
@@ -455,11 +574,24 @@ impl Ear {
                 let span = span.map(|span| shared::config::Span::new(span).to_string());
                 (200, json!({ "level": self.levels.in_force(), "before": before, "for": span }))
             }
+            Call::Flush { within } if self.flushes < FLUSHES_MAX => {
+                self.flushes += 1;
+                // Its answer takes a place once it is there.
+                self.said = self.said.saturating_sub(1);
+                todo.push(Do::Flush { rid, within });
+                return;
+            }
+            Call::Flush { .. } => (429, method::refusal("as many flushes as may be are under way")),
+            Call::Flushed { status, body } => (status, body),
+            Call::RestartUplink => (200, json!({ "restarting": true })),
             Call::Refused { status, message } => (status, method::refusal(&message)),
         };
         todo.push(Do::Count(Count::Call { name, status }));
         let payload = method::fit(body, method::ANSWER_BYTES_MAX);
         todo.push(Do::Say { topic: topic::answer(status, &rid), payload });
+        if restart {
+            todo.push(Do::Restart);
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 const PAYLOAD_BYTES_MAX: usize = 4 * 1024;
 /// Longest `for`.
 const FOR_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// How long a flush is waited for unless said otherwise, and at most: as long as a caller waits.
+const FLUSH: Duration = Duration::from_secs(10);
+const FLUSH_MAX: Duration = Duration::from_secs(300);
 /// Of a name, so much is repeated.
 const NAME_LETTERS_MAX: usize = 64;
 
@@ -29,6 +32,20 @@ pub enum Call {
         level: Option<String>,
         /// For how long.
         span: Option<Duration>,
+    },
+    /// Send what is held, now.
+    Flush {
+        /// Answer after this long at the latest.
+        within: Duration,
+    },
+    /// Connect anew, with credentials read anew.
+    RestartUplink,
+    /// What became of a [`Call::Flush`]: answer this.
+    Flushed {
+        /// As in HTTP.
+        status: u16,
+        /// The answer.
+        body: Json,
     },
     /// No call: answer this.
     Refused {
@@ -45,9 +62,18 @@ impl Call {
         match self {
             Call::Status => "status",
             Call::LogLevel { .. } => "log-level",
+            Call::Flush { .. } | Call::Flushed { .. } => "flush",
+            Call::RestartUplink => "restart-uplink",
             Call::Refused { .. } => "refused",
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Flush {
+    #[serde(default, rename = "for")]
+    span: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,9 +98,17 @@ pub fn read(method: &str, payload: &[u8]) -> Call {
             Ok((level, span)) => Call::LogLevel { level, span },
             Err(message) => refused(400, message),
         },
+        "flush" => match flush(payload) {
+            Ok(within) => Call::Flush { within },
+            Err(message) => refused(400, message),
+        },
+        "restart-uplink" => Call::RestartUplink,
         other => {
             let name: String = other.chars().filter(|letter| !letter.is_control()).take(NAME_LETTERS_MAX).collect();
-            refused(404, format!("there is no method `{name}`; there are `status` and `log-level`"))
+            refused(
+                404,
+                format!("there is no method `{name}`; there are `status`, `log-level`, `flush` and `restart-uplink`"),
+            )
         }
     }
 }
@@ -93,6 +127,20 @@ fn log_level(payload: &[u8]) -> Result<(Option<String>, Option<Duration>), Strin
         level::check(level).map_err(|error| format!("`level`: {error}"))?;
     }
     Ok((told.level, span))
+}
+
+fn flush(payload: &[u8]) -> Result<Duration, String> {
+    if payload.trim_ascii().is_empty() || payload.trim_ascii() == b"null" {
+        return Ok(FLUSH);
+    }
+    let told: Flush = serde_json::from_slice(payload)
+        .map_err(|error| format!("the payload cannot be read ({error}); write {{\"for\": \"10s\"}}, or nothing"))?;
+    match told.span.as_deref().map(Span::from_str).transpose()?.map(Span::duration) {
+        Some(span) if span.is_zero() || FLUSH_MAX < span => {
+            Err("`for` must be above 0 and at most 5m, write e.g. \"10s\"".to_owned())
+        }
+        span => Ok(span.unwrap_or(FLUSH)),
+    }
 }
 
 /// The body of a refusal.
@@ -135,6 +183,11 @@ mod tests {
             ("log-level", r#"{"level":"debug","for":"10m"}"#, level(Some("debug"), minutes(10))),
             ("log-level", r#"{"level":"info,rumqttc=warn"}"#, level(Some("info,rumqttc=warn"), None)),
             ("log-level", r#"{"level":null}"#, level(None, None)),
+            ("flush", "", Call::Flush { within: FLUSH }),
+            ("flush", "null", Call::Flush { within: FLUSH }),
+            ("flush", "{}", Call::Flush { within: FLUSH }),
+            ("flush", r#"{"for":"1m"}"#, Call::Flush { within: Duration::from_secs(60) }),
+            ("restart-uplink", "null", Call::RestartUplink),
         ] {
             assert_eq!(read(method, payload.as_bytes()), call, "{payload}");
         }
@@ -148,6 +201,9 @@ mod tests {
             ("log-level", r#"{"level":"debug","for":"8d"}"#, 400, "at most 7d"),
             ("log-level", r#"{"level":"verbose"}"#, 400, "no level for everything"),
             ("log-level", r#"{"level":3}"#, 400, "cannot be read"),
+            ("flush", r#"{"for":"6m"}"#, 400, "at most 5m"),
+            ("flush", r#"{"fro":"1m"}"#, 400, "fro"),
+            ("flush", "7", 400, "or nothing"),
             ("reboot", "", 404, "no method `reboot`"),
             ("Status", "", 404, "there are `status`"),
         ] {
@@ -176,6 +232,8 @@ mod tests {
         fn no_payload_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60), like in "\\{\"(level|for)\":\"?.{0,20}", name in ".{0,80}") {
             let _ = read(&name, &bytes);
             let _ = read("log-level", &bytes);
+            let _ = read("flush", &bytes);
+            let _ = read("flush", like.as_bytes());
             let _ = read("log-level", like.as_bytes());
         }
 

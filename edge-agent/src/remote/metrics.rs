@@ -18,6 +18,10 @@ pub struct Status {
     pub state: &'static str,
     /// Version of the desired properties; null until they were read.
     pub desired_version: Option<i64>,
+    /// Version whose set is in force; null where all is as configured.
+    pub settings_version: Option<i64>,
+    /// Why what is desired now is not in force.
+    pub settings_refused: Option<String>,
     /// What is logged.
     pub log_level: String,
     /// When that ends by itself.

@@ -15,6 +15,10 @@ pub mod document; // JSON within bounds, merged and compared
 
 pub mod twin; // desired and reported, one question at a time
 
+pub mod settings; // what the twin can change, as one set
+
+pub mod kept; // the last good set, on disk
+
 pub mod level; // what is logged, on whose word
 
 pub mod method; // calls and answers
@@ -32,12 +36,16 @@ use serde_json::{Value as Json, json};
 use shared::backoff::Backoff;
 use shared::clock::Clock;
 use shared::reading::{Epoch, TimeQuality};
+use shared::rules::Rule;
 use shared::telemetry::LevelSwitch;
+use tokio::sync::watch;
 use tracing::{Level, error, info, warn};
 
 pub use self::metrics::{Metrics, Status};
 
 use self::ear::{Do, Ear, Notice};
+use self::kept::{Good, Keeper, Kept};
+use self::settings::Settings;
 use crate::presilver::gateway::Gateway;
 
 /// Waits after the hub had no time grow between these.
@@ -53,19 +61,27 @@ pub struct Config {
     pub enabled: bool,
 }
 
+/// Names rules.
+pub type DigestOf = Arc<dyn Fn(Option<&[Rule]>) -> String + Send + Sync>;
+
 /// The agent's status, as `edge-agent status --json` has it.
 pub type StatusOf = Arc<dyn Fn() -> Json + Send + Sync>;
 
-/// What is reported of this run.
-#[derive(Debug, Clone)]
+/// What is reported of this run, and what can be changed in it.
 pub struct Agent {
     /// Of the run.
     pub epoch: Epoch,
-    /// Digest of the rules.
-    pub rules: String,
+    /// The set in force at its start.
+    pub good: Good,
+    /// Tells presilver by which rules to judge; `None`: by those that are configured.
+    pub rules: watch::Sender<Option<Arc<[Rule]>>>,
+    /// The digest of such rules.
+    pub digest: DigestOf,
+    /// Where sets are kept.
+    pub keeper: Keeper,
 }
 
-/// What the client is to send.
+/// What the uplink is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
     /// SUBSCRIBE to [`topic::FILTERS`].
@@ -77,6 +93,15 @@ pub enum Out {
         /// What.
         payload: Vec<u8>,
     },
+    /// Send what is held, and tell by [`ear::Notice::Flushed`].
+    Flush {
+        /// Of the call.
+        rid: String,
+        /// Tell after this long at the latest.
+        within: Duration,
+    },
+    /// Connect anew once all that was said is written.
+    Restart,
 }
 
 /// Does what the ear asks for.
@@ -110,10 +135,19 @@ impl Remote {
         metrics: Metrics,
     ) -> Self {
         let seed = clock.now().micros().unsigned_abs() ^ u64::from(std::process::id()).rotate_left(16);
-        let ear = config.enabled.then(|| Ear::new(level, Backoff::new(BACKOFF.0, BACKOFF.1, seed)));
+        let good = agent.good.clone();
+        let ear = config.enabled.then(|| Ear::new(level, good, Backoff::new(BACKOFF.0, BACKOFF.1, seed)));
         let remote = Self { ear, agent, machine, look_at: Instant::now(), clock, switch, status, metrics };
+        if let Some(ear) = remote.ear.as_ref().filter(|ear| ear.levels().in_force() != level) {
+            remote.set_level(ear.levels().in_force(), "the twin desired it before this start");
+        }
         remote.show(Instant::now());
         remote
+    }
+
+    /// How long rows wait for company, where the twin has a word on that.
+    pub fn linger(&self) -> Option<Duration> {
+        self.ear.as_ref()?.good().settings.linger
     }
 
     /// When [`Notice::Tick`] is due.
@@ -134,12 +168,15 @@ impl Remote {
             let agent = json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "epoch": self.agent.epoch,
-                "rules": self.agent.rules,
+                "rules": (self.agent.digest)(ear.good().settings.rules.as_deref()),
                 "time-quality": quality,
             });
             todo.extend(ear.step(Notice::Agent(agent), now));
         }
         todo.extend(ear.step(notice, now));
+        if todo.iter().any(|todo| matches!(todo, Do::Apply { .. })) {
+            self.look_at = now; // what the agent is has changed
+        }
         let out = todo.into_iter().filter_map(|todo| self.perform(todo)).collect();
         self.show(now);
         out
@@ -149,16 +186,35 @@ impl Remote {
         match todo {
             Do::Subscribe => return Some(Out::Subscribe),
             Do::Say { topic, payload } => return Some(Out::Say { topic, payload }),
+            Do::Flush { rid, within } => return Some(Out::Flush { rid, within }),
+            Do::Restart => return Some(Out::Restart),
             Do::SayStatus { rid } => {
                 let payload = method::fit((self.status)(), method::ANSWER_BYTES_MAX);
                 return Some(Out::Say { topic: topic::answer(200, &rid), payload });
             }
             Do::SetLevel { level, why } => self.set_level(&level, why),
+            Do::Apply { settings, version, desired } => self.apply(settings, Kept::new(version, desired)),
             Do::Count(count) => self.metrics.count(count),
             Do::Note(note) if note.is_warning() => warn!("{note}"),
             Do::Note(note) => info!("{note}"),
         }
         None
+    }
+
+    fn apply(&self, settings: Settings, kept: Kept) {
+        let rules = settings.rules.map(Arc::from);
+        info!(
+            version = kept.version,
+            rules = rules.as_ref().map(|rules: &Arc<[Rule]>| rules.len()),
+            linger = settings.linger.map(tracing::field::debug),
+            "a set of the twin is in force"
+        );
+        self.agent.rules.send_if_modified(|now| {
+            let changed = *now != rules;
+            *now = rules;
+            changed
+        });
+        self.agent.keeper.keep(kept);
     }
 
     /// Said before where it would not be heard after, and after where it would not have been heard before.
@@ -185,6 +241,8 @@ impl Remote {
         self.metrics.show(Status {
             state: ear.state(),
             desired_version: ear.twin().version(),
+            settings_version: ear.good().version,
+            settings_refused: ear.refused().map(str::to_owned),
             log_level: levels.in_force().to_owned(),
             log_level_until: until,
         });

@@ -82,6 +82,8 @@ pub struct Heading {
     pub high: Seq,
     /// Digest of the rules its rows were judged by.
     pub rules: String,
+    /// The last row that was judged by them; `None` if no row was judged by others since.
+    pub upto: Option<Seq>,
 }
 
 /// Rows waiting to be cut.
@@ -156,6 +158,16 @@ impl Cutter {
         self.rows.front().map(|waiting| waiting.row.epoch)
     }
 
+    /// Seq of the row that is cut next.
+    pub fn seq(&self) -> Option<Seq> {
+        self.rows.front().map(|waiting| waiting.row.seq)
+    }
+
+    /// From now on the oldest row waits this long for company.
+    pub fn set_linger(&mut self, linger: Duration) {
+        self.shape.linger = linger;
+    }
+
     /// True if more rows are wanted before the Envelopes of a full window could be cut at this pace.
     pub fn wants_rows(&self, pace: Pace) -> bool {
         self.packed(self.estimate) < 2 * self.target(pace) && self.estimate < JSON_BYTES_ENOUGH
@@ -182,7 +194,8 @@ impl Cutter {
 
     /// Cuts one Envelope off the front. `heading.epoch` must be [`Cutter::epoch`] where there are rows.
     pub fn cut(&mut self, heading: Heading, pace: Pace) -> Cut {
-        let run = self.rows.iter().take_while(|waiting| waiting.row.epoch == heading.epoch).count();
+        let alike = |row: &Row| row.epoch == heading.epoch && heading.upto.is_none_or(|upto| row.seq <= upto);
+        let run = self.rows.iter().take_while(|waiting| alike(&waiting.row)).count();
         let mut notes = (self.gaps.len().min(NOTES_MAX), self.closings.len().min(NOTES_MAX));
         let target = self.target(pace);
         let mut count = self.guess(run, target);

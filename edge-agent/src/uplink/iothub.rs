@@ -1,4 +1,4 @@
-//! One connection to IoT Hub: rumqttc over TLS with a shared-access token.
+//! One connection to IoT Hub: rumqttc over TLS with a shared-access token, or with a certificate.
 //!
 //! A client lives exactly as long as its connection. rumqttc keeps publishes of a dead connection and would send them
 //! again by itself, but only if the hub says that the session is still there, and after a lost session it can lock up
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
-    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    StateError, SubscribeFilter, SubscribeReasonCode,
 };
 use rustls::ClientConfig;
 use shared::time::Timestamp;
@@ -20,6 +20,8 @@ use tokio::time::timeout;
 
 use super::HubTarget;
 use super::batch::Cut;
+use crate::identity::Identity;
+use crate::line::{Broken, Dial, Tunnel, Way, Ways};
 use crate::remote::{Out, ear, topic};
 
 /// Of Azure IoT Hub's MQTT; newer ones exist as previews only.
@@ -65,6 +67,7 @@ pub(super) struct Lost {
 pub(super) struct Dialer {
     pub(super) target: HubTarget,
     pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) ways: Ways,
     pub(super) keep_alive: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) token_life: Duration,
@@ -76,17 +79,41 @@ pub(super) struct Client {
     requests: AsyncClient,
     happenings: mpsc::Receiver<Happening>,
     poll: AbortHandle,
+    tunnel: Option<Tunnel>,
 }
 
 impl Dialer {
+    /// How the next attempt goes.
+    pub(super) fn line(&self) -> Dial {
+        let (target, way) = (&self.target, self.ways.way());
+        Dial {
+            host: target.host.clone(),
+            port: match way {
+                Way::Mqtt => target.port,
+                Way::WebSocket => target.websocket_port,
+            },
+            way,
+            proxy: target.network.proxy.clone(),
+            tls: self.tls.clone(),
+            timeout: self.connect_timeout,
+        }
+    }
+
     /// Begins to connect, with a token signed now.
     pub(super) fn dial(&self, now: Timestamp) -> Client {
         let target = &self.target;
         let device = target.gateway.as_str();
         let expiry = now.plus(self.token_life).micros().div_euclid(1_000_000);
-        let token = sas::sign(&sas::device_resource(&target.hub, device), &target.key, expiry, None);
+        let token = match &target.identity {
+            Identity::Key(key) => sas::sign(&sas::device_resource(&target.hub, device), key, expiry, None),
+            // The certificate is shown in TLS.
+            Identity::Certificate(_) => String::new(),
+        };
 
-        let mut options = MqttOptions::new(device, &target.host, target.port);
+        let (mut options, tunnel) = match self.line().options(device) {
+            Ok(line) => line,
+            Err(error) => return Client::stillborn(&error),
+        };
         options
             .set_credentials(format!("{}/{device}/?api-version={API_VERSION}", target.hub), token)
             .set_keep_alive(self.keep_alive)
@@ -94,20 +121,29 @@ impl Dialer {
             .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX)
             // Far above our window, so that its ids never meet.
             .set_inflight(u16::try_from(self.envelopes_max * 8).unwrap_or(u16::MAX).max(1_000));
-        if let Some(tls) = &self.tls {
-            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
-        }
         // Room for the whole window, what is said beside it, and the goodbye, so that handing over never waits.
         let (requests, mut events) = AsyncClient::new(options, self.envelopes_max + ear::SAID_MAX + 8);
         events.network_options.set_connection_timeout(self.connect_timeout.as_secs().max(1)).set_tcp_nodelay(true);
         // Each Envelope in flight tells twice.
         let (tell, happenings) = mpsc::channel(2 * self.envelopes_max + 16);
-        let poll = tokio::spawn(poll(events, tell)).abort_handle();
-        Client { requests, happenings, poll }
+        let broken = tunnel.as_ref().map(Tunnel::broken).unwrap_or_default();
+        let poll = tokio::spawn(poll(events, tell, broken)).abort_handle();
+        Client { requests, happenings, poll, tunnel }
     }
 }
 
 impl Client {
+    /// Without a socket there is no connection, which is told as any other loss.
+    fn stillborn(error: &std::io::Error) -> Self {
+        let (requests, _) = AsyncClient::new(MqttOptions::new("-", "-", 1), 1);
+        let (tell, happenings) = mpsc::channel(1);
+        let lost = Lost { text: format!("this machine has no socket: {error}"), reason: "network", denied: false };
+        let poll = tokio::spawn(async move {
+            let _ = tell.send(Happening::Lost(lost)).await;
+        });
+        Self { requests, happenings, poll: poll.abort_handle(), tunnel: None }
+    }
+
     /// The next thing that happens; `None` once the connection is gone. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Happening> {
         self.happenings.recv().await
@@ -131,6 +167,8 @@ impl Client {
                 topic::FILTERS.map(|filter| SubscribeFilter::new(filter.to_owned(), QoS::AtLeastOnce)),
             ),
             Out::Say { topic, payload } => self.requests.try_publish(topic, QoS::AtMostOnce, false, payload),
+            // Not the client's.
+            Out::Flush { .. } | Out::Restart => Ok(()),
         };
     }
 
@@ -138,6 +176,9 @@ impl Client {
     pub(super) async fn say_goodbye(mut self) {
         if self.requests.try_disconnect().is_ok() {
             let _ = timeout(GOODBYE, async { while self.happenings.recv().await.is_some() {} }).await;
+            if let Some(tunnel) = &mut self.tunnel {
+                tunnel.drain().await;
+            }
         }
     }
 }
@@ -149,7 +190,7 @@ impl Drop for Client {
 }
 
 /// Its own task: `poll` must never be dropped half way, and never wait for our disk.
-async fn poll(mut events: EventLoop, tell: mpsc::Sender<Happening>) {
+async fn poll(mut events: EventLoop, tell: mpsc::Sender<Happening>, broken: Broken) {
     loop {
         let polled = events.poll().await;
         let happening = match polled {
@@ -165,7 +206,7 @@ async fn poll(mut events: EventLoop, tell: mpsc::Sender<Happening>) {
                         let _ = tell.send(acked).await;
                     }
                 }
-                let _ = tell.send(Happening::Lost(explain(&error))).await;
+                let _ = tell.send(Happening::Lost(explain(&error, &broken))).await;
                 return;
             }
         };
@@ -204,15 +245,22 @@ fn happening(event: Event) -> Told {
     })
 }
 
-fn explain(error: &ConnectionError) -> Lost {
+fn explain(error: &ConnectionError, broken: &Broken) -> Lost {
     let lost = |reason, text: String| Lost { text, reason, denied: false };
+    if let Some(fault) = broken.fault() {
+        return match fault.reason {
+            "tls" => lost("tls", with_certificate_hint(fault.text.clone())),
+            "closed" => lost("closed", CLOSED.to_owned()),
+            reason => lost(reason, fault.text.clone()),
+        };
+    }
     match error {
         ConnectionError::ConnectionRefused(
             code @ (ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword),
         ) => Lost {
             text: format!(
-                "the hub refuses this device's key ({code:?}); check the connection string, that the device is \
-                 enabled, and that this machine's clock is right"
+                "the hub refuses this device's key ({code:?}), or its certificate; check the connection string, that the \
+                 device is enabled, and that this machine's clock is right"
             ),
             reason: "denied",
             denied: true,

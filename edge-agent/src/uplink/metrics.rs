@@ -16,6 +16,8 @@ use tokio::sync::watch;
 pub struct Status {
     /// `offline`, `dialing`, `catching-up`, `live` or `renewing`.
     pub link: &'static str,
+    /// By which way: `mqtt` or `websocket`.
+    pub way: &'static str,
     /// Envelopes without PUBACK.
     pub envelopes_in_flight: usize,
     /// Rows in them.
@@ -73,7 +75,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             up: Gauge::default(),
             puback_seconds: Histogram::new(buckets),
-            status: watch::Sender::new(Status { link: "offline", ..Status::default() }),
+            status: watch::Sender::new(Status { link: "offline", way: "mqtt", ..Status::default() }),
         };
         let registry = registry.sub_registry_with_prefix("edge_uplink");
         registry.register("sent", "Envelopes published for the first time", inner.sent.clone());

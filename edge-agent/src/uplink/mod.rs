@@ -14,7 +14,7 @@ pub mod window; // Envelopes in flight
 
 pub mod link; // offline, catching up, live
 
-mod iothub; // rumqttc, TLS, token
+mod iothub; // rumqttc, TLS, token or certificate
 
 mod taken; // out of the outbox and not yet marked
 
@@ -26,17 +26,18 @@ mod metrics;
 mod tests;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use shared::config::{Mistakes, Span};
 use shared::envelope::{Compression, MESSAGE_BYTES_MAX, METERING_UNIT_BYTES};
 use shared::reading::GatewayId;
-use shared::sas;
 
 pub use self::metrics::{Metrics, Status};
-pub use self::stage::run;
+pub use self::stage::{Ended, run};
 
+use crate::identity::Identity;
+use crate::line::Network;
 use crate::outbox::OutboxError;
 use crate::trust::TrustError;
 
@@ -132,16 +133,22 @@ pub struct HubTarget {
     pub hub: String,
     /// Our device id.
     pub gateway: GatewayId,
-    /// Our key.
-    pub key: sas::Key,
+    /// Our key, or our certificate.
+    pub identity: Identity,
     /// The host to dial; mostly the hub's name.
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// Its port for MQTT in WebSocket messages.
+    pub websocket_port: u16,
+    /// Which ways may be taken, and through which proxy.
+    pub network: Network,
     /// Certificate authorities to trust, PEM; without it the machine's.
     pub ca_file: Option<PathBuf>,
     /// False only in tests on loopback.
     pub tls: bool,
+    /// Of a hub that was assigned: from when on it is worth asking again which one is ours, if this one refuses us.
+    pub ask_again_at: Option<Instant>,
 }
 
 /// The uplink cannot do its work.

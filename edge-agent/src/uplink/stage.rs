@@ -18,6 +18,8 @@ use super::link::{Do, Limits, Link, Notice, State};
 use super::taken::Taken;
 use super::window::Window;
 use super::{Config, HubTarget, Metrics, UplinkError};
+use crate::identity::Identity;
+use crate::line::Ways;
 use crate::outbox::{Outbox, OutboxError, RowId};
 use crate::remote::{Remote, ear};
 use crate::trust;
@@ -29,6 +31,37 @@ const FETCH_BYTES: usize = 1024 * 1024;
 const FETCH_PAUSE: Duration = Duration::from_millis(50);
 /// Gaps and closings are rare; they are asked for this often at most.
 const NOTES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Attempts in a row that come to nothing before an assigned hub is doubted.
+const FAILURES_MAX: u32 = 10;
+/// Before the uplink is restarted, this long is waited for the window to drain.
+const RESTART_PATIENCE: Duration = Duration::from_secs(20);
+/// A certificate proves us for as long as the connection lasts.
+const NO_RENEWAL: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Why the uplink has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// A call asked for a restart: with credentials read anew.
+    Restart,
+    /// The assigned hub does not take us: ask again which one is ours.
+    Doubted {
+        /// It had taken us before, in this run.
+        was_up: bool,
+    },
+}
+
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Ended::Stopped => "stopped",
+            Ended::Restart => "a call asked for a restart",
+            Ended::Doubted { .. } => "the assigned hub does not take us",
+        }
+    }
+}
 
 /// Sends what the outbox holds until `stop`; then, while the link is up, what is left, for at most `drain`.
 ///
@@ -43,13 +76,14 @@ pub async fn run(
     clock: Clock,
     stop: CancellationToken,
     metrics: Metrics,
-    remote: Remote,
-) -> Result<(), UplinkError> {
-    let tls = if target.tls { Some(trust::client(target.ca_file.as_deref())?) } else { None };
+    remote: &mut Remote,
+) -> Result<Ended, UplinkError> {
+    let certificate = target.identity.certificate();
+    let tls = target.tls.then(|| trust::client_as(target.ca_file.as_deref(), certificate)).transpose()?;
     let shape = Shape {
         gateway: target.gateway.clone(),
         compression: config.compression,
-        linger: config.linger.duration(),
+        linger: remote.linger().unwrap_or(config.linger.duration()),
         units: config.units,
         units_behind: config.units_behind,
     };
@@ -65,6 +99,7 @@ pub async fn run(
     let now = Instant::now();
     let stage = Stage {
         dialer: Dialer {
+            ways: Ways::new(target.network.choice),
             target,
             tls,
             keep_alive: config.keep_alive.duration(),
@@ -82,6 +117,12 @@ pub async fn run(
         notes_stale: true,
         taken: Taken::default(),
         stopping: None,
+        restarting: None,
+        flushes: vec![],
+        failures: 0,
+        refused: false,
+        was_up: false,
+        told: vec![],
         config,
         outbox,
         changed,
@@ -103,7 +144,17 @@ enum More {
     No,
 }
 
-struct Stage {
+/// A call that asked for all that was held to leave.
+struct Flush {
+    rid: String,
+    until: Instant,
+    /// Rows stored by then: so many have left once it is done …
+    goal: u64,
+    /// … and so many had.
+    gone: u64,
+}
+
+struct Stage<'r> {
     config: Config,
     dialer: Dialer,
     link: Link,
@@ -120,28 +171,41 @@ struct Stage {
     taken: Taken,
     /// Since the stop: when patience ends.
     stopping: Option<Instant>,
+    /// Since a call for a restart: when patience ends.
+    restarting: Option<Instant>,
+    /// Calls that wait for what was held when they came.
+    flushes: Vec<Flush>,
+    /// Attempts that came to nothing since the last connection.
+    failures: u32,
+    /// The last one because the hub refused us.
+    refused: bool,
+    was_up: bool,
+    /// What was said of attempts since the last connection: by two ways there are two stories.
+    told: Vec<String>,
     clock: Clock,
     metrics: Metrics,
     /// What the hub says beside PUBACKs is for it.
-    remote: Remote,
+    remote: &'r mut Remote,
 }
 
-impl Stage {
-    async fn run(mut self, stop: CancellationToken) -> Result<(), UplinkError> {
+impl Stage<'_> {
+    async fn run(mut self, stop: CancellationToken) -> Result<Ended, UplinkError> {
         self.tell(Notice::Tick).await;
-        loop {
+        let ended = loop {
             self.fetch().await?;
             self.send_what_is_due().await;
             self.taken.mark(&self.outbox);
+            self.answer_flushes();
             self.show();
-            if self.may_leave().await? {
-                break;
+            if let Some(ended) = self.may_leave().await? {
+                break ended;
             }
             let wake = self.wake_at();
             tokio::select! {
                 () = stop.cancelled(), if self.stopping.is_none() => {
                     let now = Instant::now();
                     self.stopping = Some(now + self.config.drain.duration());
+                    self.restarting = None;
                     (self.fetch_at, self.notes_at, self.notes_stale) = (now, now, true);
                 }
                 happening = next(&mut self.client) => self.happened(happening).await,
@@ -160,16 +224,18 @@ impl Stage {
                     self.hear(ear::Notice::Tick);
                 }
             }
-        }
+        };
+        self.hear(ear::Notice::Lost { closed: false });
         if let Some(client) = self.client.take() {
             client.say_goodbye().await;
         }
-        Ok(())
+        Ok(ended)
     }
 
     fn pace(&self) -> Pace {
         match (self.stopping, self.link.state()) {
             (Some(_), _) => Pace::Flush,
+            (None, State::CatchingUp(_) | State::Live(_)) if !self.flushes.is_empty() => Pace::Flush,
             (None, State::CatchingUp(_)) => Pace::Behind,
             (None, State::Live(_) | State::Offline { .. } | State::Dialing | State::Renewing(_)) => Pace::Live,
         }
@@ -177,7 +243,7 @@ impl Stage {
 
     /// Takes rows from the outbox, if some are wanted and some may be there.
     async fn fetch(&mut self) -> Result<(), UplinkError> {
-        if !self.link.takes_more() {
+        if !self.link.takes_more() || self.restarting.is_some() {
             return Ok(());
         }
         let now = Instant::now();
@@ -238,9 +304,13 @@ impl Stage {
     }
 
     async fn send_what_is_due(&mut self) {
-        while self.link.takes_more() && self.cutter.is_due(self.pace(), Instant::now()) {
+        while self.link.takes_more() && self.restarting.is_none() && self.cutter.is_due(self.pace(), Instant::now()) {
             let epoch = self.cutter.epoch().unwrap_or_else(|| self.outbox.epoch());
-            let heading = Heading { epoch, high: self.outbox.high(epoch), rules: self.outbox.rules(epoch).to_string() };
+            let (rules, upto) = match self.cutter.seq() {
+                Some(seq) => self.outbox.rules_at(epoch, seq),
+                None => (self.outbox.rules(), None),
+            };
+            let heading = Heading { epoch, high: self.outbox.high(epoch), rules, upto };
             let cut = self.cutter.cut(heading, self.pace());
             let books = self.metrics.inner();
             books.sent.inc();
@@ -262,6 +332,7 @@ impl Stage {
                 }
                 Do::SayGoodbye => {
                     self.hear(ear::Notice::Lost { closed: false });
+                    self.flushes.clear();
                     if let Some(client) = self.client.take() {
                         client.say_goodbye().await;
                     }
@@ -291,10 +362,16 @@ impl Stage {
         while let Some(happening) = next {
             let notice = match &happening {
                 Happening::Connected => {
+                    (self.failures, self.refused, self.was_up) = (0, false, true);
+                    self.told.clear();
                     let (life, margin) = (self.config.token_life.duration(), self.config.token_margin.duration());
                     self.metrics.inner().connected.inc();
                     (self.more, self.notes_stale) = (More::Maybe, true);
-                    Some(Notice::Connected { renew_at: Instant::now() + life.saturating_sub(margin) })
+                    let valid = match self.dialer.target.identity {
+                        Identity::Key(_) => life.saturating_sub(margin),
+                        Identity::Certificate(_) => NO_RENEWAL,
+                    };
+                    Some(Notice::Connected { renew_at: Instant::now() + valid })
                 }
                 Happening::Published(packet_id) => Some(Notice::Published(*packet_id)),
                 Happening::Acked(packet_id) => {
@@ -341,9 +418,10 @@ impl Stage {
         Ok(())
     }
 
-    /// On stop: true once everything is acknowledged and marked, or it makes no sense to wait.
-    async fn may_leave(&mut self) -> Result<bool, UplinkError> {
-        let Some(deadline) = self.stopping else { return Ok(false) };
+    /// On stop: once everything is acknowledged and marked, or it makes no sense to wait. Else once somebody else has to
+    /// go on from here.
+    async fn may_leave(&mut self) -> Result<Option<Ended>, UplinkError> {
+        let Some(deadline) = self.stopping else { return self.may_hand_over().await };
         let idle = self.cutter.is_empty()
             && self.link.window().is_empty()
             && !self.taken.is_marking()
@@ -352,17 +430,37 @@ impl Stage {
             && !self.changed.has_changed().map_err(|_| OutboxError::Gone)?;
         let offline = matches!(self.link.state(), State::Offline { .. });
         if !idle && !offline && Instant::now() < deadline {
-            return Ok(false);
+            return Ok(None);
         }
-        // What the hub has acknowledged must not go again for want of a mark.
+        self.finish_marking().await?;
+        let held = self.outbox.view().books.held;
+        info!(held, drained = idle, "uplink stops");
+        Ok(Some(Ended::Stopped))
+    }
+
+    /// What is in flight and what waits here stays held in the outbox, from where it is taken anew.
+    async fn may_hand_over(&mut self) -> Result<Option<Ended>, UplinkError> {
+        let now = Instant::now();
+        let offline = matches!(self.link.state(), State::Offline { .. });
+        let doubtful = self.refused || FAILURES_MAX <= self.failures;
+        let ended = match (self.restarting, self.dialer.target.ask_again_at) {
+            (Some(deadline), _) if offline || deadline <= now || self.link.window().is_empty() => Ended::Restart,
+            (None, Some(at)) if offline && doubtful && at <= now => Ended::Doubted { was_up: self.was_up },
+            _ => return Ok(None),
+        };
+        self.finish_marking().await?;
+        info!(held = self.outbox.view().books.held, "uplink hands over: {}", ended.as_str());
+        Ok(Some(ended))
+    }
+
+    /// What the hub has acknowledged must not go again for want of a mark.
+    async fn finish_marking(&mut self) -> Result<(), UplinkError> {
         while self.taken.is_marking() {
             let marked = self.taken.marked().await;
             self.after_marking(marked)?;
             self.taken.mark(&self.outbox);
         }
-        let held = self.outbox.view().books.held;
-        info!(held, drained = idle, "uplink stops");
-        Ok(true)
+        Ok(())
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -377,7 +475,11 @@ impl Stage {
         };
         let fetch = fetch.filter(|_| wants_rows);
         let notes = Some(self.notes_at).filter(|_| takes_more && self.notes_stale);
-        [link, linger, fetch, notes, self.stopping, self.remote.deadline()].into_iter().flatten().min()
+        let flush = self.flushes.iter().map(|flush| flush.until).min();
+        [flush, link, linger, fetch, notes, self.stopping, self.restarting, self.remote.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod hearing;
 mod hub;
+mod ways;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,17 +11,21 @@ use serde_json::json;
 use shared::clock::Clock;
 use shared::config::Size;
 use shared::reading::{DeviceId, MetricName, Reading, Seq, TimeQuality, Value};
+use shared::sas;
 use shared::telemetry::LevelSwitch;
 use shared::time::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::hub::{Hub, Mode};
 use super::*;
+use crate::line::Choice;
 use crate::outbox::store::Selection;
 use crate::outbox::{BootTime, HeldItem, NewRow, Outbox};
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::Gateway;
+use crate::remote::kept::{Good, Keeper};
 use crate::remote::{self, Agent, Remote};
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
@@ -61,7 +66,7 @@ struct Stand {
     /// What was logged at, as it changed.
     levels: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
-    ran: JoinHandle<Result<(), UplinkError>>,
+    ran: JoinHandle<Result<Ended, UplinkError>>,
     _dir: tempfile::TempDir,
 }
 
@@ -70,17 +75,37 @@ async fn stand(mode: Mode, config: Config) -> Stand {
 }
 
 async fn stand_before(hub: Hub, config: Config) -> Stand {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let outbox = open(dir.path());
-    let target = HubTarget {
+    // 443 is not what these are about.
+    stand_by(Network { choice: Choice::Mqtt, proxy: None }, hub, config).await
+}
+
+async fn stand_by(network: Network, hub: Hub, config: Config) -> Stand {
+    stand_at((hub.port, hub.port), network, hub, config).await
+}
+
+async fn stand_at(ports: (u16, u16), network: Network, hub: Hub, config: Config) -> Stand {
+    stand_of(target(ports, network), hub, config).await
+}
+
+/// The hub at these ports, for MQTT and for WebSocket.
+fn target((port, websocket_port): (u16, u16), network: Network) -> HubTarget {
+    HubTarget {
         hub: HUB.into(),
         gateway: GatewayId::new("gw-01"),
-        key: sas::Key::device(KEY).expect("base64"),
+        identity: Identity::Key(sas::Key::device(KEY).expect("base64")),
         host: "127.0.0.1".into(),
-        port: hub.port,
+        port,
+        websocket_port,
+        network,
         ca_file: None,
         tls: false,
-    };
+        ask_again_at: None,
+    }
+}
+
+async fn stand_of(target: HubTarget, hub: Hub, config: Config) -> Stand {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let outbox = open(dir.path());
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let stop = CancellationToken::new();
     let levels: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -92,16 +117,25 @@ async fn stand_before(hub: Hub, config: Config) -> Stand {
         })
     };
     let heard = remote::Metrics::register(&mut prometheus_client::registry::Registry::default());
-    let remote = Remote::new(
+    let mut remote = Remote::new(
         &remote::Config { enabled: true },
-        Agent { epoch: outbox.epoch(), rules: "d1".into() },
+        Agent {
+            epoch: outbox.epoch(),
+            good: Good::default(),
+            rules: watch::Sender::new(None),
+            digest: Arc::new(|_| "d1".to_owned()),
+            keeper: Keeper::new(&dir.path().join("outbox.db")),
+        },
         Gateway::new(ClockTrust::Trusted),
         Clock::Real,
         ("info", switch),
         Arc::new(|| json!({ "running": true })),
         heard.clone(),
     );
-    let ran = tokio::spawn(run(config, target, outbox.clone(), Clock::Real, stop.clone(), metrics.clone(), remote));
+    let ran = {
+        let (outbox, stop, metrics) = (outbox.clone(), stop.clone(), metrics.clone());
+        tokio::spawn(async move { run(config, target, outbox, Clock::Real, stop, metrics, &mut remote).await })
+    };
     Stand { hub, outbox, metrics, remote: heard, levels, stop, ran, _dir: dir }
 }
 

@@ -13,8 +13,10 @@ use shared::time::Timestamp;
 use super::Finding;
 use crate::config::Config;
 use crate::hub::Source;
+use crate::line::Choice;
 use crate::provision::record;
 use crate::trust;
+use crate::uplink::HubTarget;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,16 +34,18 @@ struct Peer<'c> {
 /// A handshake with the hub, and with the broker where TLS is wanted. What does not even answer is told elsewhere.
 pub(super) fn secured(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let target = match config.hub.source(&config.provisioning) {
+    let target = match config.source() {
         Ok(Source::Fixed(target)) => Some(target),
         Ok(Source::Provisioned(applicant)) => {
             let assigned = record::read(&config.outbox.path).ok().flatten();
             let assigned = assigned.filter(|assignment| assignment.is_of(&applicant));
-            assigned.map(|assignment| applicant.target(&assignment, &config.hub.dial()))
+            assigned.map(|assignment| applicant.target(&assignment, &config.hub.dial(applicant.network.clone())))
         }
         Err(_) => None,
     };
-    if let Some(target) = target {
+    // Through a proxy, or as WebSocket only, it is dialled otherwise; whether that works is told with the hub.
+    let straight = |target: &HubTarget| target.network.proxy.is_none() && target.network.choice != Choice::WebSocket;
+    if let Some(target) = target.filter(straight) {
         let (host, port, ca_file) = (target.host.as_str(), target.port, target.ca_file.as_deref());
         findings.extend(Peer { what: "hub TLS", host, port, ca_file, section: "hub" }.greet());
     }

@@ -11,6 +11,8 @@ use shared::clock::Clock;
 use super::{Finding, Grade};
 use crate::config::Config;
 use crate::hub::Source;
+use crate::identity::Identity;
+use crate::line::{Dial, Network, Way};
 use crate::machine;
 use crate::outbox::lock::Lock;
 use crate::presilver::config::ClockTrust;
@@ -95,17 +97,27 @@ fn clock(config: &Config) -> Finding {
 }
 
 fn hub(config: &Config) -> Vec<Finding> {
-    let applicant = match config.hub.source(&config.provisioning) {
+    let applicant = match config.source() {
         Ok(Source::Fixed(target)) => {
-            let credentials = Finding::ok("credentials", format!("device {} of {}", target.gateway, target.hub));
+            let by = by(&target.identity);
+            let credentials = Finding::ok("credentials", format!("device {} of {}, {by}", target.gateway, target.hub));
             return [credentials].into_iter().chain(dialled(&target)).collect();
         }
         Ok(Source::Provisioned(applicant)) => applicant,
         Err(error) => return vec![Finding::fail("credentials", error.to_string())],
     };
-    let who = format!("registration {} of ID scope {}", applicant.registration_id, applicant.id_scope);
+    let by = by(&applicant.identity);
+    let who = format!("registration {} of ID scope {}, {by}", applicant.registration_id, applicant.id_scope);
     let mut findings = vec![Finding::ok("credentials", who), trusted("provisioning", applicant.ca_file.as_deref())];
-    let reached = reach("provisioning", &applicant.host, applicant.port);
+    let service = Goal {
+        what: "provisioning",
+        host: &applicant.host,
+        ports: (applicant.port, applicant.websocket_port),
+        network: &applicant.network,
+        ca_file: applicant.ca_file.as_deref(),
+        identity: &applicant.identity,
+    };
+    let reached = service.reach();
     match record::read(&config.outbox.path) {
         Ok(Some(assignment)) if assignment.is_of(&applicant) => {
             let text =
@@ -117,7 +129,7 @@ fn hub(config: &Config) -> Vec<Finding> {
                 reached
             });
             findings.push(Finding::ok("assigned", text));
-            findings.extend(dialled(&applicant.target(&assignment, &config.hub.dial())));
+            findings.extend(dialled(&applicant.target(&assignment, &config.hub.dial(applicant.network.clone()))));
         }
         Ok(other) => {
             let whose = if other.is_some() { "the one on file is another registration's" } else { "none yet" };
@@ -130,8 +142,78 @@ fn hub(config: &Config) -> Vec<Finding> {
     findings
 }
 
+fn by(identity: &Identity) -> &'static str {
+    match identity {
+        Identity::Key(_) => "by its key",
+        Identity::Certificate(_) => "by its certificate",
+    }
+}
+
 fn dialled(target: &HubTarget) -> [Finding; 2] {
-    [trusted("trust", target.ca_file.as_deref()), reach("hub", &target.host, target.port)]
+    let hub = Goal {
+        what: "hub",
+        host: &target.host,
+        ports: (target.port, target.websocket_port),
+        network: &target.network,
+        ca_file: target.ca_file.as_deref(),
+        identity: &target.identity,
+    };
+    [trusted("trust", target.ca_file.as_deref()), hub.reach()]
+}
+
+/// The hub, or the provisioning service, and how it may be reached.
+struct Goal<'c> {
+    what: &'static str,
+    host: &'c str,
+    /// For MQTT, and for MQTT in WebSocket messages.
+    ports: (u16, u16),
+    network: &'c Network,
+    ca_file: Option<&'c Path>,
+    identity: &'c Identity,
+}
+
+impl Goal<'_> {
+    /// By the first way that leads there.
+    fn reach(&self) -> Finding {
+        let mut faults = Vec::new();
+        for way in self.network.choice.ways() {
+            let found = self.by(*way);
+            match (found.grade, faults.is_empty()) {
+                (Grade::Ok, true) => return found,
+                (Grade::Ok, false) => {
+                    let text = format!("{}; by the other way: {}", faults.join("; "), found.text);
+                    return Finding::note(self.what, text);
+                }
+                _ => faults.push(found.text),
+            }
+        }
+        Finding::fail(self.what, faults.join("; "))
+    }
+
+    fn by(&self, way: Way) -> Finding {
+        let port = match way {
+            Way::Mqtt => self.ports.0,
+            Way::WebSocket => self.ports.1,
+        };
+        if way == Way::Mqtt && self.network.proxy.is_none() {
+            return reach(self.what, self.host, port);
+        }
+        // Through a proxy, or up to WebSocket, TCP alone says little.
+        let tls = match trust::client_as(self.ca_file, self.identity.certificate()) {
+            Ok(tls) => Some(tls),
+            Err(error) => return Finding::fail(self.what, format!("cannot {error}")),
+        };
+        let (host, proxy) = (self.host.to_owned(), self.network.proxy.clone());
+        let dial = Dial { host, port, way, proxy, tls, timeout: PATIENCE };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return Finding::fail(self.what, format!("no runtime: {error}")),
+        };
+        match runtime.block_on(dial.probe()) {
+            Ok(()) => Finding::ok(self.what, format!("{} answers ({})", dial.place(), way.as_str())),
+            Err(fault) => Finding::fail(self.what, format!("{} does not answer: {}", dial.place(), fault.text)),
+        }
+    }
 }
 
 fn trusted(what: &'static str, ca_file: Option<&Path>) -> Finding {

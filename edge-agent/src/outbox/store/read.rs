@@ -129,7 +129,7 @@ impl Store {
         books(&self.connection).map_err(fail("read the books", &self.path))
     }
 
-    /// Per epoch that has rows to send, and for the current one: highest seq and digest of the rules.
+    /// Per epoch that has rows to send, and for the current one: highest seq and by which rules its rows were judged.
     pub(in crate::outbox) fn live_epochs(&self) -> Result<HashMap<Epoch, (Seq, Arc<str>)>, StoreError> {
         let fail = fail("read epochs", &self.path);
         let mut statement = self

@@ -7,7 +7,7 @@ use shared::reading::{Epoch, Seq};
 
 use super::open::fail;
 use super::{Act, Prepared, STEP_ROWS, Selection, Store, StoreError};
-use crate::outbox::{Acked, HeldItem, RowId, SourceKey, codec};
+use crate::outbox::{Acked, HeldItem, RowId, SourceKey, codec, history};
 
 /// What became of one commit.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,20 @@ pub(in crate::outbox) struct Committed {
 }
 
 impl Store {
+    /// From the next row on, rows are judged by rules of this digest.
+    pub(in crate::outbox) fn judge_by(&mut self, digest: &str) -> Result<(), StoreError> {
+        let fail = fail("write which rules judge", &self.path);
+        let (high, rules): (i64, String) = self
+            .connection
+            .query_row("SELECT high, rules FROM epochs WHERE id = ?1", [self.epoch_id], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .map_err(&fail)?;
+        let rules = history::then(&rules, Seq(high + 1), digest);
+        let update = "UPDATE epochs SET rules = ?1 WHERE id = ?2";
+        self.connection.execute(update, params![rules, self.epoch_id]).map(drop).map_err(&fail)
+    }
+
     /// Which of the rows are new, by their places; the others repeat what is known or stand twice in here.
     pub(in crate::outbox) fn admit(&self, rows: &[&Prepared]) -> Vec<bool> {
         let mut met: HashSet<SourceKey> = HashSet::new();

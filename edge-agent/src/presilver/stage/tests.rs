@@ -48,7 +48,8 @@ fn stand() -> Stand {
     let (tx, messages) = mpsc::channel(crate::intake::CAPACITY);
     let (metrics, gateway) = (Metrics::default(), Gateway::new(ClockTrust::Trusted));
     let way = (outbox.clone(), crate::intake::Senders::default());
-    let stage = tokio::spawn(run(judge(), gateway, Clock::Real, messages, way, metrics.clone()));
+    let stage =
+        tokio::spawn(run((judge(), watch::channel(None).1), gateway, Clock::Real, messages, way, metrics.clone()));
     let sender = tokio::spawn(async move {
         let mut acks = Vec::new();
         for number in 0..MESSAGES {

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 
 fn ear() -> Ear {
-    Ear::new("info", Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7))
+    Ear::new("info", Good::default(), Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7))
 }
 
 /// What an ear says, with answers as a hub would give them.
@@ -90,6 +90,22 @@ impl Hub {
             .collect()
     }
 
+    /// Sets put in force: version, number of rules, linger.
+    fn sets(&mut self) -> Vec<(i64, Option<usize>, Option<Duration>)> {
+        let todo = self.todo.extract_if(.., |todo| matches!(todo, Do::Apply { .. }));
+        todo.map(|todo| {
+            let Do::Apply { settings, version, desired } = todo else { unreachable!() };
+            assert_eq!(settings::read(&desired).as_ref(), Ok(&settings), "what is kept says the same");
+            (version, settings.rules.map(|rules| rules.len()), settings.linger)
+        })
+        .collect()
+    }
+
+    fn codes(&self) -> Vec<(&str, u64)> {
+        let code = |name: &&'static str| Some((*name, self.reported.get(*name)?["ac"].as_u64()?));
+        settings::NAMES.iter().filter_map(code).collect()
+    }
+
     fn is_quiet(&mut self) -> bool {
         self.now += Duration::from_secs(10);
         self.step(Notice::Tick);
@@ -131,6 +147,85 @@ fn a_level_that_cannot_be_is_refused_and_the_last_good_one_stays() {
         assert!(ack["ad"].as_str().is_some_and(|ad| ad.contains("`debug` stays")), "{ack}");
     }
     assert_eq!(hub.ear.levels().in_force(), "debug");
+}
+
+#[test]
+fn a_set_is_in_force_whole_or_not_at_all_and_the_last_good_one_stays() {
+    let mut hub = Hub::new();
+    hub.connect(json!({ "rules": [{ "max": 1 }], "intervals": { "linger": "5s" }, "$version": 3 }));
+    hub.write();
+    assert_eq!(hub.sets(), [(3, Some(1), Some(Duration::from_secs(5)))]);
+    assert_eq!(hub.codes(), [("rules", 200), ("intervals", 200)]);
+
+    // One mistake, and a good change beside it.
+    hub.desire(json!({ "rules": [{ "max": 1 }, { "min": 2, "max": 1 }], "log-level": "debug", "$version": 4 }));
+    hub.write();
+    assert_eq!(hub.codes(), [("log-level", 409), ("rules", 400), ("intervals", 200)]);
+    let ad = hub.reported["rules"]["ad"].as_str().expect("words").to_owned();
+    assert!(ad.starts_with("rule 1: `min`") && ad.ends_with("the set of version 3 stays in force"), "{ad}");
+    assert!(hub.reported["log-level"]["ad"].as_str().is_some_and(|ad| ad.contains("`rules` of the same set")));
+    assert!(hub.sets().is_empty() && hub.levels().is_empty());
+    assert!(hub.ear.refused().is_some_and(|why| why.contains("version 4")));
+    // On the next connection nothing is said again.
+    hub.step(Notice::Lost { closed: false });
+    hub.connect(json!({
+        "rules": [{ "max": 1 }, { "min": 2, "max": 1 }], "intervals": { "linger": "5s" }, "log-level": "debug", "$version": 4,
+    }));
+    assert!(hub.sets().is_empty() && hub.is_quiet());
+
+    // Put right: all of it counts, also what waited.
+    hub.desire(json!({ "rules": [], "$version": 5 }));
+    hub.write();
+    assert_eq!(hub.codes(), [("log-level", 200), ("rules", 200), ("intervals", 200)]);
+    assert_eq!(hub.sets(), [(5, Some(0), Some(Duration::from_secs(5)))]);
+    assert_eq!((hub.levels(), hub.ear.refused()), (vec!["debug".to_owned()], None));
+    hub.desire(json!({ "rules": null, "intervals": null, "log-level": null, "$version": 6 }));
+    assert_eq!(hub.write(), json!({ "rules": null, "intervals": null, "log-level": null }));
+    assert_eq!((hub.sets(), hub.levels()), (vec![(6, None, None)], vec!["info".to_owned()]));
+}
+
+#[test]
+fn a_set_of_an_earlier_run_is_in_force_until_the_twin_says_otherwise() {
+    let settings = Settings { level: Some("warn".into()), rules: Some(vec![]), linger: None };
+    let good = Good { settings, version: Some(8) };
+    let begin = || {
+        let ear = Ear::new("info", good.clone(), Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7));
+        Hub { ear, ..Hub::new() }
+    };
+    let mut hub = begin();
+    assert_eq!(hub.ear.levels().in_force(), "warn");
+    hub.connect(json!({ "log-level": "warn", "rules": [], "$version": 8 }));
+    assert!(hub.sets().is_empty() && hub.levels().is_empty(), "it is in force already");
+    // One that cannot be leaves it so; a twin that says nothing ends it.
+    let mut hub = begin();
+    hub.connect(json!({ "log-level": "loud", "rules": [], "$version": 9 }));
+    assert!(hub.sets().is_empty() && hub.levels().is_empty());
+    let mut hub = begin();
+    hub.connect(json!({ "$version": 10 }));
+    assert_eq!((hub.sets(), hub.levels()), (vec![(10, None, None)], vec!["info".to_owned()]));
+}
+
+#[test]
+fn a_flush_is_answered_once_it_is_told_what_became_of_it_and_few_are_under_way() {
+    let mut hub = Hub::new();
+    hub.connect(json!({ "$version": 1 }));
+    for n in 0..FLUSHES_MAX + 1 {
+        let topic = format!("$iothub/methods/POST/flush/?$rid=f{n}");
+        hub.step(Notice::Heard { topic: &topic, payload: b"" });
+    }
+    let (topic, _) = hub.said().pop().expect("one too many");
+    assert_eq!(topic, format!("$iothub/methods/res/429/?$rid=f{FLUSHES_MAX}"));
+    hub.step(Notice::Said);
+    let todo = hub.take();
+    assert!(todo.contains(&Do::Flush { rid: "f0".into(), within: Duration::from_secs(10) }), "{todo:?}");
+    hub.step(Notice::Flushed { rid: "f0".into(), status: 200, body: json!({ "drained": true }) });
+    assert_eq!(hub.said().pop().expect("an answer").0, "$iothub/methods/res/200/?$rid=f0");
+    // The answer goes before the connection does.
+    hub.step(Notice::Said).take();
+    hub.step(Notice::Heard { topic: "$iothub/methods/POST/restart-uplink/?$rid=r", payload: b"null" });
+    let todo = hub.take();
+    let at = |wanted: &dyn Fn(&Do) -> bool| todo.iter().position(wanted).expect("there");
+    assert!(at(&|todo| matches!(todo, Do::Say { .. })) < at(&|todo| *todo == Do::Restart), "{todo:?}");
 }
 
 #[test]
@@ -271,8 +366,8 @@ proptest! {
     fn whatever_comes_it_neither_panics_nor_says_too_much_at_once(
         comings in proptest::collection::vec((
             0..9u8,
-            "(\\$iothub/)?(twin/res/[0-9]{1,3}|twin/PATCH/properties/desired|methods/POST/(status|log-level|x))/(\\?\\$(rid|version)=[0-9]{0,3})?",
-            "(\\{\"(desired|reported|log-level|level|\\$version)\":)?(\\{\"\\$version\":[0-9]|\"debug\"|[0-9]|.{0,10})?(\\}){0,2}",
+            "(\\$iothub/)?(twin/res/[0-9]{1,3}|twin/PATCH/properties/desired|methods/POST/(status|log-level|flush|restart-uplink|x))/(\\?\\$(rid|version)=[0-9]{0,3})?",
+            "(\\{\"(desired|reported|log-level|rules|intervals|level|\\$version)\":)?(\\{\"\\$version\":[0-9]|\"debug\"|[0-9]|.{0,10})?(\\}){0,2}",
         ), 0..60),
     ) {
         let (mut ear, mut now, mut flying) = (ear(), Instant::now(), 0usize);

@@ -62,7 +62,12 @@ fn cutter(compression: Compression, rows: impl IntoIterator<Item = Row>, now: In
 }
 
 fn heading(cutter: &Cutter) -> Heading {
-    Heading { epoch: cutter.epoch().unwrap_or(Epoch::from_bits(1)), high: Seq(1_000_000), rules: "d1".into() }
+    Heading {
+        epoch: cutter.epoch().unwrap_or(Epoch::from_bits(1)),
+        high: Seq(1_000_000),
+        rules: "d1".into(),
+        upto: None,
+    }
 }
 
 fn unpacked(cut: &Cut) -> Envelope {
@@ -211,7 +216,7 @@ fn gaps_and_closings_go_at_once_with_rows_or_without() {
     cutter.push_gap(gap(1, 2));
     cutter.push_closing(Closing { epoch: Epoch::from_bits(9), last: Some(Seq(20)), mark: None });
     assert!(cutter.is_due(Pace::Live, now));
-    let empty = Heading { epoch: Epoch::from_bits(3), high: Seq(0), rules: "d1".into() };
+    let empty = Heading { epoch: Epoch::from_bits(3), high: Seq(0), rules: "d1".into(), upto: None };
     let cut = cutter.cut(empty, Pace::Live);
     assert_eq!((cut.rows.len(), &cut.gaps[..], &cut.closings[..]), (0, &[GapId(1)][..], &[Epoch::from_bits(9)][..]));
     assert!(cut.topic.contains("%24.mid=0000000000000003%3A0-0"), "{}", cut.topic);

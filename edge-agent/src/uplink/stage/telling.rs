@@ -2,15 +2,19 @@
 
 use std::time::Instant;
 
+use serde_json::json;
 use tracing::{debug, error, info, warn};
 
 use super::super::iothub::{Happening, Lost};
 use super::super::link::{Notice, State};
 use super::super::metrics::Why;
-use super::Stage;
-use crate::remote::ear;
+use super::{Flush, RESTART_PATIENCE, Stage};
+use crate::remote::{Out, ear};
 
-impl Stage {
+/// Different losses without a connection in between that are remembered, so as to be told once.
+const TOLD_MAX: usize = 8;
+
+impl Stage<'_> {
     /// What of it is for the ear: after the link, so that Envelopes go first.
     pub(super) fn hear_of(&mut self, happening: &Happening) {
         match happening {
@@ -25,22 +29,66 @@ impl Stage {
     }
 
     pub(super) fn hear(&mut self, notice: ear::Notice<'_>) {
-        let out = self.remote.step(notice, Instant::now());
-        if let Some(client) = &self.client {
-            out.into_iter().for_each(|out| client.say(out));
+        let now = Instant::now();
+        for out in self.remote.step(notice, now) {
+            match (out, &self.client) {
+                (Out::Flush { rid, within }, Some(_)) => self.flushes.push(self.flush(rid, now + within)),
+                (Out::Restart, Some(_)) => {
+                    self.restarting.get_or_insert(now + RESTART_PATIENCE);
+                }
+                (out, Some(client)) => client.say(out),
+                (_, None) => {}
+            }
+        }
+        self.cutter.set_linger(self.remote.linger().unwrap_or(self.config.linger.duration()));
+    }
+
+    /// All that is held now is to leave.
+    fn flush(&self, rid: String, until: Instant) -> Flush {
+        let books = self.outbox.view().books;
+        Flush { rid, until, goal: books.stored, gone: books.acked + books.given_up }
+    }
+
+    /// Answers calls for a flush whose rows have left, or whose time is over.
+    pub(super) fn answer_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let (now, books) = (Instant::now(), self.outbox.view().books);
+        let gone = books.acked + books.given_up;
+        let is_over = |flush: &mut Flush| flush.goal <= gone || flush.until <= now;
+        let over: Vec<_> = self.flushes.extract_if(.., is_over).collect();
+        for flush in over {
+            let drained = flush.goal <= gone;
+            let body = json!({ "drained": drained, "left": gone - flush.gone.min(gone), "held": books.held });
+            let status = if drained { 200 } else { 504 };
+            self.hear(ear::Notice::Flushed { rid: flush.rid, status, body });
         }
     }
 
     pub(super) fn lost(&mut self, lost: &Lost) -> Notice {
         // A hub that closes with bytes of ours unread resets the connection.
         self.hear(ear::Notice::Lost { closed: matches!(lost.reason, "closed" | "broken") });
-        let target = &self.dialer.target;
-        let repeated = self.metrics.status().borrow().last_error.as_ref() == Some(&lost.text);
-        let (host, port) = (&target.host, target.port);
+        let line = self.dialer.line();
+        let came_about = self.link.up_since().is_some();
+        if !came_about {
+            (self.failures, self.refused) = (self.failures + 1, lost.denied);
+        }
+        let repeated = self.told.contains(&lost.text);
+        if !repeated && self.told.len() < TOLD_MAX {
+            self.told.push(lost.text.clone());
+        }
+        let (target, place) = (&self.dialer.target, line.place());
         match (lost.denied, repeated) {
-            (true, _) => error!(host, port, device = %target.gateway, "failed to connect to the hub: {}", lost.text),
-            (false, false) => warn!(host, port, "no connection to the hub: {}", lost.text),
-            (false, true) => debug!(host, port, "still no connection to the hub: {}", lost.text),
+            (true, _) => error!(place, device = %target.gateway, "failed to connect to the hub: {}", lost.text),
+            (false, false) => warn!(place, "no connection to the hub: {}", lost.text),
+            (false, true) => debug!(place, "still no connection to the hub: {}", lost.text),
+        }
+        // Refused is refused on whichever way.
+        if !came_about && !lost.denied && lost.reason != "refused" {
+            if let Some(way) = self.dialer.ways.failed() {
+                debug!(way = way.as_str(), "the other way is tried next");
+            }
         }
         self.metrics.inner().lost.get_or_create(&Why { reason: lost.reason }).inc();
         self.metrics.show(|status| status.last_error = Some(lost.text.clone()));
@@ -49,6 +97,8 @@ impl Stage {
 
     pub(super) fn hung_up(&mut self, why: &'static str) {
         self.hear(ear::Notice::Lost { closed: false });
+        // Whoever called is gone.
+        self.flushes.clear();
         // A client that was dropped by our own decision has not told why.
         if self.client.take().is_some() && !matches!(why, "lost" | "denied") {
             warn!("gave the connection to the hub up: {why}");
@@ -66,8 +116,8 @@ impl Stage {
         match (before, after) {
             (State::Dialing, State::CatchingUp(_)) => {
                 info!(
-                    host = target.host,
-                    port = target.port,
+                    place = self.dialer.line().place(),
+                    way = self.dialer.ways.way().as_str(),
                     hub = target.hub,
                     in_flight = self.link.window().len(),
                     "connected to the hub"
@@ -86,6 +136,7 @@ impl Stage {
         books.up.set(i64::from(self.link.up_since().is_some()));
         self.metrics.show(|status| {
             status.link = self.link.state().as_str();
+            status.way = self.dialer.ways.way().as_str();
             status.envelopes_in_flight = window.len();
             status.rows_in_flight = window.cuts().map(|cut| cut.rows.len()).sum();
         });
