@@ -102,7 +102,7 @@ fn a_gateway_with_a_certificate_behind_a_proxy_that_only_lets_443_through_brings
         edge.insert("network".into(), toml::Value::Table(network.parse().expect("toml")));
     });
     scenario.start_all();
-    scenario.wait_for("connection", is_up);
+    scenario.wait_for("connection", |s| is_up(s));
     assert_eq!(uplink(&scenario).expect("a status")["way"], "websocket");
     let check = scenario.stack.run(tests::program::Name::EdgeAgent, &["check"]).expect("it starts");
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
@@ -157,7 +157,7 @@ fn a_gateway_that_its_hub_does_not_know_any_more_is_provisioned_again_by_itself_
     scenario.start(Part::Hub);
     scenario.start(Part::Ingester);
     scenario.start(Part::Agent);
-    scenario.wait_for("connection", is_up);
+    scenario.wait_for("connection", |s| is_up(s));
     let api = Api::of(&scenario, https);
     let port = scenario.stack.layout.ports.agent_mqtt;
     mosquitto_pub(port, "telemetry/press-3", r#"{"n":1,"temperature":21.5}"#);

@@ -85,7 +85,7 @@ const OWNERS: [(&str, &[&str]); 15] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 118] = [
+const PURE: [&str; 121] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
