@@ -26,7 +26,7 @@ impl Card {
         for file in ["leds/ACT/trigger", "leds/ACT/delay_on", "leds/ACT/delay_off"] {
             card.write(file, "");
         }
-        card.write("agent", &format!("#!/bin/sh\nexec '{}' --as edge-agent \"$@\"\n", env!("CARGO_BIN_EXE_tests")));
+        card.write("agent", format!("#!/bin/sh\nexec '{}' --as edge-agent \"$@\"\n", env!("CARGO_BIN_EXE_tests")));
         make_executable(&card.path("agent"));
         card
     }

@@ -166,7 +166,10 @@ fn direct_methods_are_answered_while_readings_flow() {
         assert_eq!(answer[field], local[field], "{field}: {answer}");
     }
     let names = |value: &Json| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&answer), names(&local), "the same document");
+    // The last hour stays on the gateway: it is too long for an answer to a method.
+    let mut here = names(&local);
+    here.retain(|name| name != "hour");
+    assert_eq!(names(&answer), here, "the same document");
 
     let (status, answer) = api.call("log-level", json!({ "level": "debug", "for": "2s" }));
     assert_eq!((status, &answer["level"], &answer["before"]), (200, &json!("debug"), &json!("info")));

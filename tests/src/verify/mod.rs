@@ -110,7 +110,7 @@ fn parts(args: &Args, workspace: &std::path::Path, installed: &machine::Installe
         // Of the packages the card is made, which then has to take a reading, in an emulated machine, that reaches gold.
         let packages = script("package").args([std::env::temp_dir().join("edge-packages")]);
         parts.push(Part::check("packages for Raspberry Pis", vec![packages]));
-        parts.push(Part::check("image for Raspberry Pis", image(workspace, &script)));
+        parts.push(Part::check("image for Raspberry Pis", image(workspace, script)));
         // A build of its own, without optimisation: whether the image can be made, not what it weighs.
         let archive = std::env::temp_dir().join("cloud-ingester.oci.tar");
         let image = script("container").args(["".into(), archive.into_os_string()]).env("PROFILE", "dev".as_ref());

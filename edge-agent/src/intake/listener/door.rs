@@ -127,9 +127,12 @@ pub(super) fn passwords(config: &Config) -> Result<Option<Arc<Passwords>>, Liste
 /// Who is in, by user and client id: nobody makes another user's device leave by taking its client id.
 type Name = (Option<String>, String);
 
-/// The devices that are in.
+/// The number of a device that is in, and what makes it leave.
+type Seat = (u64, CancellationToken);
+
+/// The devices that are in, and how many came.
 #[derive(Debug, Default)]
-pub(super) struct Guests(Mutex<(HashMap<Name, (u64, CancellationToken)>, u64)>);
+pub(super) struct Guests(Mutex<(HashMap<Name, Seat>, u64)>);
 
 /// A device that is in. A second one of the same user with the same client id makes the first leave, as MQTT has it.
 pub(super) struct Guest {

@@ -13,7 +13,7 @@ use shared::time::Timestamp;
 use super::tree::{Node, Twice, unit_of};
 use super::when::micros_of;
 use super::{LeftOut, Part, Taken};
-use crate::presilver::mapping::pattern::{Named, Template};
+use crate::presilver::mapping::pattern::Named;
 use crate::presilver::mapping::plan::Plan;
 
 /// Times below it are relative to now.
@@ -153,9 +153,9 @@ impl Base {
             Some(Node::Text(name)) => name,
             Some(node) => return Err(format!("payload: `n` is no text: {}", node.shown())),
         };
-        let text = |template: &Template| template.fill(|named| self.named(named, own, names));
-        part.device = text(&plan.device);
-        let metric = plan.metric.as_ref().map(text).unwrap_or_default();
+        let named = |part: &Named| self.named(part, own, names);
+        part.device = plan.device.fill(named);
+        let metric = plan.metric.as_ref().map(|template| template.fill(named)).unwrap_or_default();
         self.time(record, &mut part)?;
         let unit = match field(record, "u")? {
             Some(node) => unit_of(node),

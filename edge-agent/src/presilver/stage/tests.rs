@@ -71,14 +71,15 @@ impl Stand {
         self.metrics.counts().received.saturating_sub(stored)
     }
 
-    /// Returns once the outbox is full and as many rows wait as may: of the oldest append, some may be stored.
+    /// Returns once the outbox is full and appends wait: as many as may, of a row or more each, but for the oldest, of
+    /// which some may be stored.
     async fn until_full(&self) {
         let full = async {
-            while self.outbox.view().full.is_none() || self.waiting() < (ROWS_MAX - MESSAGES_MAX) as u64 {
+            while self.outbox.view().full.is_none() || self.waiting() < (APPENDS_MAX - 1) as u64 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(SOON, full).await.expect("a commit's worth is judged while the disk is waited for");
+        timeout(SOON, full).await.expect("messages are judged while the disk is waited for");
     }
 }
 

@@ -85,10 +85,12 @@ impl Stage<'_> {
             (false, true) => debug!(place, "still no connection to the hub: {}", lost.text),
         }
         // Refused is refused on whichever way.
-        if !came_about && !lost.denied && lost.reason != "refused" {
-            if let Some(way) = self.dialer.ways.failed() {
-                debug!(way = way.as_str(), "the other way is tried next");
-            }
+        if !came_about
+            && !lost.denied
+            && lost.reason != "refused"
+            && let Some(way) = self.dialer.ways.failed()
+        {
+            debug!(way = way.as_str(), "the other way is tried next");
         }
         self.metrics.inner().lost.get_or_create(&Why { reason: lost.reason }).inc();
         self.metrics.show(|status| status.last_error = Some(lost.text.clone()));

@@ -140,7 +140,7 @@ async fn frames_that_are_none_and_frames_that_do_not_end_are_closed() {
     }
     // A request, a CONNECT and a publish that do not end.
     let mut head = TcpStream::connect(address).await.expect("connects");
-    head.write_all(UPGRADE[..60].as_bytes()).await.expect("written");
+    head.write_all(&UPGRADE.as_bytes()[..60]).await.expect("written");
     assert_eq!(rest(&mut head).await, b"");
     let mut hello = TcpStream::connect(address).await.expect("connects");
     upgraded(&mut hello).await;
