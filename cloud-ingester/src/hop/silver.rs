@@ -93,6 +93,9 @@ struct Writing {
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
 
+/// Of a version that takes more memory than this, the next is not read ahead.
+const AHEAD_BYTES_MAX: usize = 48 << 20;
+
 impl Writing {
     fn begin(lake: &Arc<Lake>) -> Self {
         let (batches, mut waiting) = mpsc::channel::<(Target, RecordBatch)>(WAITING);
@@ -184,9 +187,15 @@ impl Hops {
         let mut next = changes.next().map(|change| rows_of(bronze, change));
         while let Some(rows) = next.take() {
             let rows = rows.await??;
-            // Read while this one is worked off.
-            next = changes.next().map(|change| rows_of(bronze, change));
+            // Read while this one is worked off; where bodies are large, after it: one is as large as the other, as a rule.
+            let bytes: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
+            if bytes <= AHEAD_BYTES_MAX {
+                next = changes.next().map(|change| rows_of(bronze, change));
+            }
             (seen, totals, replays) = on_thread(rows, Arc::clone(&rules), seen, totals, replays, &writing).await?;
+            if next.is_none() {
+                next = changes.next().map(|change| rows_of(bronze, change));
+            }
         }
         let mut out = writing.end().await?;
         for batch in held(&mut replays) {

@@ -13,8 +13,10 @@ use super::seen::{Fit, Seen};
 
 /// Rows of one batch handed on.
 const BATCH_ROWS: usize = 16_384;
-/// Quarantine rows carry bytes: fewer of them per batch.
+/// Quarantine rows carry bytes: fewer of them per batch …
 const QUARANTINE_ROWS: usize = 1_024;
+/// … and not more than these: several batches wait to be written.
+const QUARANTINE_BYTES: usize = 8 << 20;
 
 /// Running totals since the tables were created or refreshed. They ride in the metadata of each readings commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +59,15 @@ pub fn work(
     let own = replays.own();
     let mut all: Vec<Event<'_>> = bronze.iter().flat_map(|batch| events(batch, own)).collect();
     all.sort_by(|a, b| order(a).cmp(&order(b)));
-    let mut books =
-        Books { rules, seen, totals, replays, readings: Readings::default(), quarantine: Quarantine::default() };
+    let mut books = Books {
+        rules,
+        seen,
+        totals,
+        replays,
+        readings: Readings::default(),
+        quarantine: Quarantine::default(),
+        quarantine_bytes: 0,
+    };
     let pieces: Vec<&[Event<'_>]> = pieces(&all);
     if pieces.len() < 2 {
         for event in &all {
@@ -124,6 +133,8 @@ struct Books<'b> {
     replays: &'b mut Replays,
     readings: Readings,
     quarantine: Quarantine,
+    /// What the rows in `quarantine` carry.
+    quarantine_bytes: usize,
 }
 
 impl Books<'_> {
@@ -154,7 +165,15 @@ impl Books<'_> {
             }
             match (replays.keep(row, event), &event.origin) {
                 (Some(Row::Reading(row)), origin) => self.readings.push(&row, origin),
-                (Some(Row::Refused(row)), origin) => self.quarantine.push(&row, origin, None),
+                (Some(Row::Refused(row)), origin) => {
+                    self.quarantine.push(&row, origin, None);
+                    self.quarantine_bytes += row.raw.len();
+                    // Here, since one Event may hold thousands.
+                    if QUARANTINE_ROWS <= self.quarantine.rows() || QUARANTINE_BYTES <= self.quarantine_bytes {
+                        self.quarantine_bytes = 0;
+                        put(Target::Quarantine, self.quarantine.take());
+                    }
+                }
                 (None, _) => {}
             }
         }
@@ -174,9 +193,6 @@ impl Books<'_> {
         }
         if BATCH_ROWS <= self.readings.rows() {
             put(Target::Readings, self.readings.take());
-        }
-        if QUARANTINE_ROWS <= self.quarantine.rows() {
-            put(Target::Quarantine, self.quarantine.take());
         }
     }
 
