@@ -85,7 +85,7 @@ const OWNERS: [(&str, &[&str]); 15] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 121] = [
+const PURE: [&str; 122] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -133,6 +133,7 @@ const PURE: [&str; 121] = [
     "edge-agent/src/outbox/memory.rs",
     "edge-agent/src/remote/document.rs",
     "edge-agent/src/remote/ear.rs",
+    "edge-agent/src/remote/ear/words.rs",
     "edge-agent/src/remote/level.rs",
     "edge-agent/src/remote/method.rs",
     "edge-agent/src/remote/settings.rs",
