@@ -20,6 +20,7 @@ tokio::task_local! {
 
 /// A part of this task's work that is done by another: its steps count here.
 pub fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    // None where nobody counts, as in commands that no watchdog looks after.
     let steps = OF_TASK.try_with(Clone::clone).ok();
     async move {
         match steps {

@@ -221,3 +221,63 @@ fn order<'a>(event: &'a Event<'_>) -> (bool, i64, &'a str, i32, i64) {
     let origin = &event.origin;
     (event.replay.is_some(), origin.incarnation, &origin.hub, origin.partition_id, origin.sequence_number)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray as _;
+    use shared::rules::TimeWindow;
+
+    use super::super::decode::tests::event;
+    use super::super::judge::Unique;
+    use super::*;
+
+    #[test]
+    fn refusals_go_on_before_they_are_many_bytes() {
+        let body = vec![0xff; 200_000];
+        let rules = Rules::new(TimeWindow::SILVER, Unique::default());
+        let (mut seen, mut totals, mut replays) = (Seen::default(), Totals::default(), Replays::default());
+        let mut sizes = vec![];
+        let mut put = |target: Target, batch: RecordBatch| {
+            assert_eq!(target, Target::Quarantine);
+            sizes.push(batch.column_by_name("raw").expect("a column").as_binary::<i32>().value_data().len());
+        };
+        let mut books = Books {
+            rules: &rules,
+            seen: &mut seen,
+            totals: &mut totals,
+            replays: &mut replays,
+            readings: Readings::default(),
+            quarantine: Quarantine::default(),
+            quarantine_bytes: 0,
+        };
+        for _ in 0..100 {
+            let event = event("gw-1", &body);
+            books.take(&event, read(&event, &rules), &mut put);
+        }
+        books.end(&mut put);
+        assert_eq!(sizes.iter().sum::<usize>(), 100 * body.len());
+        assert!(sizes.iter().all(|size| *size < QUARANTINE_BYTES + body.len()), "{sizes:?}");
+    }
+
+    #[test]
+    fn pieces_hold_every_event_once_in_order_and_none_is_large() {
+        for (count, bytes) in [(0_i64, 10), (1, 10), (5_000, 10), (40, 100_000), (3, 1_000_000)] {
+            let body = vec![b' '; bytes];
+            let all: Vec<Event<'_>> = (0..count)
+                .map(|number| {
+                    let mut event = event("gw-1", &body);
+                    event.origin.sequence_number = number;
+                    event
+                })
+                .collect();
+            let cut = pieces(&all);
+            let numbers: Vec<i64> =
+                cut.iter().flat_map(|piece| piece.iter()).map(|it| it.origin.sequence_number).collect();
+            assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+            for piece in cut {
+                let held: usize = piece.iter().map(|event| event.body.len()).sum();
+                assert!(piece.len() <= PIECE_EVENTS && held < PIECE_BYTES + bytes, "{} of {bytes}", piece.len());
+            }
+        }
+    }
+}
