@@ -77,6 +77,12 @@ fn memory_does_not_grow_with_what_goes_through() {
     }
     eprintln!("{seen:?} MiB resident after each 100 MB");
     assert!(300_000_000 <= hub.number("/events/stored").expect("a count") * 16_000);
-    assert!(hub.number("/events/bytes").expect("bytes") < 100_000_000, "retention gives up the rest");
+    // Retention comes by once a second, and a second of load is more than it keeps.
+    let given_up = || hub.number("/events/bytes").filter(|bytes| *bytes < 100_000_000);
+    assert!(
+        wait::until(PATIENCE, given_up).is_some(),
+        "retention gives up the rest: {:?}",
+        hub.number("/events/bytes")
+    );
     assert!(seen[2] < seen[0] + 64, "{seen:?} MiB");
 }
