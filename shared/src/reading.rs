@@ -122,10 +122,15 @@ impl FromStr for Epoch {
     type Err = EpochError;
 
     fn from_str(text: &str) -> Result<Self, EpochError> {
-        let well_formed = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        match u64::from_str_radix(text, 16) {
-            Ok(bits) if well_formed => Ok(Self(bits)),
-            _ => Err(EpochError(text.chars().take(40).collect())),
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let bits = text.bytes().try_fold(0_u64, |bits, byte| Some(bits << 4 | u64::from(digit(byte)?)));
+        match bits.filter(|_| text.len() == 16) {
+            Some(bits) => Ok(Self(bits)),
+            None => Err(EpochError(text.chars().take(40).collect())),
         }
     }
 }

@@ -112,8 +112,19 @@ pub struct Model {
     pub columns: Vec<String>,
     /// Whether the relation holds what is known of devices.
     pub catalogue: bool,
-    /// Whether the SELECT goes through the relation once, so that its rows need not be held.
-    pub once: bool,
+    /// How the SELECT goes through the relation.
+    pub pass: Pass,
+}
+
+/// How a SELECT goes through its relation, and so what is held of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Once, and what it holds is what its groups have come to.
+    Folds,
+    /// Once, but it sorts rows or puts them beside each other.
+    Once,
+    /// More than once: the rows have to be there for each time.
+    Again,
 }
 
 impl Model {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::gold::model::{Mode, Refresh, Windows};
+use crate::gold::model::{Mode, Pass, Refresh, Windows};
 
 #[tokio::test]
 async fn every_embedded_model_is_read_and_fits_its_table() {
@@ -15,6 +15,30 @@ async fn every_embedded_model_is_read_and_fits_its_table() {
     assert!(models[4].catalogue && !models[0].catalogue);
     assert!(matches!(models[3].draft.refresh, Refresh::Every { at_final: true, .. }));
     assert!(matches!(models[0].draft.mode, Mode::Window(Windows::Grid(grid)) if grid.is_plain()));
+}
+
+#[tokio::test]
+async fn what_is_held_of_the_rows_follows_from_the_select() {
+    let models = embedded().await.expect("all");
+    assert_eq!(models[0].pass, Pass::Folds);
+    for (from, to, expected) in [
+        ("windowed\n", "windowed\n", Pass::Folds),
+        ("windowed\n", "(select COLUMNS from windowed where value < 9) as w\n", Pass::Folds),
+        (
+            "windowed\n",
+            "(select COLUMNS, row_number() over (order by value nulls last) as n from windowed) as w\n",
+            Pass::Once,
+        ),
+        ("windowed\n", "windowed where value < (select avg(w.value) as mean from windowed w)\n", Pass::Again),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = GOOD.replacen(&format!("from {from}"), &format!("from {to}"), 1);
+        let text = text.replace("COLUMNS", "device_id, metric, window_start, window_end, value");
+        std::fs::write(folder.path().join("m.sql"), text).expect("a file");
+        let own = own(folder.path()).await.expect("a session");
+        assert_eq!(own.mistakes, []);
+        assert_eq!(own.models[0].pass, expected, "{to}");
+    }
 }
 
 const GOOD: &str = "-- Highest value of each quarter of an hour.

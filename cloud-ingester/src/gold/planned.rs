@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan, Operator};
 use datafusion::prelude::SessionContext;
 
 use super::lint::{self, Finding};
-use super::model::{Draft, Mistake, Mode, Model, is_name};
+use super::model::{Draft, Mistake, Mode, Model, Pass, is_name};
 use crate::lake::Table;
 use crate::lake::tables::timestamp;
 
@@ -77,9 +77,9 @@ impl Planner {
     /// Every mistake that can be told at once.
     pub async fn plan(&self, draft: Draft, own: bool) -> Result<Model, Vec<Mistake>> {
         match self.fit(&draft, own).await {
-            Ok((target, columns, once)) => {
+            Ok((target, columns, pass)) => {
                 let catalogue = CATALOGUE.iter().any(|(name, _)| columns.iter().any(|column| column == name));
-                Ok(Model { target, draft, columns, catalogue, once })
+                Ok(Model { target, draft, columns, catalogue, pass })
             }
             Err(findings) => {
                 let mistake = |(line, what)| Mistake { file: draft.file.clone(), line, what };
@@ -88,7 +88,7 @@ impl Planner {
         }
     }
 
-    async fn fit(&self, draft: &Draft, own: bool) -> Result<(Table, Vec<String>, bool), Vec<Finding>> {
+    async fn fit(&self, draft: &Draft, own: bool) -> Result<(Table, Vec<String>, Pass), Vec<Finding>> {
         let state = self.session.state();
         let read = lint::read(&state, &draft.sql, &[draft.relation()], draft.mode == Mode::Append);
         let read = read.map_err(|finding| vec![finding])?;
@@ -116,7 +116,14 @@ impl Planner {
         columns.remove("window_end");
         let table = table(draft, plan.schema(), own, read.line, &mut findings);
         match table {
-            Some(table) if findings.is_empty() => Ok((table, columns.into_iter().collect(), scans == 1)),
+            Some(table) if findings.is_empty() => {
+                let pass = match scans {
+                    1 if folds(&optimised) => Pass::Folds,
+                    1 => Pass::Once,
+                    _ => Pass::Again,
+                };
+                Ok((table, columns.into_iter().collect(), pass))
+            }
             _ => Err(findings),
         }
     }
@@ -134,6 +141,23 @@ fn scanned(plan: &LogicalPlan, columns: &mut BTreeSet<String>) -> usize {
         Ok(TreeNodeRecursion::Continue)
     });
     scans
+}
+
+/// Whether a plan holds groups, and no rows.
+fn folds(plan: &LogicalPlan) -> bool {
+    let mut folds = true;
+    let _ = plan.apply_with_subqueries(|node| {
+        folds &= matches!(
+            node,
+            LogicalPlan::TableScan(_)
+                | LogicalPlan::Projection(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::Aggregate(_)
+        );
+        Ok(if folds { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    folds
 }
 
 /// What means something else elsewhere because of its types.

@@ -13,7 +13,7 @@ use futures::{Stream, TryStreamExt as _};
 use super::affected::{Affected, Final};
 use super::fed::fed;
 use super::inputs::{File, Inputs};
-use super::model::{Model, Windows};
+use super::model::{Model, Pass, Windows};
 use super::pruned::Wanted;
 use super::rewrite::{Anew, Rewrite, as_table, keep_others, run, select};
 use super::spill::Spill;
@@ -22,6 +22,10 @@ use crate::lake::{Extent, FileWriter, Lake, LakeError, Removes, View};
 
 /// Rows whose windows are computed together in memory, by default: some 150 MB.
 pub const ROWS_MAX: u64 = 1_000_000;
+
+/// A SELECT that folds its rows into groups as they are read takes so many times as many together: of a row it holds a
+/// few numbers at most.
+const FOLDED: u64 = 4;
 
 /// Parts of one slice: each is a file that is open while the slice is read.
 const PARTS_MAX: usize = 64;
@@ -181,7 +185,11 @@ impl Work<'_> {
             Windows::Grid(grid) => grid.overlap(),
             Windows::Session { .. } => 1,
         };
-        let rows_max = (self.rows_max / overlap).max(1);
+        let together = match model.pass {
+            Pass::Folds => self.rows_max.saturating_mul(FOLDED),
+            Pass::Once | Pass::Again => self.rows_max,
+        };
+        let rows_max = (together / overlap).max(1);
         for slice in cut(affected.spans(), &extents, rows_max) {
             let spans = &affected.spans()[slice.windows.clone()];
             let (Some(&(first, _)), Some(&(last, _))) = (spans.first(), spans.last()) else {
@@ -202,11 +210,10 @@ impl Work<'_> {
                 }
                 continue;
             }
-            let selected = if model.once {
-                self.while_read(self.batches(files, first..=last)).await?
-            } else {
-                let held = self.batches(files, first..=last).try_collect().await?;
-                select(session, &model.draft.sql, "windowed", held).await?
+            let batches = self.batches(files, first..=last);
+            let selected = match model.pass {
+                Pass::Folds | Pass::Once => self.while_read(batches).await?,
+                Pass::Again => select(session, &model.draft.sql, "windowed", batches.try_collect().await?).await?,
             };
             rows += write(model, windows, selected, writer).await?;
         }

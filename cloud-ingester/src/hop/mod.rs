@@ -18,6 +18,8 @@ mod error; // what can go wrong
 
 mod silver; // the silver hop
 
+mod piped; // read ahead of what it decides, and written behind it
+
 mod replays; // which refusals a range takes up again, and marking them
 
 mod seen; // what was seen, kept beside the tables

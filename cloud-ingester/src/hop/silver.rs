@@ -6,20 +6,16 @@ use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use futures::StreamExt as _;
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::changes::{Marks, News, news};
 use super::error::HopError;
+use super::piped::{Ahead, Writing, on_thread};
 use super::plan::{Plan, Why};
 use super::runner::{Hops, Memory};
 use super::seen::At;
-use crate::lake::{
-    Add, Change, FileWriter, Kind, Lake, LakeError, Removes, Table, TableCommit, Txn, View, carried, sorted,
-};
+use crate::lake::{Change, Kind, LakeError, Removes, Table, TableCommit, Txn, View, sorted};
 use crate::silver::events::{BRONZE_COLUMNS, REPLAY_HUB};
-use crate::silver::replays::Replays;
-use crate::silver::{Highs, Rules, Seen, Target, Totals, held, work};
+use crate::silver::{Highs, Rules, Seen, Totals, held};
 
 /// The tables this hop writes, in the order in which they are committed.
 pub(super) const TARGETS: [Table; 3] = [Table::SilverQuarantine, Table::SilverGaps, Table::SilverReadings];
@@ -52,68 +48,6 @@ pub(super) fn highs(change: &Change) -> Highs {
 /// The app id whose version counts the refreshes of a table.
 pub(super) fn refresh_app(table: Table) -> String {
     table.app_id("refresh")
-}
-
-/// Files for the three tables, written as rows come.
-#[derive(Default)]
-struct Out {
-    writers: [Option<FileWriter>; 3],
-    rows: [u64; 3],
-}
-
-impl Out {
-    async fn write(&mut self, lake: &Lake, at: usize, batch: RecordBatch) -> Result<(), LakeError> {
-        self.rows[at] += batch.num_rows() as u64;
-        self.add(lake, at, batch).await
-    }
-
-    /// Rows that were counted in an earlier commit.
-    async fn add(&mut self, lake: &Lake, at: usize, batch: RecordBatch) -> Result<(), LakeError> {
-        let writer = match &mut self.writers[at] {
-            Some(writer) => writer,
-            none => none.insert(lake.writer(TARGETS[at]).await?),
-        };
-        writer.write(batch).await
-    }
-
-    async fn files(&mut self, at: usize) -> Result<Vec<Add>, LakeError> {
-        match self.writers[at].take() {
-            Some(writer) => writer.finish().await,
-            None => Ok(vec![]),
-        }
-    }
-}
-
-/// Writes batches while others are made.
-struct Writing {
-    batches: mpsc::Sender<(Target, RecordBatch)>,
-    task: AbortOnDropHandle<Result<Out, LakeError>>,
-}
-
-/// Batches that may wait to be written.
-const WAITING: usize = 2;
-
-/// Of a version that takes more memory than this, the next is not read ahead.
-const AHEAD_BYTES_MAX: usize = 48 << 20;
-
-impl Writing {
-    fn begin(lake: &Arc<Lake>) -> Self {
-        let (batches, mut waiting) = mpsc::channel::<(Target, RecordBatch)>(WAITING);
-        let lake = Arc::clone(lake);
-        let task = tokio::spawn(carried(async move {
-            let mut out = Out::default();
-            while let Some((target, batch)) = waiting.recv().await {
-                out.write(&lake, target as usize, batch).await?;
-            }
-            Ok(out)
-        }));
-        Self { batches, task: AbortOnDropHandle::new(task) }
-    }
-
-    async fn end(self) -> Result<Out, HopError> {
-        drop(self.batches);
-        Ok(self.task.await??)
-    }
 }
 
 /// Versions of bronze to be worked off.
@@ -183,19 +117,9 @@ impl Hops {
         let before = totals;
         let writing = Writing::begin(&self.lake);
         let versions = changes.len() as u64;
-        let mut changes = changes.into_iter();
-        let mut next = changes.next().map(|change| rows_of(bronze, change));
-        while let Some(rows) = next.take() {
-            let rows = rows.await??;
-            // Read while this one is worked off; where bodies are large, after it: one is as large as the other, as a rule.
-            let bytes: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
-            if bytes <= AHEAD_BYTES_MAX {
-                next = changes.next().map(|change| rows_of(bronze, change));
-            }
-            (seen, totals, replays) = on_thread(rows, Arc::clone(&rules), seen, totals, replays, &writing).await?;
-            if next.is_none() {
-                next = changes.next().map(|change| rows_of(bronze, change));
-            }
+        let mut versions_read = Ahead::new(bronze, changes);
+        while let Some(rows) = versions_read.next().await {
+            (seen, totals, replays) = on_thread(rows?, Arc::clone(&rules), seen, totals, replays, &writing).await?;
         }
         let mut out = writing.end().await?;
         for batch in held(&mut replays) {
@@ -363,37 +287,6 @@ fn metadata(plan: &Plan, books: Option<(&Totals, &Seen)>) -> Vec<(String, Value)
         metadata.push((HIGHS.to_owned(), serde_json::to_value(seen.highs()).expect("highs are plain data")));
     }
     metadata
-}
-
-/// What a version of bronze added, read by a task of its own.
-fn rows_of(bronze: &View, change: Change) -> AbortOnDropHandle<Result<Vec<RecordBatch>, LakeError>> {
-    let bronze = bronze.clone();
-    AbortOnDropHandle::new(tokio::spawn(carried(async move {
-        let mut rows = vec![];
-        for add in &change.adds {
-            rows.extend(bronze.read(add, &BRONZE_COLUMNS).await?);
-        }
-        Ok(rows)
-    })))
-}
-
-async fn on_thread(
-    rows: Vec<RecordBatch>,
-    rules: Arc<Rules>,
-    mut seen: Seen,
-    mut totals: Totals,
-    mut replays: Replays,
-    writing: &Writing,
-) -> Result<(Seen, Totals, Replays), HopError> {
-    let batches = writing.batches.clone();
-    let worked = tokio::task::spawn_blocking(move || {
-        work(&rows, &rules, &mut seen, &mut totals, &mut replays, |target, batch| {
-            // Where nobody takes it, writing has failed; its end will say why.
-            let _ = batches.blocking_send((target, batch));
-        });
-        (seen, totals, replays)
-    });
-    Ok(worked.await?)
 }
 
 fn report(versions: u64, rows: [u64; 3], before: Totals, after: Totals, refreshed: bool) -> SilverReport {

@@ -9,11 +9,12 @@
 
 use std::collections::HashSet;
 
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use deltalake::parquet::schema::types::ColumnPath;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
@@ -138,15 +139,39 @@ pub(super) fn delta(act: &'static str, table: Table) -> impl Fn(DeltaTableError)
     move |source| LakeError::Delta { act, table: table.full_name(), source: Box::new(source) }
 }
 
-pub(super) fn writer_properties() -> WriterProperties {
+/// Columns of which hardly a value comes twice, or one as often as it likes in a row: a dictionary is filled in vain and
+/// given up when it is full, or does no better than compression.
+const WITHOUT_DICTIONARY: [&str; 10] = [
+    "reading_id",
+    "id",
+    "raw",
+    "seq",
+    "high",
+    "source_seq",
+    "sequence_number",
+    "event_time",
+    "received_time",
+    "enqueued_time",
+];
+
+/// How a table's files are written.
+pub(super) fn writer_properties(table: Table) -> WriterProperties {
     let level = ZstdLevel::try_new(1).unwrap_or_default();
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level));
-    // No value comes twice: a dictionary is filled in vain, and given up when it is full.
-    let unique = ["reading_id", "id", "seq", "raw"];
     let without = |properties: WriterPropertiesBuilder, name: &str| {
         properties.set_column_dictionary_enabled(ColumnPath::from(name), false)
     };
-    unique.into_iter().fold(properties, without).build()
+    let properties = WITHOUT_DICTIONARY.into_iter().fold(properties, without);
+    // Texts that the log keeps no statistics of are not searched by: their ends would be found in vain.
+    let schema = table.schema();
+    let known: Vec<&str> = table.stats_columns().split(',').collect();
+    let texts = schema.fields().iter().filter(|field| *field.data_type() == DataType::Utf8);
+    texts
+        .filter(|field| !known.contains(&field.name().as_str()))
+        .fold(properties, |properties, field| {
+            properties.set_column_statistics_enabled(ColumnPath::from(field.name().as_str()), EnabledStatistics::None)
+        })
+        .build()
 }
 
 pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Result<Vec<Action>, LakeError> {
@@ -156,7 +181,7 @@ pub(super) async fn write_files(table: &DeltaTable, commit: &TableCommit) -> Res
     let failed = delta("write rows of", commit.table);
     let mut writer = RecordBatchWriter::for_table(table)
         .map_err(&failed)?
-        .with_writer_properties(writer_properties())
+        .with_writer_properties(writer_properties(commit.table))
         .with_target_file_size(FILE_BYTES);
     let columns = columns(commit.table, table)?;
     for batch in commit.batches.iter().filter(|batch| batch.num_rows() > 0) {

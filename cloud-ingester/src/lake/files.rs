@@ -6,11 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Date32Type, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
+use deltalake::kernel::scalars::ScalarExt;
 use deltalake::kernel::{Add, LogicalFileView};
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::parquet::arrow::ProjectionMask;
@@ -18,11 +19,12 @@ use deltalake::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use deltalake::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use deltalake::parquet::errors::{ParquetError, Result as ParquetResult};
 use deltalake::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
+use deltalake::writer::{DeltaWriter as _, RecordBatchWriter, WriteMode};
 use deltalake::{DeltaTable, DeltaTableError, ObjectStore, ObjectStoreError, Path};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use indexmap::IndexMap;
 use shared::time::Timestamp;
 
 use super::commit::{delta, writer_properties};
@@ -271,7 +273,7 @@ impl FileWriter {
     pub(super) fn new(table: Table, loaded: &DeltaTable, file_bytes: u64) -> Result<Self, LakeError> {
         let inner = RecordBatchWriter::for_table(loaded)
             .map_err(delta("write rows of", table))?
-            .with_writer_properties(writer_properties())
+            .with_writer_properties(writer_properties(table))
             .with_target_file_size(file_bytes);
         let store = loaded.log_store().object_store(None);
         Ok(Self { table, store, inner, columns: columns(table, loaded)?, done: vec![], open: false })
@@ -295,7 +297,24 @@ impl FileWriter {
         self.open = true;
         let failed = delta("write rows of", self.table);
         let batch = conform(batch, &self.columns).map_err(|error| failed(error.into()))?;
-        self.inner.write(batch).await.map_err(failed)
+        match self.partition(&batch) {
+            // Rows of one partition need not be taken apart.
+            Some(partition) => {
+                let written = self.inner.write_partition(batch, &partition, WriteMode::Default).await;
+                written.map(|_| ()).map_err(failed)
+            }
+            None => self.inner.write(batch).await.map_err(failed),
+        }
+    }
+
+    /// The partition that all these rows are of; `None`: of several, or it has to be looked at more closely.
+    fn partition<T: ScalarExt>(&self, batch: &RecordBatch) -> Option<IndexMap<String, T>> {
+        let [name] = self.table.partition_columns() else { return None };
+        let column = batch.column_by_name(name)?;
+        let dates = column.as_primitive_opt::<Date32Type>().filter(|dates| dates.null_count() == 0)?.values();
+        let first = dates.first()?;
+        let one = dates.iter().all(|date| date == first);
+        one.then(|| Some(IndexMap::from([((*name).to_owned(), T::from_array(column, 0)?)]))).flatten()
     }
 
     /// Ends the files begun: rows written later go into others.

@@ -1,13 +1,15 @@
 use std::collections::HashMap;
 
-use arrow::array::{Array as _, RecordBatch};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::Int64Type;
 use shared::time::Timestamp;
 
 use super::*;
 use crate::bronze::cutter::tests::event;
 use crate::bronze::rows;
 use crate::lake::door::Fault;
-use crate::lake::{Holder, Location, Removes};
+use crate::lake::{Extent, Holder, Location, Removes};
 
 const TABLE: Table = Table::BronzeMessages;
 const APP: &str = "bronze/h/7/0";
@@ -194,6 +196,32 @@ async fn all_rows_are_replaced_with_their_progress_and_the_table_keeps_its_id() 
     let view = kit.other().view(TABLE).await.expect("a table");
     assert_eq!((view.rows(), view.id(), kit.txn().await), (1, id, Some(10)));
     assert!(view.change(2).await.expect("the log").removes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_into_files_of_their_day_whether_they_come_day_by_day_or_mixed() {
+    let kit = Kit::new().await;
+    let day = |day: i64| rows::batch(&[event(0, day)], Timestamp::from_millis(1_790_000_000_000 + 86_400_000 * day));
+    let mixed = concat_batches(&day(0).schema(), [&day(0), &day(1), &day(0)]).expect("one schema");
+    let mut writer = kit.lake.writer(TABLE).await.expect("a writer");
+    for batch in [day(0), mixed, day(1), day(2)] {
+        writer.write(batch).await.expect("written");
+    }
+    let adds = writer.finish().await.expect("files");
+    let mut all = commit(None, 9);
+    (all.batches, all.kind) = (vec![], Kind::Files { adds, removes: Removes::Nothing });
+    kit.lake.commit(all, None).await.expect("new");
+    let view = kit.other().view(TABLE).await.expect("a table");
+    let mut found = vec![];
+    for add in view.all_files() {
+        let date = add.partition_values.get("ingest_date").cloned().flatten().expect("a day");
+        let read = view.read(&add, &["sequence_number"]).await.expect("rows");
+        let numbers = read.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+        found.push((date, numbers.collect::<Vec<_>>(), Extent::of(&add, "enqueued_time").rows));
+    }
+    found.sort();
+    let day = |date: &str, numbers: &[i64]| (date.to_owned(), numbers.to_vec(), numbers.len() as u64);
+    assert_eq!(found, [day("2026-09-21", &[0, 0, 0]), day("2026-09-22", &[1, 1]), day("2026-09-23", &[2])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

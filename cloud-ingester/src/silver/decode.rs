@@ -5,7 +5,6 @@
 //! costs the whole Event.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, MapArray};
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use shared::envelope;
 
 use super::envelope::Word;
 use super::judge::Rules;
-use super::rows::{GapKind, GapRow, Origin, RefusedBy, RefusedRow, Row};
+use super::rows::{GapKind, GapRow, Name, Origin, RefusedBy, RefusedRow, Row};
 use super::{direct, envelope as wire, plain};
 
 /// What stands in `gateway_id` for a device that talks to the hub directly.
@@ -76,16 +75,16 @@ pub struct Decoded<'a> {
     /// Gaps and closings.
     pub gaps: Vec<GapRow>,
     /// How far its gateway says it is; none of what is no Envelope.
-    pub high: Option<High>,
+    pub high: Option<High<'a>>,
 }
 
 /// The highest seq given in an epoch, as an Envelope names it: with or without rows of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct High {
+pub struct High<'a> {
     /// The gateway's device id at the hub.
-    pub gateway: Arc<str>,
+    pub gateway: Name<'a>,
     /// Epoch, 16 hex digits.
-    pub epoch: Arc<str>,
+    pub epoch: Name<'a>,
     /// The seq; 0 if none was given yet.
     pub seq: i64,
 }

@@ -14,7 +14,7 @@ use super::decode::{DIRECT, Event, length};
 use super::judge::Rules;
 use super::mapping::{Mapping, Meets, Members, TimeUnit, find, meets, text};
 use super::members::{clip, keep, number, object, split, whole};
-use super::rows::{ReadingRow, RefusedBy, RefusedRow, Row};
+use super::rows::{Name, ReadingRow, RefusedBy, RefusedRow, Row};
 
 /// Bytes copied into the refusals of one Event; beyond them each holds its own value only.
 const COPIES_BYTES_MAX: usize = 256 * 1024;
@@ -159,7 +159,7 @@ impl<'o, 'a> Out<'o, 'a> {
                     received_time: None,
                     time_quality: time.map(|_| "device".into()),
                     index: self.index(),
-                    rules: Some(Arc::clone(self.rules.digest())),
+                    rules: Some(Name::Held(Arc::clone(self.rules.digest()))),
                     rescued: object(&rest),
                     raw: message.raw,
                 })),

@@ -13,7 +13,7 @@ use shared::time::Timestamp;
 
 use super::decode::{DIRECT, Decoded, Event, High, length};
 use super::members::{Reader, Split, clip, keep, number, object, split, text, truth, whole};
-use super::rows::{GapKind, GapRow, Numbered, Origin, ReadingRow, RefusedBy, RefusedRow, Row};
+use super::rows::{GapKind, GapRow, Name, Numbered, Origin, ReadingRow, RefusedBy, RefusedRow, Row};
 
 /// Longest unit, in bytes.
 pub(super) const UNIT_BYTES_MAX: usize = 64;
@@ -53,7 +53,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn numbered(&self, seq: i64) -> Result<Option<Numbered>, String> {
+    fn numbered(&self, seq: i64) -> Result<Option<Numbered<'static>>, String> {
         if !self.numbered {
             return Ok(None);
         }
@@ -61,8 +61,8 @@ impl Sender {
             return Err(format!("seq: {seq} is below 1"));
         }
         Ok(Some(Numbered {
-            gateway: Arc::clone(&self.gateway),
-            epoch: Arc::clone(&self.epoch),
+            gateway: Name::Held(Arc::clone(&self.gateway)),
+            epoch: Name::Held(Arc::clone(&self.epoch)),
             seq,
             high: self.high.max(seq),
         }))
@@ -76,7 +76,13 @@ impl Sender {
     }
 
     /// An element that is refused here, with all it was.
-    fn refused(&self, raw: &RawValue, index: i32, numbered: Option<Numbered>, reasons: Vec<String>) -> RefusedRow {
+    fn refused(
+        &self,
+        raw: &RawValue,
+        index: i32,
+        numbered: Option<Numbered<'static>>,
+        reasons: Vec<String>,
+    ) -> RefusedRow {
         RefusedRow {
             numbered,
             named: None,
@@ -164,7 +170,11 @@ pub(super) fn rows<'a>(
         numbered,
     };
 
-    let named = High { gateway: Arc::clone(&sender.gateway), epoch: Arc::clone(&sender.epoch), seq: high };
+    let named = High {
+        gateway: Name::Held(Arc::clone(&sender.gateway)),
+        epoch: Name::Held(Arc::clone(&sender.epoch)),
+        seq: high,
+    };
     let mut decoded = Decoded { high: numbered.then_some(named), ..Decoded::default() };
     let mut index = 0..i32::MAX;
     let mut next = || index.next().expect("a body of 8 MiB holds fewer elements");
@@ -230,7 +240,7 @@ fn reading<'a>(sender: &Sender, raw: &'a RawValue, index: i32) -> Row<'a> {
                 received_time: received.map(Timestamp::from_micros).filter(|time| time.is_printable()),
                 time_quality,
                 index,
-                rules: sender.rules.clone(),
+                rules: sender.rules.clone().map(Name::Held),
                 rescued: sender.rescued(parts.rest),
                 raw: raw.get().as_bytes(),
             })
@@ -243,7 +253,7 @@ fn reading<'a>(sender: &Sender, raw: &'a RawValue, index: i32) -> Row<'a> {
 }
 
 /// The seq under which an element stands; one that stands twice is believed in neither place.
-fn numbered(sender: &Sender, reader: &mut Reader, s: Option<&RawValue>, twice: &[&str]) -> Option<Numbered> {
+fn numbered(sender: &Sender, reader: &mut Reader, s: Option<&RawValue>, twice: &[&str]) -> Option<Numbered<'static>> {
     let seq = reader.must("s", s, "whole number of 64 bits", whole).filter(|_| !twice.contains(&"s"))?;
     match sender.numbered(seq) {
         Ok(numbered) => numbered,

@@ -11,7 +11,7 @@ use shared::time::Timestamp;
 
 use super::decode::DIRECT;
 use super::mapping::Mapping;
-use super::rows::{Origin, ReadingRow, RefusedBy, RefusedRow, Row};
+use super::rows::{Numbered, Origin, ReadingRow, RefusedBy, RefusedRow, Row};
 
 /// Silver's rules.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,7 +184,7 @@ pub fn judge(row: &mut Row<'_>, origin: &Origin, rules: &Rules) {
 fn refuse(reading: &ReadingRow<'_>, reason: String, rules: &Rules) -> RefusedRow {
     RefusedRow {
         gateway: reading.numbered.is_none().then(|| DIRECT.to_owned()),
-        numbered: reading.numbered.clone(),
+        numbered: reading.numbered.as_ref().map(Numbered::kept),
         named: reading.named.clone(),
         device: Some(reading.device.to_string()),
         metric: Some(reading.metric.to_string()),

@@ -5,7 +5,6 @@
 //! reader never refuses anything.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use shared::envelope::VERSION;
 use shared::reading::{DeviceId, Epoch, MetricName, Value};
@@ -13,7 +12,7 @@ use shared::time::Timestamp;
 
 use super::decode::{DIRECT, Decoded, High};
 use super::envelope::UNIT_BYTES_MAX;
-use super::rows::{Numbered, ReadingRow, Row};
+use super::rows::{Name, Numbered, ReadingRow, Row};
 
 /// The rows of a body that a hub says came from `device`; `None`: it has to be read with more care.
 pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
@@ -32,7 +31,7 @@ pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
     if gateway != device || gateway == DIRECT || epoch.parse::<Epoch>().is_err() {
         return None;
     }
-    let sender = Sender { gateway: gateway.into(), epoch: epoch.into(), high, rules: rules.map(Into::into) };
+    let sender = Sender { gateway, epoch, high, rules };
     let mut rows = Vec::with_capacity(body.len() / READING_BYTES);
     scan.expect(",\"readings\":[")?;
     loop {
@@ -47,18 +46,18 @@ pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
     if scan.at != body.len() {
         return None;
     }
-    let high = High { gateway: sender.gateway, epoch: sender.epoch, seq: high };
+    let high = High { gateway: Name::Read(gateway), epoch: Name::Read(epoch), seq: high };
     Some(Decoded { rows, gaps: vec![], high: Some(high) })
 }
 
 /// A small reading on the wire: how many fit into a body, about.
 const READING_BYTES: usize = 96;
 
-struct Sender {
-    gateway: Arc<str>,
-    epoch: Arc<str>,
+struct Sender<'a> {
+    gateway: &'a str,
+    epoch: &'a str,
     high: i64,
-    rules: Option<Arc<str>>,
+    rules: Option<&'a str>,
 }
 
 /// A place in a body. Its steps fail where something else stands there.
@@ -154,7 +153,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn reading(&mut self, sender: &Sender, index: i32) -> Option<ReadingRow<'a>> {
+    fn reading(&mut self, sender: &Sender<'a>, index: i32) -> Option<ReadingRow<'a>> {
         let from = self.at;
         self.expect("{\"s\":")?;
         let seq = self.whole().filter(|seq| 1 <= *seq)?;
@@ -176,8 +175,8 @@ impl<'a> Scan<'a> {
         }
         Some(ReadingRow {
             numbered: Some(Numbered {
-                gateway: Arc::clone(&sender.gateway),
-                epoch: Arc::clone(&sender.epoch),
+                gateway: Name::Read(sender.gateway),
+                epoch: Name::Read(sender.epoch),
                 seq,
                 high: sender.high.max(seq),
             }),
@@ -191,7 +190,7 @@ impl<'a> Scan<'a> {
             received_time: received.map(Timestamp::from_micros).filter(|time| time.is_printable()),
             time_quality: time_quality.map(Cow::Borrowed),
             index,
-            rules: sender.rules.clone(),
+            rules: sender.rules.map(Name::Read),
             rescued: None,
             raw: &self.text.as_bytes()[from..self.at],
         })

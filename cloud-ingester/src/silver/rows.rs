@@ -41,20 +41,71 @@ impl Origin {
     }
 }
 
+/// A text that the rows of an Event share: as it stands in the body, or held by all of them.
+#[derive(Debug, Clone)]
+pub enum Name<'a> {
+    /// In the body.
+    Read(&'a str),
+    /// Beside it.
+    Held(Arc<str>),
+}
+
+impl Name<'_> {
+    /// For what outlives the body.
+    #[must_use]
+    pub fn kept(&self) -> Name<'static> {
+        Name::Held(match self {
+            Self::Read(text) => Arc::from(*text),
+            Self::Held(text) => Arc::clone(text),
+        })
+    }
+}
+
+impl std::ops::Deref for Name<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Read(text) => text,
+            Self::Held(text) => text,
+        }
+    }
+}
+
+impl AsRef<str> for Name<'_> {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Name<'_> {}
+
 /// Who vouches for a row's number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Numbered {
+pub struct Numbered<'a> {
     /// The gateway's device id at the hub.
-    pub gateway: Arc<str>,
+    pub gateway: Name<'a>,
     /// Epoch, 16 hex digits.
-    pub epoch: Arc<str>,
+    pub epoch: Name<'a>,
     /// Seq, at least 1.
     pub seq: i64,
     /// The highest seq given in the epoch, as far as this Event knows; at least `seq`.
     pub high: i64,
 }
 
-impl Numbered {
+impl Numbered<'_> {
+    /// For what outlives the body.
+    #[must_use]
+    pub fn kept(&self) -> Numbered<'static> {
+        Numbered { gateway: self.gateway.kept(), epoch: self.epoch.kept(), seq: self.seq, high: self.high }
+    }
+
     /// `gateway/epoch/seq`.
     #[must_use]
     pub fn id(&self) -> String {
@@ -62,7 +113,7 @@ impl Numbered {
     }
 }
 
-impl fmt::Display for Numbered {
+impl fmt::Display for Numbered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in [&*self.gateway, "/", &*self.epoch, "/"] {
             f.write_str(part)?;
@@ -75,7 +126,7 @@ impl fmt::Display for Numbered {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadingRow<'a> {
     /// Its number; none for direct devices.
-    pub numbered: Option<Numbered>,
+    pub numbered: Option<Numbered<'a>>,
     /// Its id, where neither number nor place in the Event says it: of a replay.
     pub named: Option<String>,
     /// The device's own number.
@@ -97,7 +148,7 @@ pub struct ReadingRow<'a> {
     /// Place in the Event.
     pub index: i32,
     /// Digest of the rules it was judged by before it came here.
-    pub rules: Option<Arc<str>>,
+    pub rules: Option<Name<'a>>,
     /// Fields this code does not know, as JSON.
     pub rescued: Option<String>,
     /// The bytes it was read from.
@@ -123,7 +174,7 @@ impl ReadingRow<'_> {
     }
 }
 
-fn id(named: Option<&String>, numbered: Option<&Numbered>, origin: &Origin, index: i32) -> String {
+fn id(named: Option<&String>, numbered: Option<&Numbered<'_>>, origin: &Origin, index: i32) -> String {
     match (named, numbered) {
         (Some(named), _) => named.clone(),
         (None, Some(numbered)) => numbered.id(),
@@ -155,7 +206,7 @@ impl RefusedBy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefusedRow {
     /// Its number; none for direct devices, for Events refused as a whole and for things without a valid seq.
-    pub numbered: Option<Numbered>,
+    pub numbered: Option<Numbered<'static>>,
     /// Its id, where neither number nor place in the Event says it: of a replay.
     pub named: Option<String>,
     /// The gateway where it has no number: `-` for a direct device, the hub-stamped device for a whole Event.
@@ -202,7 +253,7 @@ pub enum Row<'a> {
 impl Row<'_> {
     /// Its number, if a gateway gave it one.
     #[must_use]
-    pub const fn numbered(&self) -> Option<&Numbered> {
+    pub const fn numbered(&self) -> Option<&Numbered<'_>> {
         match self {
             Self::Reading(row) => row.numbered.as_ref(),
             Self::Refused(row) => row.numbered.as_ref(),

@@ -263,7 +263,7 @@ impl Seen {
     }
 
     /// [`Seen::admit`] for a row that was just made.
-    pub fn admit_row(&mut self, row: &Row<'_>, numbered: &Numbered, enqueued: Option<Timestamp>) -> Fit {
+    pub fn admit_row(&mut self, row: &Row<'_>, numbered: &Numbered<'_>, enqueued: Option<Timestamp>) -> Fit {
         let place = match row {
             Row::Reading(_) => Where::Readings,
             Row::Refused(_) => Where::Quarantine,
