@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value as Json, json};
-use tests::probe;
 use tests::program::Name;
 use tests::stack::Part;
+use tests::{browser, probe};
 
 use crate::flows::mosquitto_pub;
 use crate::scenario::{Scenario, launcher};
@@ -54,6 +54,18 @@ fn page_plots_and_metrics_tell_of_a_backlog_and_why_and_hold_no_secret() {
     }
     let (head, _) = whole_answer(ports.agent_http, "rebound.example", "/");
     assert!(head.starts_with("http/1.1 421"), "{head}");
+    let seen = browser::document(ports.agent_http, "/").unwrap_or_else(|why| panic!("{why}"));
+    for part in [
+        "<title>gw-01 · ",
+        r#"<h1 id="gateway">gw-01</h1>"#,
+        r#"id="held">3</div>"#,
+        "no connection to the hub",
+        r#"class="curve stroke-held""#,
+        r#"class="curve stroke-in""#,
+        r#"class="down""#,
+    ] {
+        assert!(seen.contains(part), "{part}: {seen}");
+    }
     let metrics = probe::get(ports.agent_http, "/metrics").expect("metrics");
     for name in
         ["edge_info{version=", "edge_machine_disk_free_bytes ", "edge_machine_resident_bytes ", "edge_outbox_held 3"]
@@ -62,7 +74,7 @@ fn page_plots_and_metrics_tell_of_a_backlog_and_why_and_hold_no_secret() {
     }
     let credential = fs::read_to_string(scenario.stack.layout.agent_credential()).expect("a credential");
     let (_, key) = credential.trim().split_once("SharedAccessKey=").expect("a key");
-    let shown = [page, status.to_string(), hour.to_string(), metrics, scenario.log(Part::Agent)];
+    let shown = [page, seen, status.to_string(), hour.to_string(), metrics, scenario.log(Part::Agent)];
     assert!(shown.iter().all(|text| !text.contains(key)));
 
     // The terminal's view and its lines are made of the same.

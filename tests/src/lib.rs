@@ -13,6 +13,8 @@ pub mod program; // a child process: start, stop, kill
 
 pub mod probe; // GET /status and the like
 
+pub mod browser; // pages as people see them
+
 pub mod proxy; // HTTP between a program and its storage, that fails
 
 pub mod wait; // for a condition, with a deadline

@@ -66,7 +66,7 @@ impl Hops {
         self.memory = Some(self.remember(&rules, Some((&quarantine, &gaps))).await?);
         let at = targets.each_ref().map(At::of);
         let range = NewRange { from: plan.from, to: plan.to, changes, rules, quarantine, stood, at };
-        self.range(&bronze, range).await?;
+        Box::pin(self.range(&bronze, range)).await?;
         // What was counted so far left the side tables' own rows out: ask the tables.
         self.memory = None;
         Ok(())

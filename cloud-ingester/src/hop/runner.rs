@@ -79,7 +79,7 @@ impl Hops {
     /// # Errors
     /// When the lake refuses, or a half done commit cannot be finished.
     pub async fn take_over(lake: Arc<Lake>, lease: Lease, settings: Settings) -> Result<Self, HopError> {
-        Self::take_over_with(lake, lease, settings, Steps::default()).await
+        Box::pin(Self::take_over_with(lake, lease, settings, Steps::default())).await
     }
 
     /// The same; what the memory of SQL does counts among `steps`.

@@ -91,7 +91,7 @@ impl Hops {
                 let rules = Arc::clone(&self.rules);
                 let at = targets.each_ref().map(At::of);
                 let range = NewRange { from, to, changes, rules, quarantine: quarantine.clone(), stood, at };
-                match self.range(&bronze, range).await {
+                match Box::pin(self.range(&bronze, range)).await {
                     Err(error) if error.is_file_gone() => self.refresh_silver(Why::FileGone).await.map(Some),
                     Err(error) if error.is_log_gone() => self.refresh_silver(Why::LogGone).await.map(Some),
                     done => done.map(Some),

@@ -26,6 +26,8 @@ mod commit; // rows + progress, and one try
 
 mod checkpoint; // the log so far in one file, encoded as every reader takes it
 
+mod handle; // how one table is made, opened and kept quick
+
 mod store; // every table's handle; tries until it is known to have landed
 
 mod evolve; // columns of later versions, and of others
@@ -68,6 +70,7 @@ pub(crate) use checkpoint::forgetting;
 pub use commit::{Kind, Landed, Removes, TableCommit, Txn};
 pub use error::LakeError;
 pub use files::{Extent, FileWriter, Shape};
+pub use handle::CHECKPOINT_EVERY;
 pub use keep::{Listed, Logged};
 pub use lease::{Holder, Lease, Waiting};
 pub use location::Location;
@@ -78,7 +81,7 @@ pub use records::{Entry, Records, Running};
 pub use retention::Retention;
 pub use sorted::sorted;
 pub use steps::{Steps, carried};
-pub use store::{CHECKPOINT_EVERY, Lake};
+pub use store::Lake;
 pub use tables::{Definition, Layer, Table};
 pub use travel::{Travel, lake_session_at};
 pub use view::{Change, View};

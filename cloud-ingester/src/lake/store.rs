@@ -1,18 +1,15 @@
 //! The lake: every table's handle, and how a commit gets there whatever the storage answers.
 //!
 //! - Any error may hide a commit that landed: what is done then, `attempt` decides.
-//! - Every [`CHECKPOINT_EVERY`] versions a checkpoint is written after the commit and the handle is opened anew, since
-//!   a handle gets slower with each commit after its checkpoint.
+//! - What a table is opened and kept by stands in `handle`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
-use deltalake::kernel::{Action, StructType};
+use deltalake::kernel::Action;
+use deltalake::logstore::LogStoreRef;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStoreExt as _};
-use deltalake::logstore::{LogStoreRef, StorageConfig};
-use deltalake::protocol::SaveMode;
-use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path, TableProperty};
+use deltalake::{DeltaTable, DeltaTableError, ObjectStore, Path};
 use serde_json::Value;
 use shared::clock::Clock;
 use tokio::sync::Mutex;
@@ -23,24 +20,16 @@ use super::commit::{
     FILE_BYTES, Kind, Landed, Overtaken, Removes, TableCommit, Txn, build, delta, look, still_there, version,
     write_files,
 };
-use super::door::Door;
 use super::error::{LakeError, trouble};
 use super::files::FileWriter;
+use super::handle::{CHECKPOINT_EVERY, Handle, log_store};
 use super::lease::Lease;
 use super::location::Location;
-use super::retention::Retention;
 use super::tables::{Layer, Table};
 use super::view::View;
 
 /// How often an older holder may be faster than the fence against it. Its lease is lost, so it is once at most.
 const FENCES_MAX: u32 = 6;
-
-/// Versions between two checkpoints of a table.
-pub const CHECKPOINT_EVERY: i64 = 20;
-
-/// How long the storage's client tries one request again by itself, and how often.
-const RETRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
-const RETRIES_MAX: usize = 4;
 
 /// The lake: all tables, one handle each.
 pub struct Lake {
@@ -52,12 +41,6 @@ pub struct Lake {
     troubles: std::sync::Mutex<BTreeMap<String, String>>,
     clock: Clock,
     checkpoint_every: i64,
-}
-
-struct Handle {
-    delta: DeltaTable,
-    #[cfg(test)]
-    fault: super::door::FaultSlot,
 }
 
 impl Lake {
@@ -111,17 +94,7 @@ impl Lake {
         let log_store = |url: &Url| log_store(&location, storage.as_ref(), url).map_err(refuse);
         let mut tables = HashMap::new();
         for &table in &names {
-            let door = Door::new(log_store(&location.table(table)?)?, table);
-            #[cfg(test)]
-            let fault = door.fault();
-            tables.insert(
-                table,
-                Mutex::new(Handle {
-                    delta: DeltaTable::new(Arc::new(door)),
-                    #[cfg(test)]
-                    fault,
-                }),
-            );
+            tables.insert(table, Mutex::new(Handle::new(log_store(&location.table(table)?)?, table)));
         }
         let beside = log_store(location.root())?.object_store(None);
         Ok(Self {
@@ -198,8 +171,7 @@ impl Lake {
             let mut handle = self.handle(table).lock().await;
             let found = handle.delta.verify_deltatable_existence().await;
             if !found.map_err(delta("look for", table))? {
-                create(&handle.delta, table).await?;
-                handle.delta.state = None;
+                handle.create(table).await?;
             }
             handle.refresh(table).await?;
             // Rows of a user's model that lack a column would hold null for ever: its owner decides what becomes of them.
@@ -464,51 +436,6 @@ impl Lake {
     }
 }
 
-impl Handle {
-    async fn refresh(&mut self, table: Table) -> Result<(), LakeError> {
-        let updated = self.delta.update_incremental(None).await;
-        updated.map_err(delta("load", table))
-    }
-
-    /// A checkpoint now and then, off the commit's path; failing to write one costs time, not data.
-    async fn checkpoint(&mut self, table: Table, version: i64, every: i64) {
-        if (version + 1) % every != 0 {
-            return;
-        }
-        let written = super::checkpoint::write(&self.delta).await;
-        if let Err(error) = written {
-            tracing::warn!(table = table.full_name(), version, %error, "no checkpoint written");
-            return;
-        }
-        // Only a handle opened anew starts from the checkpoint.
-        let mut fresh = DeltaTable::new(self.delta.log_store());
-        match fresh.load().await {
-            Ok(()) => self.delta = fresh,
-            Err(error) => tracing::warn!(table = table.full_name(), %error, "not opened anew"),
-        }
-    }
-}
-
-fn log_store(
-    location: &Location,
-    storage: Option<&Arc<dyn ObjectStore>>,
-    url: &Url,
-) -> Result<LogStoreRef, DeltaTableError> {
-    let mut options = StorageConfig::parse_options(location.options())?;
-    // What fails is tried again by us, who tell of it; a request that is tried for minutes before anybody hears of it looks
-    // as if we were stuck. Whoever sets them knows why.
-    if !location.options().contains_key("retry_timeout") {
-        options.retry.retry_timeout = RETRY_TIMEOUT;
-    }
-    if !location.options().contains_key("max_retries") {
-        options.retry.max_retries = RETRIES_MAX;
-    }
-    match storage {
-        Some(storage) => deltalake::logstore::logstore_with(Arc::clone(storage), url, options),
-        None => deltalake::logstore::logstore_for(url, options),
-    }
-}
-
 /// Where a test may end the process: a commit was just made.
 fn passed(table: Table) {
     match table.layer() {
@@ -517,24 +444,6 @@ fn passed(table: Table) {
         Layer::Silver => {}
         Layer::Gold => shared::crash::here("gold-committed"),
     }
-}
-
-async fn create(handle: &DeltaTable, table: Table) -> Result<(), LakeError> {
-    let columns: StructType = table.schema().as_ref().try_into_kernel().expect("the columns of `tables` are Delta's");
-    handle
-        .create()
-        .with_table_name(table.full_name())
-        .with_columns(columns.fields().cloned())
-        .with_partition_columns(table.partition_columns().iter().copied())
-        .with_configuration_property(TableProperty::DataSkippingStatsColumns, Some(table.stats_columns()))
-        .with_configuration_property(TableProperty::CheckpointInterval, Some(CHECKPOINT_EVERY.to_string()))
-        // Other writers must not clean up logs that a hop has yet to read.
-        .with_configuration_property(TableProperty::EnableExpiredLogCleanup, Some("false"))
-        .with_configuration(Retention::default().properties().map(|(name, value)| (name, Some(value))))
-        .with_save_mode(SaveMode::Ignore)
-        .await
-        .map_err(delta("create", table))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,24 +10,25 @@
 //! the session they are acknowledged and counted, for what was published since has come by the session itself. One that is
 //! a redelivery (`dup`) was perhaps taken when the session was new and never stored: that one is stored.
 
+mod config; // what can be set
+
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
     StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use serde::Deserialize;
 use shared::backoff::Backoff;
 use shared::clock::Clock;
-use shared::config::{Mistakes, Secret, Size, Span};
+use shared::config::{Secret, SecretError};
 use shared::reading::GatewayId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use self::config::Config;
 use super::acks::{Acks, Refused};
 use super::metrics::WayMetrics;
 use super::{Ack, Ask, Learns, Metrics, RawMessage};
@@ -40,113 +41,12 @@ const CONNECT_TIMEOUT_S: u64 = 30;
 /// Asks that may wait to be written.
 const ASKS_OUT_MAX: usize = 4;
 
-/// `[intake.broker]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Config {
-    /// Whether the agent is a client of a broker.
-    pub enabled: bool,
-    /// The broker's name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Must not change from run to run: the broker keeps undelivered messages under it. Default `edge-agent-{gateway}`.
-    pub client_id: Option<String>,
-    /// User, if the broker wants one.
-    pub user: Option<String>,
-    /// File that holds the user's password.
-    pub password_file: Option<PathBuf>,
-    /// Topic filters, subscribed to at QoS 1.
-    pub topics: Vec<String>,
-    /// Whether to speak TLS.
-    pub tls: bool,
-    /// Certificate authorities to trust, PEM. Default: the machine's.
-    pub ca_file: Option<PathBuf>,
-    /// Time between pings.
-    pub keep_alive: Span,
-    /// A larger packet ends the connection.
-    pub max_packet: Size,
-    /// QoS 1 messages that may wait for their commit; at this bound the connection is given up for a while, and the
-    /// broker keeps them.
-    pub unacked_max: u16,
-    /// Ceiling of the first wait between attempts.
-    pub backoff_min: Span,
-    /// Ceiling of all waits between attempts.
-    pub backoff_max: Span,
-    /// A connection that lasted this long makes the next wait a short one again.
-    pub stable: Span,
-}
-
-impl Config {
-    pub(super) fn check(&self, mistakes: &mut Mistakes) {
-        if !self.enabled {
-            return;
-        }
-        let mut limit = |ok: bool, path: &str, what: &str| {
-            if !ok {
-                mistakes.add(path, what);
-            }
-        };
-        limit(!self.host.is_empty(), "intake.broker.host", "must name the broker, write e.g. \"localhost\"");
-        limit(self.port != 0, "intake.broker.port", "must not be 0, write e.g. 1883");
-        limit(
-            self.client_id.as_ref().is_none_or(|id| !id.is_empty() && !id.starts_with(' ')),
-            "intake.broker.client-id",
-            "must not be empty: the broker keeps undelivered messages under it; leave it out for the default",
-        );
-        limit(
-            self.password_file.is_none() || self.user.is_some(),
-            "intake.broker.user",
-            "a password without a user cannot be sent; write the user's name",
-        );
-        limit(
-            !self.topics.is_empty(),
-            "intake.broker.topics",
-            "must hold at least one filter, write e.g. [\"telemetry/#\"]",
-        );
-        for (index, topic) in self.topics.iter().enumerate() {
-            limit(
-                rumqttc::valid_filter(topic),
-                &format!("intake.broker.topics[{index}]"),
-                "is no MQTT topic filter; `#` stands alone at the end, `+` alone between two `/`",
-            );
-            limit(
-                topic.split('/').next() != Some("$sensors"),
-                &format!("intake.broker.topics[{index}]"),
-                "is where this gateway's own sensors come; choose another topic",
-            );
-        }
-        limit(
-            Duration::from_secs(1) <= self.keep_alive.duration()
-                && self.keep_alive.duration() <= Duration::from_secs(65_535),
-            "intake.broker.keep-alive",
-            "must be from 1s to 65535s, write e.g. \"30s\"",
-        );
-        limit(1 <= self.unacked_max, "intake.broker.unacked-max", "must be at least 1, write e.g. 1000");
-        limit(
-            (256..=256 * 1024 * 1024).contains(&self.max_packet.bytes()),
-            "intake.broker.max-packet",
-            "must be from 256B to 256MiB, write e.g. \"4MiB\"",
-        );
-        limit(
-            !self.backoff_min.duration().is_zero() && self.backoff_min <= self.backoff_max,
-            "intake.broker.backoff-min",
-            "must be above 0 and at most `backoff-max`, write e.g. \"1s\"",
-        );
-    }
-}
-
 /// The client cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The password file cannot be read.
-    #[error("read {path}, named by `intake.broker.password-file`: {source}")]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    /// The password cannot be had.
+    #[error("the password for the broker: {0}")]
+    Password(#[from] SecretError),
     /// No certificate authority can be had.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -243,14 +143,8 @@ fn options(config: &Config, gateway: &GatewayId) -> Result<MqttOptions, BrokerEr
     options.set_clean_session(false).set_manual_acks(true).set_keep_alive(config.keep_alive.duration());
     options.set_max_packet_size(config.max_packet.as_usize(), config.max_packet.as_usize());
     if let Some(user) = &config.user {
-        let password = match &config.password_file {
-            None => Secret::new(""),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| BrokerError::Password { path: path.clone(), source })?;
-                Secret::new(text.trim_end_matches(['\r', '\n']))
-            }
-        };
+        let password = config.password();
+        let password = password.map_or_else(|| Ok(Secret::new("")), |source| source.read())?;
         options.set_credentials(user, password.reveal());
     }
     if config.tls {

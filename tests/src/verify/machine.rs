@@ -1,5 +1,6 @@
 //! What the tests need that cargo does not bring: a broker, Python with Delta readers that are not ours (Spark among
-//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, Eclipse Tahu's Sparkplug client, and Azurite.
+//! them, with Java and Delta's jars), Microsoft's SDKs for Python and Node, Eclipse Tahu's Sparkplug client, Azurite, and
+//! a browser.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub(super) fn install_packages(all: bool) -> Result<(), VerifyError> {
         ("mosquitto", has_program("mosquitto")),
         ("mosquitto-clients", has_program("mosquitto_pub")),
         ("python3", has_program("python3")),
+        ("chromium", has_program("chromium")),
         ("python3-venv", has_program("python3") && has_venv()),
         ("nodejs", has_program("node")),
         ("npm", has_program("npm")),

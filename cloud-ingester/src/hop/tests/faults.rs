@@ -251,7 +251,7 @@ async fn simulate(seed: u64, world: &Arc<World>) -> Result<(), String> {
         world.note(format!("{zombie}, awake again, ends: {ended:?}"));
         world.pass(AWAY);
     }
-    prove(world).await
+    Box::pin(prove(world)).await
 }
 
 /// The rows of a query, as lines of CSV.
@@ -312,7 +312,7 @@ async fn prove(world: &Arc<World>) -> Result<(), String> {
     let plan = Plan { faults: 0, end: (End::None, 0), draw: Draw::new(0) };
     let process = Process::new(world, "proof".into(), plan);
     // What woke last may have left something half done.
-    live(Arc::clone(&process), Arc::clone(world), vec![vec![]], settings(false)).await?;
+    Box::pin(live(Arc::clone(&process), Arc::clone(world), vec![vec![]], settings(false))).await?;
     let lake = Arc::new(open(&process, world));
     let equal = |what: &str, found: Vec<String>, wanted: Vec<String>| {
         if found == wanted { Ok(()) } else { Err(format!("{what}:\n found {found:?}\nwanted {wanted:?}")) }

@@ -14,16 +14,16 @@ const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITE: u32 = 0o020;
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    let sources = [&config.hub.connection_string, &config.provisioning.key, &config.provisioning.group_key];
+    let broker = config.intake.broker.password().filter(|_| config.intake.broker.enabled);
+    let sources = [&config.hub.connection_string, &config.provisioning.key, &config.provisioning.group_key, &broker];
     let named = sources.into_iter().flatten().filter_map(|source| match source {
         SecretSource::File(path) => Some(path),
         // The environment of a service and the credentials of systemd are not everybody's.
         SecretSource::Env(_) | SecretSource::Credential(_) | SecretSource::Inline(_) => None,
     });
-    let (broker, listener) = (&config.intake.broker, &config.intake.listener);
-    let broker = broker.password_file.iter().filter(|_| broker.enabled);
+    let listener = &config.intake.listener;
     let listener = [&listener.password_file, &listener.tls_key].into_iter().flatten().filter(|_| listener.enabled);
-    named.chain(broker).chain(listener).filter_map(|path| judge(path, mode(path)?)).collect()
+    named.chain(listener).filter_map(|path| judge(path, mode(path)?)).collect()
 }
 
 /// `None` where it cannot be told; that it cannot be read, others say.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shared::clock::Clock;
+use shared::config::SecretSource;
 
 use super::{Finding, Grade};
 use crate::config::Config;
@@ -250,8 +251,13 @@ fn ways_in(config: &Config) -> Vec<Finding> {
     let broker = &config.intake.broker;
     if broker.enabled {
         findings.push(reach("broker", &broker.host, broker.port));
-        if let Some(file) = &broker.password_file {
-            findings.push(readable("broker", file));
+        match broker.password() {
+            Some(SecretSource::File(file)) => findings.push(readable("broker", &file)),
+            Some(source) => findings.push(match source.read() {
+                Ok(_) => Finding::ok("broker", format!("its password is there: {source}")),
+                Err(error) => Finding::fail("broker", error.to_string()),
+            }),
+            None => {}
         }
     }
     let listener = &config.intake.listener;

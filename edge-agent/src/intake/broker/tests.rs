@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rumqttc::Outgoing;
+use shared::config::{Size, Span};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -118,6 +119,7 @@ fn agent(broker: &Broker, capacity: usize, unacked_max: u16) -> Agent {
         port: broker.port,
         client_id: None,
         user: None,
+        password: None,
         password_file: None,
         topics: vec!["telemetry/#".into()],
         tls: false,

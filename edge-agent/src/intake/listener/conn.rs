@@ -1,5 +1,7 @@
 //! One connection: a stream, a [`Session`], and what is on its way to the outbox.
 
+mod halt; // when it is not read
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,7 +18,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::door::{Door, Guest, LARGE_BYTES, places};
+use self::halt::{Halt, place};
+use super::door::{Door, Guest};
 use super::end::End;
 use super::pace::Pace;
 use super::rights::May;
@@ -90,31 +93,6 @@ where
     };
     connection.part(&end).await;
     end
-}
-
-/// Why a connection is not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Halt {
-    /// As many publishes as may be are unacknowledged.
-    Unacked,
-    /// It was too fast.
-    Rate(Instant),
-    /// All connections together hold as much as they may.
-    Room,
-    /// A large packet, of so many bytes, has no place yet.
-    Large(usize),
-}
-
-impl Halt {
-    /// As it stands in metrics.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Halt::Unacked => "unacked-max",
-            Halt::Rate(_) => "rate",
-            Halt::Room => "bytes-max",
-            Halt::Large(_) => "large-packets",
-        }
-    }
 }
 
 struct Connection<S> {
@@ -243,42 +221,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(halt)
     }
 
-    /// Whether the next packet may not be taken yet.
-    fn must_wait(&self) -> Option<Halt> {
-        if self.door.unacked_max <= self.acks.len() {
-            return Some(Halt::Unacked);
-        }
-        if self.pace.is_limited()
-            && let Some(until) = self.pace.rests_until(Instant::now().into_std())
-        {
-            return Some(Halt::Rate(until.into()));
-        }
-        if !self.door.room.is_free() {
-            return Some(Halt::Room);
-        }
-        if self.session.mid_packet() || self.large.is_some() {
-            return None;
-        }
-        let bytes = packet_length(&self.inbox).filter(|bytes| LARGE_BYTES < *bytes)?;
-        // One that is too large is refused by whoever reads it.
-        (bytes <= self.door.terms.packet_bytes_max as usize).then_some(Halt::Large(bytes))
-    }
-
-    /// Counts a halt when it begins. While we do not read, silence is ours and not the device's: its time begins anew
-    /// when we read again.
-    fn note(&mut self, halt: Option<Halt>) {
-        match (self.halted, halt) {
-            (None, Some(halt)) => self.door.metrics.halt(halt.as_str()),
-            (Some(_), None) => {
-                let now = Instant::now();
-                self.quiet_at = self.quiet.map(|length| now + length);
-                self.partial_since = self.partial_since.map(|_| now);
-            }
-            _ => {}
-        }
-        self.halted = halt;
-    }
-
     /// What is written is acknowledged in one go: everything that is committed by now.
     async fn acknowledge(&mut self, first: Owed) -> Result<(), End> {
         let mut acts = Vec::new();
@@ -390,25 +332,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn deadline(&self, halt: Option<Halt>) -> Option<Instant> {
-        match halt {
-            Some(Halt::Rate(until)) => Some(until),
-            Some(_) => None,
-            None => {
-                let slow = self.partial_since.map(|since| since + self.door.packet_timeout);
-                [self.quiet_at, slow].into_iter().flatten().min()
-            }
-        }
-    }
-
-    fn overdue(&self) -> End {
-        let slow = self.partial_since.map(|since| since + self.door.packet_timeout);
-        match slow {
-            Some(slow) if slow <= Instant::now() => End::Slow,
-            _ => End::Quiet,
-        }
-    }
-
     async fn read(&mut self) -> Result<(), End> {
         read_some(&mut self.stream, &mut self.inbox).await
     }
@@ -488,12 +411,6 @@ async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut BytesMut) -
         0 => Err(End::Vanished),
         _ => Ok(()),
     }
-}
-
-/// The place of a large packet.
-async fn place(door: &Door, halt: Option<Halt>) -> Option<OwnedSemaphorePermit> {
-    let Some(Halt::Large(bytes)) = halt else { return std::future::pending().await };
-    Arc::clone(&door.large).acquire_many_owned(places(bytes)).await.ok()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
