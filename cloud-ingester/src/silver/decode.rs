@@ -98,6 +98,26 @@ pub struct Replay<'a> {
     pub repaired: bool,
 }
 
+/// Takes an Event apart as [`decode`] does, and adds its rows to those of others instead: most Events hold few, and a list
+/// for each would cost as much as reading it. A replay is looked at as a whole and keeps its rows.
+#[must_use]
+pub fn decode_to<'a>(event: &Event<'a>, rules: &Rules, rows: &mut Vec<Row<'a>>) -> Decoded<'a> {
+    let telemetry = event.message_source.is_none_or(|source| source == "Telemetry");
+    if event.replay.is_none()
+        && telemetry
+        && let Some(device) = event.device
+        && let Ok(body) = text(event)
+        && let Some(high) = plain::rows(body, device, rows)
+    {
+        return Decoded { high: Some(high), ..Decoded::default() };
+    }
+    let mut decoded = decode(event, rules);
+    if event.replay.is_none() {
+        rows.append(&mut decoded.rows);
+    }
+    decoded
+}
+
 /// Takes an Event apart.
 #[must_use]
 pub fn decode<'a>(event: &Event<'a>, rules: &Rules) -> Decoded<'a> {
@@ -152,8 +172,9 @@ fn text<'a>(event: &Event<'a>) -> Result<&'a str, String> {
 fn read<'a>(event: &Event<'a>, rules: &Rules) -> Result<Decoded<'a>, String> {
     let body = text(event)?;
     let device = event.device.ok_or("identity: the hub names no device")?;
-    if let Some(decoded) = plain::rows(body, device) {
-        return Ok(decoded);
+    let mut rows = vec![];
+    if let Some(high) = plain::rows(body, device, &mut rows) {
+        return Ok(Decoded { rows, gaps: vec![], high: Some(high) });
     }
     match wire::parts(body) {
         Some(parts) => wire::rows(event, body, parts, Word::Gateway(device)),

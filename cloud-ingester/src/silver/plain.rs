@@ -10,12 +10,22 @@ use shared::envelope::VERSION;
 use shared::reading::{DeviceId, Epoch, MetricName, Value};
 use shared::time::Timestamp;
 
-use super::decode::{DIRECT, Decoded, High};
+use super::decode::{DIRECT, High};
 use super::envelope::UNIT_BYTES_MAX;
 use super::rows::{Name, Numbered, ReadingRow, Row};
 
-/// The rows of a body that a hub says came from `device`; `None`: it has to be read with more care.
-pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
+/// Adds the rows of a body that a hub says came from `device`, and says how far its gateway is; `None`: it has to be read
+/// with more care, and nothing was added.
+pub(super) fn rows<'a>(body: &'a str, device: &str, rows: &mut Vec<Row<'a>>) -> Option<High<'a>> {
+    let before = rows.len();
+    let read = read(body, device, rows);
+    if read.is_none() {
+        rows.truncate(before);
+    }
+    read
+}
+
+fn read<'a>(body: &'a str, device: &str, rows: &mut Vec<Row<'a>>) -> Option<High<'a>> {
     let mut scan = Scan { text: body, at: 0 };
     scan.expect("{\"v\":")?;
     if scan.whole()? != i64::from(VERSION) {
@@ -32,10 +42,9 @@ pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
         return None;
     }
     let sender = Sender { gateway, epoch, high, rules };
-    let mut rows = Vec::with_capacity(body.len() / READING_BYTES);
     scan.expect(",\"readings\":[")?;
-    loop {
-        rows.push(Row::Reading(scan.reading(&sender, i32::try_from(rows.len()).ok()?)?));
+    for index in 0_i32.. {
+        rows.push(Row::Reading(scan.reading(&sender, index)?));
         match scan.next()? {
             b',' => {}
             b']' => break,
@@ -46,12 +55,8 @@ pub(super) fn rows<'a>(body: &'a str, device: &str) -> Option<Decoded<'a>> {
     if scan.at != body.len() {
         return None;
     }
-    let high = High { gateway: Name::Read(gateway), epoch: Name::Read(epoch), seq: high };
-    Some(Decoded { rows, gaps: vec![], high: Some(high) })
+    Some(High { gateway: Name::Read(gateway), epoch: Name::Read(epoch), seq: high })
 }
-
-/// A small reading on the wire: how many fit into a body, about.
-const READING_BYTES: usize = 96;
 
 struct Sender<'a> {
     gateway: &'a str,
@@ -202,6 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::silver::decode::Decoded;
     use crate::silver::decode::tests::event;
     use crate::silver::envelope::{self, Word};
 
@@ -215,8 +221,12 @@ mod tests {
 
     /// Whether it is plain; then both readers have to find the same.
     fn is_plain(body: &str) -> bool {
-        let Some(found) = rows(body, "gw-1") else { return false };
-        assert_eq!(with_care(body), Some(Ok(found)), "{body}");
+        let mut found = vec![];
+        let Some(high) = rows(body, "gw-1", &mut found) else {
+            assert_eq!(found, [], "{body}");
+            return false;
+        };
+        assert_eq!(with_care(body), Some(Ok(Decoded { rows: found, gaps: vec![], high: Some(high) })), "{body}");
         true
     }
 

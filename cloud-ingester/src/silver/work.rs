@@ -4,7 +4,7 @@ use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::batches::{Quarantine, Readings, gaps};
-use super::decode::{Decoded, Event, decode};
+use super::decode::{Decoded, Event, decode_to};
 use super::events::events;
 use super::judge::{Rules, judge};
 use super::replays::{Replays, takes_up};
@@ -70,27 +70,22 @@ pub fn work(
     };
     let pieces: Vec<&[Event<'_>]> = pieces(&all);
     if pieces.len() < 2 {
-        for event in &all {
-            books.take(event, read(event, rules), &mut put);
-        }
+        books.take_all(&all, read(&all, rules), &mut put);
     } else {
         std::thread::scope(|scope| {
             let (ahead, reads) = std::sync::mpsc::sync_channel(PIECES_AHEAD);
             let to_read = &pieces;
             scope.spawn(move || {
                 for piece in to_read {
-                    let read: Vec<Decoded<'_>> = piece.iter().map(|event| read(event, rules)).collect();
                     // Nobody listens any more: the other side is panicking.
-                    if ahead.send(read).is_err() {
+                    if ahead.send(read(piece, rules)).is_err() {
                         return;
                     }
                 }
             });
             for piece in &pieces {
-                let decoded = reads.recv().expect("a thread that panics takes this one with it");
-                for (event, decoded) in piece.iter().zip(decoded) {
-                    books.take(event, decoded, &mut put);
-                }
+                let read = reads.recv().expect("a thread that panics takes this one with it");
+                books.take_all(piece, read, &mut put);
             }
         });
     }
@@ -118,12 +113,26 @@ fn pieces<'e, 'a>(all: &'e [Event<'a>]) -> Vec<&'e [Event<'a>]> {
     pieces
 }
 
-fn read<'a>(event: &Event<'a>, rules: &Rules) -> Decoded<'a> {
-    let mut decoded = decode(event, rules);
-    for row in &mut decoded.rows {
-        judge(row, &event.origin, rules);
-    }
-    decoded
+/// What Events hold.
+struct Read<'a> {
+    /// The rows of all of them, but for replays.
+    rows: Vec<Row<'a>>,
+    /// Of each, how many of these are its, and what else it holds.
+    each: Vec<(usize, Decoded<'a>)>,
+}
+
+fn read<'a>(events: &[Event<'a>], rules: &Rules) -> Read<'a> {
+    let mut rows = Vec::with_capacity(events.len());
+    let each = events.iter().map(|event| {
+        let from = rows.len();
+        let mut decoded = decode_to(event, rules, &mut rows);
+        for row in rows[from..].iter_mut().chain(&mut decoded.rows) {
+            judge(row, &event.origin, rules);
+        }
+        (rows.len() - from, decoded)
+    });
+    let each = each.collect();
+    Read { rows, each }
 }
 
 struct Books<'b> {
@@ -138,10 +147,27 @@ struct Books<'b> {
 }
 
 impl Books<'_> {
-    fn take(&mut self, event: &Event<'_>, decoded: Decoded<'_>, put: &mut impl FnMut(Target, RecordBatch)) {
+    fn take_all(&mut self, events: &[Event<'_>], read: Read<'_>, put: &mut impl FnMut(Target, RecordBatch)) {
+        let mut rows = read.rows.into_iter();
+        for (event, (count, decoded)) in events.iter().zip(read.each) {
+            let mut own = rows.by_ref().take(count);
+            self.take(event, decoded, &mut own, put);
+            // What was not wanted of a repeat.
+            own.for_each(drop);
+        }
+    }
+
+    /// `rows`: beside those in `decoded`.
+    fn take<'a>(
+        &mut self,
+        event: &Event<'_>,
+        mut decoded: Decoded<'a>,
+        rows: &mut impl ExactSizeIterator<Item = Row<'a>>,
+        put: &mut impl FnMut(Target, RecordBatch),
+    ) {
         let Self { rules, seen, totals, replays, .. } = self;
         totals.events += 1;
-        let found = decoded.rows.len() as u64;
+        let found = (decoded.rows.len() + rows.len()) as u64;
         totals.decoded += found;
         let repeat = match event.replay {
             Some(replay) => !takes_up(replay, event, &decoded, seen, totals, replays),
@@ -151,7 +177,7 @@ impl Books<'_> {
             totals.duplicates += found;
             return;
         }
-        for row in decoded.rows {
+        for row in std::mem::take(&mut decoded.rows).into_iter().chain(rows) {
             // The row of a replay that has its id was looked at above, with all that follow it.
             let admitted = event.replay.is_some_and(|replay| replay.repaired);
             if let Some(numbered) = row.numbered().filter(|_| !admitted) {
@@ -252,7 +278,8 @@ mod tests {
         };
         for _ in 0..100 {
             let event = event("gw-1", &body);
-            books.take(&event, read(&event, &rules), &mut put);
+            let events = [event];
+            books.take_all(&events, read(&events, &rules), &mut put);
         }
         books.end(&mut put);
         assert_eq!(sizes.iter().sum::<usize>(), 100 * body.len());
