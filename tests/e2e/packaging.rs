@@ -238,6 +238,48 @@ fn no_file_whatever_is_in_it_breaks_the_setup() {
     }
 }
 
+/// With a read-only root `/etc` is at each start what it was when the root was written to last.
+#[test]
+fn a_root_that_forgets_has_at_each_start_what_was_taken_last() {
+    const LINES: &str = include_str!("../../edge-agent/src/intake/listener/testdata/passwords");
+    let (first, second) = LINES.split_once('\n').expect("two users");
+    let card = Card::new();
+    let settings = format!(
+        "gateway-id = gw-01\nconnection-string = {CONNECTION}\nlistener = 0.0.0.0:1884\nlistener-passwords = users\nread-only = yes\n"
+    );
+    let (form, users) = ("boot/firmware/gateway.txt", "etc/edge-agent/users");
+    let bring = |settings: &str, line: &str| {
+        card.write(form, settings);
+        card.write("boot/firmware/users", line);
+        let (code, said) = card.start();
+        assert_eq!((code, card.read(users).trim()), (Some(0), line.trim()), "{said}");
+    };
+    bring(&settings, first);
+    fs::rename(card.path("etc"), card.path("lower")).expect("renames");
+    let forget = || {
+        let copied = Command::new("rm").arg("-rf").arg(card.path("etc")).status().is_ok_and(|done| done.success())
+            && Command::new("cp").arg("-a").arg(card.path("lower")).arg(card.path("etc")).status().is_ok();
+        assert!(copied && card.read(users).trim() == first.trim());
+    };
+    forget();
+    // The same settings, and a file that is another.
+    bring(&settings, second);
+    for (form_says, code) in [(None, 0), (Some("gateway-id = two words\n"), 64)] {
+        forget();
+        if let Some(text) = form_says {
+            card.write(form, text);
+        }
+        let (got, said) = card.start();
+        assert_eq!((got, card.read(users).trim()), (Some(code), second.trim()), "{said}");
+    }
+    // The plug was pulled while something was kept.
+    forget();
+    fs::remove_file(card.path(form)).expect("removes");
+    fs::rename(card.path("data/setup"), card.path("data/setup.old")).expect("renames");
+    let (code, said) = card.start();
+    assert_eq!((code, card.read(users).trim()), (Some(0), second.trim()), "{said}");
+}
+
 #[test]
 fn a_read_only_root_is_written_into_the_kernels_command_line_and_taken_out_again() {
     let card = Card::new();

@@ -15,7 +15,8 @@ use crate::silver::events::BRONZE_COLUMNS;
 use crate::silver::replays::Replays;
 use crate::silver::{Rules, Seen, Target, Totals, work};
 
-/// Versions of bronze that are read ahead take about so much memory: of one that takes more, the next is not.
+/// Versions of bronze that are read ahead take about so much memory: of one that takes more, the next is not. (How large one
+/// is shows when it is read: after small ones, once, some large ones may be on their way together.)
 const AHEAD_BYTES_MAX: usize = 48 << 20;
 
 /// And they are not more than these.

@@ -122,7 +122,7 @@ fn report(config: &Config, error: &ConnectionError) {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => error!(
             broker,
-            port, "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password-file`"
+            port, "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password`"
         ),
         ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
             error!(bytes, "the broker sent a packet larger than `intake.broker.max-packet`; raise it");

@@ -15,7 +15,16 @@ const GROUP_WRITE: u32 = 0o020;
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let broker = config.intake.broker.password().filter(|_| config.intake.broker.enabled);
-    let sources = [&config.hub.connection_string, &config.provisioning.key, &config.provisioning.group_key, &broker];
+    let (hub, provisioning) = (&config.hub, &config.provisioning);
+    let sources = [
+        &hub.connection_string,
+        &hub.private_key,
+        &provisioning.key,
+        &provisioning.group_key,
+        &provisioning.private_key,
+        &config.network.proxy_credentials,
+        &broker,
+    ];
     let named = sources.into_iter().flatten().filter_map(|source| match source {
         SecretSource::File(path) => Some(path),
         // The environment of a service and the credentials of systemd are not everybody's.

@@ -263,16 +263,20 @@ fn ways_in(config: &Config) -> Vec<Finding> {
     let listener = &config.intake.listener;
     if listener.enabled {
         let running = Lock::holder(&config.outbox.path).is_some();
-        findings.push(match TcpListener::bind(listener.listen) {
-            Ok(_) => Finding::ok("listener", format!("{} is free", listener.listen)),
-            Err(error) if running => {
-                Finding::note("listener", format!("{} is in use ({error}), and an agent runs", listener.listen))
-            }
-            Err(error) => Finding::fail(
-                "listener",
-                format!("{} cannot be listened on ({error}); choose another `intake.listener.listen`", listener.listen),
-            ),
-        });
+        let listen = [("listen", Some(listener.listen)), ("websocket-listen", listener.websocket_listen)];
+        for (setting, address) in listen {
+            let Some(address) = address else { continue };
+            findings.push(match TcpListener::bind(address) {
+                Ok(_) => Finding::ok("listener", format!("{address} is free")),
+                Err(error) if running => {
+                    Finding::note("listener", format!("{address} is in use ({error}), and an agent runs"))
+                }
+                Err(error) => Finding::fail(
+                    "listener",
+                    format!("{address} cannot be listened on ({error}); choose another `intake.listener.{setting}`"),
+                ),
+            });
+        }
         let files = [
             &listener.password_file,
             &listener.tls_cert,
