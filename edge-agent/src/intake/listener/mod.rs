@@ -218,6 +218,16 @@ impl Listener {
     }
 }
 
+/// Reads the files the settings name, as [`Listener::bind`] does: for `check`.
+///
+/// # Errors
+/// One of them cannot be used.
+pub(crate) fn look_at_files(config: &Config) -> Result<(), ListenerError> {
+    door::passwords(config)?;
+    tls::acceptor(config)?;
+    Ok(())
+}
+
 /// Binds and serves, until `stop`.
 ///
 /// # Errors
