@@ -125,7 +125,7 @@ mod tests {
             })
         };
         tokio::task::yield_now().await;
-        let all = turns.all().await;
+        let all = timeout(SOON, turns.all()).await.expect("nobody holds one");
         let new: Vec<_> = (0..9)
             .map(|_| {
                 let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
