@@ -388,6 +388,21 @@ fn an_update_that_does_not_stay_ready_goes_back_to_the_agent_that_worked() {
     }
 }
 
+/// dpkg names the refused version as the one before: the program is an older one's still.
+#[test]
+fn after_refusals_in_a_row_the_agent_that_worked_is_the_one_put_back_and_named() {
+    let machine = Machine::new(true);
+    for (from, program) in [("1.0", "agent 2, bad"), ("2.0", "agent 3, dying"), ("3.0", "agent 4, bad")] {
+        let (configured, said) = machine.upgrade(from, program);
+        assert!(!configured && said.contains("the agent of 1.0 was put back and runs"), "{program}: {said}");
+        assert_eq!(machine.read("usr/bin/edge-agent"), "agent 1, good");
+        assert!(machine.path("active").exists(), "it runs");
+    }
+    let (configured, said) = machine.upgrade("4.0", "agent 5, good");
+    assert!(configured && machine.read("usr/bin/edge-agent") == "agent 5, good", "{said}");
+    assert!(!machine.path("var/lib/edge-agent-update").exists(), "nothing is left over");
+}
+
 #[test]
 fn an_upgrade_keeps_the_configuration_and_starts_nothing_that_did_not_run() {
     let machine = Machine::new(false);
