@@ -216,7 +216,8 @@ async fn those_who_begin_tls_and_go_silent_hold_up_no_other_handshake() {
         attend_one(&visit, &socket).await;
         if said.len() == hello.len() {
             let mut answer = [0];
-            stream.read_exact(&mut answer).await.expect("the listener's part of the handshake");
+            let answered = timeout(SOON, stream.read_exact(&mut answer)).await;
+            answered.expect("its turn comes").expect("the listener's part of the handshake");
         }
         silent.push(stream);
     }
@@ -225,7 +226,7 @@ async fn those_who_begin_tls_and_go_silent_hold_up_no_other_handshake() {
     let mut device = timeout(SOON, dialled).await.expect("its turn comes").expect("no panic");
     device.write_all(&connect(60)).await.expect("written");
     let mut answer = [0; CONNACK.len()];
-    device.read_exact(&mut answer).await.expect("an answer");
+    timeout(SOON, device.read_exact(&mut answer)).await.expect("in time").expect("an answer");
     assert_eq!(answer, CONNACK);
 }
 
