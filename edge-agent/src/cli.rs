@@ -42,7 +42,7 @@ enum Command {
     Run,
     /// Report every mistake of the configuration at once, and tour the machine: disk, clock, hub, credentials.
     Check {
-        /// Judge sample messages, one a line: topic, a blank, payload. `-` reads standard input.
+        /// Judge sample messages, one a line: topic, a blank (a tab, where the topic has blanks), payload. `-` reads standard input
         #[arg(long, value_name = "FILE")]
         sample: Option<PathBuf>,
         /// One JSON document instead of lines.
