@@ -294,6 +294,27 @@ fn a_read_only_root_is_written_into_the_kernels_command_line_and_taken_out_again
     }
 }
 
+#[test]
+fn a_one_wire_bus_is_written_into_the_firmwares_settings_and_taken_out_again() {
+    let card = Card::new();
+    let before = "arm_64bit=1\n[pi4]\narm_boost=1\n";
+    card.write("boot/firmware/config.txt", before);
+    let custom = "etc/default/raspi-firmware-custom";
+    for (wanted, line) in [("4", Some("pin=4")), ("04", Some("pin=4")), ("17", Some("pin=17")), ("", None), ("", None)] {
+        let text = format!("connection-string = {CONNECTION}\none-wire = {wanted}\n");
+        card.write("boot/firmware/gateway.txt", text);
+        assert_eq!(card.start().0, Some(0));
+        let added = line.map(|line| format!("# Of gateway.txt:\n[all]\ndtoverlay=one-wire,{line}\n")).unwrap_or_default();
+        assert_eq!(card.read("boot/firmware/config.txt"), format!("{before}{added}"), "{wanted}");
+        assert_eq!(card.read(custom), added, "a kernel that comes later makes config.txt anew");
+    }
+    for wrong in ["28", "1", "GPIO4", "-4", "4,17"] {
+        card.write("boot/firmware/gateway.txt", format!("connection-string = {CONNECTION}\none-wire = {wrong}\n"));
+        let (code, said) = card.start();
+        assert!(code == Some(64) && said.contains("line 2: one-wire has to be"), "{wrong}: {said}");
+    }
+}
+
 /// A folder that stands for a machine with the package; programs that the scripts call are stood in for.
 struct Machine {
     root: tempfile::TempDir,
@@ -386,6 +407,21 @@ fn an_update_that_does_not_stay_ready_goes_back_to_the_agent_that_worked() {
         assert_eq!(machine.read("usr/bin/edge-agent"), "agent 3, good");
         assert!(!machine.path("var/lib/edge-agent-update").exists(), "nothing is left over");
     }
+}
+
+/// dpkg names the refused version as the one before: the program is an older one's still.
+#[test]
+fn after_refusals_in_a_row_the_agent_that_worked_is_the_one_put_back_and_named() {
+    let machine = Machine::new(true);
+    for (from, program) in [("1.0", "agent 2, bad"), ("2.0", "agent 3, dying"), ("3.0", "agent 4, bad")] {
+        let (configured, said) = machine.upgrade(from, program);
+        assert!(!configured && said.contains("the agent of 1.0 was put back and runs"), "{program}: {said}");
+        assert_eq!(machine.read("usr/bin/edge-agent"), "agent 1, good");
+        assert!(machine.path("active").exists(), "it runs");
+    }
+    let (configured, said) = machine.upgrade("4.0", "agent 5, good");
+    assert!(configured && machine.read("usr/bin/edge-agent") == "agent 5, good", "{said}");
+    assert!(!machine.path("var/lib/edge-agent-update").exists(), "nothing is left over");
 }
 
 #[test]

@@ -98,46 +98,43 @@ pub struct Replay<'a> {
     pub repaired: bool,
 }
 
-/// Takes an Event apart as [`decode`] does, and adds its rows to those of others instead: most Events hold few, and a list
-/// for each would cost as much as reading it. A replay is looked at as a whole and keeps its rows.
-#[must_use]
-pub fn decode_to<'a>(event: &Event<'a>, rules: &Rules, rows: &mut Vec<Row<'a>>) -> Decoded<'a> {
-    let telemetry = event.message_source.is_none_or(|source| source == "Telemetry");
-    if event.replay.is_none()
-        && telemetry
-        && let Some(device) = event.device
-        && let Ok(body) = text(event)
-        && let Some(high) = plain::rows(body, device, rows)
-    {
-        return Decoded { high: Some(high), ..Decoded::default() };
-    }
-    let mut decoded = decode(event, rules);
-    if event.replay.is_none() {
-        rows.append(&mut decoded.rows);
-    }
-    decoded
-}
-
 /// Takes an Event apart.
 #[must_use]
 pub fn decode<'a>(event: &Event<'a>, rules: &Rules) -> Decoded<'a> {
+    let mut rows = vec![];
+    let mut decoded = decode_to(event, rules, &mut rows);
+    rows.append(&mut decoded.rows);
+    Decoded { rows, ..decoded }
+}
+
+/// Takes an Event apart, and adds its rows to those of others: most Events hold few, and a list for each would cost as much
+/// as reading it. A replay is looked at as a whole and keeps its rows.
+#[must_use]
+pub fn decode_to<'a>(event: &Event<'a>, rules: &Rules, rows: &mut Vec<Row<'a>>) -> Decoded<'a> {
     // Only rows the ingester wrote itself have no device: a device cannot forge this by setting a property.
     if event.hub_retention && event.device.is_none() {
-        return hub_retention(event);
+        let mut decoded = hub_retention(event);
+        rows.append(&mut decoded.rows);
+        return decoded;
     }
     if event.message_source.is_some_and(|source| source != "Telemetry") {
         return Decoded::default();
     }
     let read = match event.replay {
         Some(Replay { repaired: true, .. }) => repaired(event),
-        _ => read(event, rules),
+        Some(_) => sent(event).and_then(|(body, device)| carefully(event, body, device, rules)),
+        None => sent(event).and_then(|(body, device)| match plain::rows(body, device, rows) {
+            Some(high) => Ok(Decoded { high: Some(high), ..Decoded::default() }),
+            None => carefully(event, body, device, rules),
+        }),
     };
     let mut decoded = match read {
         Ok(decoded) => decoded,
         Err(reason) => Decoded { rows: vec![Row::Refused(refused_whole(event, reason))], ..Decoded::default() },
     };
-    if let Some(replay) = event.replay {
-        name(&mut decoded.rows, replay);
+    match event.replay {
+        Some(replay) => name(&mut decoded.rows, replay),
+        None => rows.append(&mut decoded.rows),
     }
     decoded
 }
@@ -169,13 +166,14 @@ fn text<'a>(event: &Event<'a>) -> Result<&'a str, String> {
         .map_err(|error| format!("undecodable: payload: not UTF-8 from byte {}", error.valid_up_to()))
 }
 
-fn read<'a>(event: &Event<'a>, rules: &Rules) -> Result<Decoded<'a>, String> {
+/// What a device sent, and which.
+fn sent<'a>(event: &Event<'a>) -> Result<(&'a str, &'a str), String> {
     let body = text(event)?;
-    let device = event.device.ok_or("identity: the hub names no device")?;
-    let mut rows = vec![];
-    if let Some(high) = plain::rows(body, device, &mut rows) {
-        return Ok(Decoded { rows, gaps: vec![], high: Some(high) });
-    }
+    Ok((body, event.device.ok_or("identity: the hub names no device")?))
+}
+
+/// Reads what may be odd.
+fn carefully<'a>(event: &Event<'a>, body: &'a str, device: &'a str, rules: &Rules) -> Result<Decoded<'a>, String> {
     match wire::parts(body) {
         Some(parts) => wire::rows(event, body, parts, Word::Gateway(device)),
         None => Ok(Decoded { rows: direct::rows(event, device, body, rules)?, ..Decoded::default() }),

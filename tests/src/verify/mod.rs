@@ -108,8 +108,7 @@ fn parts(args: &Args, workspace: &std::path::Path, installed: &machine::Installe
     if args.all {
         let script = |name: &str| part::command("bash").args([workspace.join(".ci").join(name)]);
         // Of the packages the card is made, which then has to take a reading, in an emulated machine, that reaches gold.
-        let packages = script("package").args([std::env::temp_dir().join("edge-packages")]);
-        parts.push(Part::check("packages for Raspberry Pis", vec![packages]));
+        parts.push(Part::check("packages for Raspberry Pis", packages(workspace, script)));
         parts.push(Part::check("image for Raspberry Pis", image(workspace, script)));
         // A build of its own, without optimisation: whether the image can be made, not what it weighs.
         let archive = std::env::temp_dir().join("cloud-ingester.oci.tar");
@@ -121,13 +120,28 @@ fn parts(args: &Args, workspace: &std::path::Path, installed: &machine::Installe
     parts
 }
 
+/// Where packages and image are made.
+fn packages_folder() -> PathBuf {
+    std::env::temp_dir().join("edge-packages")
+}
+
+/// The multi-call binary: this one.
+fn programs(workspace: &std::path::Path) -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| workspace.join("target/debug/tests"))
+}
+
+/// Makes the packages, and lets readings through their programs.
+fn packages(workspace: &std::path::Path, script: impl Fn(&str) -> part::Call) -> Vec<part::Call> {
+    let made = script("package").args([packages_folder()]);
+    vec![made, script("package-try").args([packages_folder(), programs(workspace)])]
+}
+
 /// Makes the SD card's image of the packages, and boots it.
 fn image(workspace: &std::path::Path, script: impl Fn(&str) -> part::Call) -> Vec<part::Call> {
-    let packages = std::env::temp_dir().join("edge-packages");
-    let programs = std::env::current_exe().unwrap_or_else(|_| workspace.join("target/debug/tests"));
     let boot = ["-c", r#"exec "$0" "$(ls -t "$1"/*.img | head -n 1)" "$2""#].map(OsString::from);
-    let boot = part::command("bash").args(boot).args([workspace.join(".ci/image-boot"), packages.clone(), programs]);
-    vec![script("image").args([packages]).env("XZ", "none".as_ref()), boot]
+    let places = [workspace.join(".ci/image-boot"), packages_folder(), programs(workspace)];
+    let boot = part::command("bash").args(boot).args(places);
+    vec![script("image").args([packages_folder()]).env("XZ", "none".as_ref()), boot]
 }
 
 /// How exposed a service may be, as systemd counts it: in tenths, of 100.
@@ -154,7 +168,7 @@ fn report(outcomes: &[Outcome], args: &Args) -> bool {
             "  properties with sixteen times as many random cases (a plain run: 256 of most, 4096 of the parsers of AMQP and of the listener)",
         );
         say("  ten million mutated payloads of every format that the agent reads (a plain run: 20000 of each)");
-        say("  edge-agent static and packaged for Raspberry Pis (arm64, armhf)");
+        say("  edge-agent static and packaged for Raspberry Pis (arm64, armhf), readings through each under qemu");
         say("  the SD card's image made, booted under qemu, set up by its file, a reading through it to gold");
         say("  the container image of cloud-ingester");
         say("  cloud-ingester with the features s3 and gcs");
