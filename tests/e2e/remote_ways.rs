@@ -129,10 +129,10 @@ fn a_gateway_that_only_443_is_open_to_is_told_its_hub_there_straight_and_through
         let table: toml::Table = text.parse().expect("toml");
         edit(scenario, "edge", |edge| drop(edge.insert("network".into(), table.into())));
     };
-    let key = |scenario: &Scenario, key: &str| {
+    let applies = |scenario: &Scenario, id: &str, proof: &str| {
         edit(scenario, "edge", |edge| {
             let provisioning = format!(
-                "id-scope = {}\nregistration-id = \"gw-77\"\ngroup-key = \"{key}\"\nhost = \"127.0.0.1\"\nport = {}\n\
+                "id-scope = {}\nregistration-id = \"{id}\"\n{proof}\nhost = \"127.0.0.1\"\nport = {}\n\
                  websocket-port = {}\nca-file = {:?}\n",
                 enrolled["id-scope"],
                 closed.port(),
@@ -157,10 +157,15 @@ fn a_gateway_that_only_443_is_open_to_is_told_its_hub_there_straight_and_through
     };
 
     network(&scenario, "transport = \"websocket\"\n");
-    key(&scenario, "bm8ga2V5");
+    let issued = simulator(&scenario, &["hub", "enroll", "gw-78", "--auth", "x509", "--json"]);
+    let (certificate, key) = (&issued["certificate-file"], &issued["key-file"]);
+    applies(&scenario, "gw-78", &format!("certificate-file = {certificate}\nprivate-key = {{ file = {key} }}"));
+    let (code, said) = provision(&scenario);
+    assert!(code == Some(0) && said.contains(&format!("assigned to {HUB_HOST_NAME}, device gw-78")), "{code:?} {said}");
+    applies(&scenario, "gw-77", "group-key = \"bm8ga2V5\"");
     let (code, said) = provision(&scenario);
     assert!(code == Some(1) && said.contains("refuses this gateway's key"), "{code:?} {said}");
-    key(&scenario, &group_key);
+    applies(&scenario, "gw-77", &format!("group-key = \"{group_key}\""));
     let (code, said) = provision(&scenario);
     assert!(code == Some(0) && said.contains(&format!("assigned to {HUB_HOST_NAME}, device gw-77")), "{code:?} {said}");
 
