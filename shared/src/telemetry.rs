@@ -1,5 +1,7 @@
 //! Logs on stderr, panics in the log, the last warnings for people, and the metrics registry's type.
 
+mod discreet; // what is never logged
+
 pub mod journal; // lines for systemd's journal
 
 pub mod recent; // the last warnings and errors
@@ -16,6 +18,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt as lines};
+
+use discreet::Discreet;
 
 pub use prometheus_client::registry::Registry;
 pub use recent::Recent;
@@ -126,7 +130,8 @@ pub struct Log {
 }
 
 /// Starts logging to stderr and sends panics to the log. Only the first call in a process counts. Under systemd, where
-/// stderr is the journal, each line has its priority, and neither time nor colour.
+/// stderr is the journal, each line has its priority, and neither time nor colour. Frames that libraries print are left out at
+/// any level: tokens stand in them.
 ///
 /// # Errors
 /// `level` cannot be read as a filter; the text says why.
@@ -142,7 +147,7 @@ pub fn start(config: &Config) -> Result<Log, String> {
     let filter = EnvFilter::try_new(&config.level).map_err(|error| format!("log level `{}`: {error}", config.level))?;
     let (filter, handle) = reload::Layer::new(filter);
     let log = Log { switch: LevelSwitch::of(handle), recent: Recent::default() };
-    let base = tracing_subscriber::registry().with(filter).with(log.recent.clone());
+    let base = tracing_subscriber::registry().with(filter).with(Discreet).with(log.recent.clone());
     let (layer, colour) = (lines::layer().with_writer(std::io::stderr), std::io::stderr().is_terminal());
     // An error of `try_init` says that the process logs already, as in tests that start several programs.
     let _ = match (config.format, journal::is_stderr()) {

@@ -119,10 +119,10 @@ fn a_gateway_that_only_443_is_open_to_is_told_its_hub_there_straight_and_through
     let [https, dps, websocket, http, closed] = free();
     let config = format!(
         "[sim.hub]\nhttps-listen = \"{https}\"\n[sim.dps]\nlisten = \"{dps}\"\nwebsocket-listen = \"{websocket}\"\n\
-         retry-after = \"1s\"\n[sim.dps.http]\nlisten = \"{http}\"\n"
+         retry-after = \"1s\"\n[sim.dps.http]\nlisten = \"{http}\"\n[edge.log]\nlevel = \"trace,tungstenite=trace\"\n"
     );
     let mut scenario = Scenario::with("provisioned-443", &config);
-    let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--json"]);
+    let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--member", "gw-77", "--json"]);
     assert_eq!(enrolled["websocket"]["port"], websocket.port(), "{enrolled}");
     let group_key = enrolled["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
     let network = |scenario: &Scenario, text: &str| {
@@ -194,6 +194,23 @@ fn a_gateway_that_only_443_is_open_to_is_told_its_hub_there_straight_and_through
     for port in [closed, websocket, https] {
         assert!(targets.contains(&port.to_string()), "{port} in {targets:?}");
     }
+    tells_no_secret(&scenario, &enrolled);
+}
+
+/// All that was said, at the level that says most.
+fn tells_no_secret(scenario: &Scenario, enrolled: &Json) {
+    let log = scenario.log(Part::Agent);
+    assert!(log.contains("TRACE"), "it was said at that level");
+    for secret in secrets(enrolled).iter().map(String::as_str).chain(["\0"]) {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{line:?}");
+    }
+}
+
+fn secrets(enrolled: &Json) -> Vec<String> {
+    let keys = [&enrolled["primary-key"], &enrolled["member"]["primary-key"]];
+    let keys = keys.into_iter().map(|key| key.as_str().unwrap_or_else(|| panic!("{enrolled}")));
+    keys.chain(["proxy-geheim", ENCODED, "SharedAccessSignature", "sig="]).map(str::to_owned).collect()
 }
 
 #[test]
@@ -223,7 +240,6 @@ fn a_gateway_that_its_hub_does_not_know_any_more_is_provisioned_again_by_itself_
     let mut scenario = Scenario::with("again", &config);
     let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--member", "gw-77", "--json"]);
     let group_key = enrolled["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
-    let own_key = enrolled["member"]["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
     let (proxy, _) = proxy();
     edit(&scenario, "edge", |edge| {
         edge["hub"].as_table_mut().expect("a table").remove("connection-string");
@@ -261,14 +277,7 @@ fn a_gateway_that_its_hub_does_not_know_any_more_is_provisioned_again_by_itself_
     assert_eq!((&status["gateway"], &status["hub"]["name"]), (&json!("gw-77"), &json!(HUB_HOST_NAME)), "{status}");
     scenario.finish_and_prove();
 
-    // All that was said, at the level that says most.
-    let log = scenario.log(Part::Agent);
-    assert!(log.contains("TRACE"), "it was said at that level");
-    let secrets = [&group_key, &own_key, "proxy-geheim", ENCODED, "SharedAccessSignature", "sig="];
-    for secret in secrets {
-        let line = log.lines().find(|line| line.contains(secret));
-        assert!(line.is_none(), "{line:?}");
-    }
+    tells_no_secret(&scenario, &enrolled);
     let statuses = status.to_string();
-    assert!(secrets.into_iter().all(|secret| !statuses.contains(secret)), "{statuses}");
+    assert!(secrets(&enrolled).iter().all(|secret| !statuses.contains(secret)), "{statuses}");
 }
