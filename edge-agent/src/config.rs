@@ -80,9 +80,6 @@ impl Check for Config {
         self.presilver.check(mistakes);
         self.outbox.check(mistakes);
         self.uplink.check(mistakes);
-        if let Err(fault) = self.log.check() {
-            mistakes.add("log.level", fault);
-        }
     }
 }
 
@@ -138,6 +135,15 @@ mod tests {
         let errors = load(text).expect_err("mistakes");
         let places: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.place.to_string()).collect();
         assert_eq!(places, ["edge.toml:2", "edge.toml:4", "edge.toml:6"], "{errors}");
+    }
+
+    #[test]
+    fn a_level_that_would_silence_the_agent_is_a_mistake_with_its_line() {
+        for level in ["verbose", "infoo", ""] {
+            let errors = load(&format!("[log]\nlevel = \"{level}\"\n")).expect_err(level);
+            let [mistake] = errors.mistakes() else { panic!("{errors}") };
+            assert_eq!((mistake.place.to_string(), mistake.path.as_str()), ("edge.toml:2".into(), "log.level"), "{errors}");
+        }
     }
 
     #[test]

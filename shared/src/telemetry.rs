@@ -11,7 +11,8 @@ use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, Once};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -28,7 +29,8 @@ pub use recent::Recent;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,edge_agent::uplink=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or by module: `info,edge_agent::uplink=debug`.
+    #[serde(deserialize_with = "level")]
     pub level: String,
     /// How a line looks.
     pub format: Format,
@@ -51,23 +53,32 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// Whether `level` can be read.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self) -> Result<(), String> {
-        check_level(&self.level)
-    }
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let level = String::deserialize(deserializer)?;
+    check_level(&level).map(|()| level).map_err(D::Error::custom)
 }
 
-/// Whether `level` can be read as a filter.
+/// One of these, alone, says what holds for everything not named.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Whether `level` can be read as a filter and says what holds for everything it does not name: a word that is no level
+/// names a module, and would silence all else.
 ///
 /// # Errors
 /// Why not.
 pub fn check_level(level: &str) -> Result<(), String> {
-    let readable = EnvFilter::try_new(level).map(|_| ());
-    readable.map_err(|error| format!("`{level}` cannot be read ({error}); write e.g. \"info\""))
+    if level.chars().any(char::is_control) {
+        return Err("it has control characters; write e.g. \"info\"".to_owned());
+    }
+    EnvFilter::try_new(level).map_err(|error| format!("`{level}` cannot be read ({error}); write e.g. \"info\""))?;
+    let general = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part.trim()));
+    if level.split(',').any(general) {
+        return Ok(());
+    }
+    let known = LEVELS.join(", ");
+    Err(format!(
+        "`{level}` has no level for everything ({known}); write e.g. \"info\" or \"info,edge_agent::uplink=debug\""
+    ))
 }
 
 type Turn = dyn Fn(&str) -> Result<(), String> + Send + Sync;
@@ -179,4 +190,21 @@ fn log_panics() {
 
 fn panic_text<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
     info.payload_as_str().unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_configuration_silences_a_program_by_a_mistyped_level() {
+        let read = |level: &str| toml::from_str::<Config>(&format!("level = {level:?}"));
+        for good in ["info", "DEBUG", "off", "info,edge_agent::uplink=debug", "rumqttc=warn, trace"] {
+            assert_eq!(read(good).expect(good).level, good);
+        }
+        for bad in ["", "verbose", "infoo", "edge_agent=debug", "info,=", "info,a=b=c", "info,a=verbose", "in\nfo"] {
+            let fault = read(bad).expect_err(bad).to_string();
+            assert!(fault.contains("write e.g. \"info\""), "{fault}");
+        }
+    }
 }
