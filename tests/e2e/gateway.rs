@@ -128,10 +128,20 @@ fn check_status_and_outbox_tell_what_is_held_and_why() {
     let findings = json_of(&scenario, &["check", "--json"]);
     let failed = findings.as_array().expect("findings").iter().filter(|finding| finding["grade"] == "fail");
     assert_eq!(failed.count(), 0, "{findings}");
+    holds(&said(&scenario, &["check"], 0), &["ok    credentials  the hub lets this gateway in"]);
+    // A key that could be one, and is not ours.
+    let credential = scenario.stack.layout.agent_credential();
+    let own = fs::read_to_string(&credential).expect("there");
+    let (before, _) = own.split_once("SharedAccessKey=").expect("a key");
+    fs::write(&credential, format!("{before}SharedAccessKey=bm8ga2V5")).expect("writes");
+    holds(&said(&scenario, &["check"], 1), &["FAIL  credentials  the hub refuses this device's key"]);
+    fs::write(&credential, own).expect("writes");
 
     // The hub goes: what is taken in is held.
     scenario.start(Part::Agent);
     scenario.wait_for("link", |s| (s.stack.status(Part::Agent)?["uplink"]["link"] == "live").then_some(()));
+    holds(&said(&scenario, &["check"], 0), &["ok    credentials  not tried", "the running agent's link says: live"]);
+    assert_eq!(scenario.log(Part::Agent).matches("connected to the hub").count(), 1, "check ended its connection");
     scenario.stack.kill(Part::Hub);
     let listener = scenario.stack.layout.ports.agent_mqtt;
     for payload in [r#"{"n":1,"temperature":21.5,"state":"idle"}"#, r#"{"n":2,"temperature":900}"#] {

@@ -16,6 +16,8 @@ pub mod link; // offline, catching up, live
 
 mod iothub; // rumqttc, TLS, token or certificate
 
+pub(crate) mod trial; // a connection that carries nothing
+
 mod taken; // out of the outbox and not yet marked
 
 mod stage; // outbox -> iothub -> outbox

@@ -1,7 +1,7 @@
 //! A tour of the machine: disk, clock, hub, credentials, ways in.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,12 +15,13 @@ use crate::hub::Source;
 use crate::identity::Identity;
 use crate::line::{Dial, Network, Way};
 use crate::machine;
-use crate::outbox::lock::Lock;
+use crate::outbox::desk::{self, Answer, Request};
+use crate::outbox::lock::{Lock, beside};
 use crate::presilver::config::ClockTrust;
 use crate::presilver::gateway::{Gateway, is_plausible};
 use crate::provision::record;
 use crate::trust;
-use crate::uplink::HubTarget;
+use crate::uplink::{self, HubTarget, trial};
 
 /// How long a host may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,7 +102,7 @@ fn hub(config: &Config) -> Vec<Finding> {
     let source = config.source();
     let credentials = settings::who(&source);
     let applicant = match source {
-        Ok(Source::Fixed(target)) => return [credentials].into_iter().chain(dialled(&target)).collect(),
+        Ok(Source::Fixed(target)) => return [credentials].into_iter().chain(entered(config, &target)).collect(),
         Ok(Source::Provisioned(applicant)) => applicant,
         Err(_) => return vec![credentials],
     };
@@ -114,32 +115,39 @@ fn hub(config: &Config) -> Vec<Finding> {
         ca_file: applicant.ca_file.as_deref(),
         identity: &applicant.identity,
     };
-    let reached = service.reach();
+    let mut reached = service.reach();
     match record::read(&config.outbox.path) {
         Ok(Some(assignment)) if assignment.is_of(&applicant) => {
             let text =
                 format!("device {} of {}, assigned {}", assignment.device, assignment.hub, assignment.assigned_at);
             // The hub is known: the service is not needed now.
-            findings.push(if reached.grade == Grade::Fail {
-                Finding::note("provisioning", reached.text)
-            } else {
-                reached
-            });
+            for finding in reached.iter_mut().filter(|finding| finding.grade == Grade::Fail) {
+                finding.grade = Grade::Note;
+            }
+            findings.extend(reached);
             findings.push(Finding::ok("assigned", text));
-            findings.extend(dialled(&applicant.target(&assignment, &config.hub.dial(applicant.network.clone()))));
+            let dial = config.hub.dial(applicant.network.clone());
+            findings.extend(entered(config, &applicant.target(&assignment, &dial)));
         }
         Ok(other) => {
             let whose = if other.is_some() { "the one on file is another registration's" } else { "none yet" };
-            findings.push(reached);
-            findings
-                .push(Finding::note("assigned", format!("{whose}; `run` asks for a hub, or `edge-agent provision`")));
+            findings.extend(reached);
+            findings.push(Finding::note(
+                "assigned",
+                format!("{whose}, and the credentials were not tried; `run` asks for a hub, or `edge-agent provision`"),
+            ));
         }
-        Err(error) => findings.extend([reached, Finding::note("assigned", error.to_string())]),
+        Err(error) => {
+            findings.extend(reached);
+            findings.push(Finding::note("assigned", error.to_string()));
+        }
     }
     findings
 }
 
-fn dialled(target: &HubTarget) -> [Finding; 2] {
+/// Each way to the hub, and whether it lets us in. Where an agent runs, that one is asked: a second connection of its
+/// device would end its own.
+fn entered(config: &Config, target: &HubTarget) -> Vec<Finding> {
     let hub = Goal {
         what: "hub",
         host: &target.host,
@@ -148,7 +156,44 @@ fn dialled(target: &HubTarget) -> [Finding; 2] {
         ca_file: target.ca_file.as_deref(),
         identity: &target.identity,
     };
-    [trusted("trust", target.ca_file.as_deref()), hub.reach()]
+    let mut findings = vec![trusted("trust", target.ca_file.as_deref())];
+    match running(config) {
+        None => findings.extend(hub.enter(target, &config.uplink)),
+        Some(said) => {
+            findings.extend(hub.reach());
+            findings.push(said);
+        }
+    }
+    findings
+}
+
+/// What the running agent says of its link, or why nobody can be sure that none runs; `None` if none does.
+fn running(config: &Config) -> Option<Finding> {
+    let path = &config.outbox.path;
+    let Some(holder) = Lock::holder(path) else {
+        let hidden = File::open(beside(path, "lock")).err().filter(|error| error.kind() == ErrorKind::PermissionDenied);
+        let cause = match hidden {
+            Some(error) => format!("whether an agent runs cannot be told ({error})"),
+            None => {
+                TcpStream::connect_timeout(&config.http.listen, PATIENCE).ok()?;
+                format!("{} answers, as if an agent ran", config.http.listen)
+            }
+        };
+        let finding = Finding::note("credentials", format!("not tried: {cause}, and would lose its connection by it"));
+        return Some(finding.so("run this as the agent's user, while the agent does not run"));
+    };
+    let Ok(Answer::Status(status)) = desk::ask(path, &Request::Status) else {
+        let text = format!("not tried: {holder} would lose its connection by it, and does not say how it is");
+        return Some(Finding::note("credentials", text));
+    };
+    let said = |pointer| status.pointer(pointer).and_then(serde_json::Value::as_str);
+    let link = said("/uplink/link").unwrap_or("unknown");
+    let text = format!("not tried, since an agent runs; the running agent's link says: {link}");
+    Some(match (link, said("/uplink/last_error")) {
+        ("live" | "catching-up" | "renewing", _) => Finding::ok("credentials", text),
+        (_, Some(error)) => Finding::note("credentials", format!("{text}: {error}")),
+        (_, None) => Finding::note("credentials", text),
+    })
 }
 
 /// The hub, or the provisioning service, and how it may be reached.
@@ -163,68 +208,84 @@ struct Goal<'c> {
 }
 
 impl Goal<'_> {
-    /// By the first way that leads there.
-    fn reach(&self) -> Finding {
-        let mut faults = Vec::new();
-        for way in self.network.choice.ways() {
-            let found = self.by(*way);
-            match (found.grade, faults.is_empty()) {
-                (Grade::Ok, true) => return found,
-                (Grade::Ok, false) => {
-                    let text = format!("{}; by the other way: {}", faults.join("; "), found.text);
-                    return Finding::note(self.what, text);
-                }
-                _ => faults.push(found.text),
-            }
-        }
-        Finding::fail(self.what, faults.join("; "))
+    /// Whether each way leads there.
+    fn reach(&self) -> Vec<Finding> {
+        told(self.what, self.network.choice.ways().iter().map(|way| self.by(*way)).collect())
     }
 
-    fn by(&self, way: Way) -> Finding {
+    /// Whether each way leads there, and whether we are let in.
+    fn enter(&self, target: &HubTarget, config: &uplink::Config) -> Vec<Finding> {
+        let (mut let_in, mut denied) = (false, None);
+        let ways = self.network.choice.ways().iter().map(|way| {
+            let answers = self.by(*way)?;
+            let trial = trial::enter(target, *way, config, PATIENCE, Clock::Real.now());
+            match waited(trial)? {
+                Ok(()) => let_in = true,
+                Err(refusal) if refusal.denied => denied = Some(refusal.text),
+                Err(refusal) => return Err(format!("{answers}, but does not let us in: {}", refusal.text)),
+            }
+            Ok(answers)
+        });
+        let mut findings = told(self.what, ways.collect());
+        match (denied, let_in) {
+            (Some(text), _) => findings.push(Finding::fail("credentials", text)),
+            (None, true) => findings.push(Finding::ok("credentials", "the hub lets this gateway in")),
+            (None, false) => {}
+        }
+        findings
+    }
+
+    /// That it answers, or why not.
+    fn by(&self, way: Way) -> Result<String, String> {
         let port = match way {
             Way::Mqtt => self.ports.0,
             Way::WebSocket => self.ports.1,
         };
         if way == Way::Mqtt && self.network.proxy.is_none() {
-            return reach(self.what, self.host, port);
+            return reach(self.host, port);
         }
         // Through a proxy, or up to WebSocket, TCP alone says little.
-        let tls = match trust::client_as(self.ca_file, self.identity.certificate()) {
-            Ok(tls) => Some(tls),
-            Err(error) => return Finding::fail(self.what, format!("cannot {error}")),
-        };
+        let tls = trust::client_as(self.ca_file, self.identity.certificate());
+        let tls = Some(tls.map_err(|error| format!("cannot {error}"))?);
         let (host, proxy) = (self.host.to_owned(), self.network.proxy.clone());
         let dial = Dial { host, port, way, proxy, tls, timeout: PATIENCE };
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return Finding::fail(self.what, format!("no runtime: {error}")),
-        };
-        match runtime.block_on(dial.probe()) {
-            Ok(()) => Finding::ok(self.what, format!("{} answers ({})", dial.place(), way.as_str())),
-            Err(fault) => Finding::fail(self.what, format!("{} does not answer: {}", dial.place(), fault.text)),
+        match waited(dial.probe())? {
+            Ok(()) => Ok(format!("{} answers ({})", dial.place(), way.as_str())),
+            Err(fault) => Err(format!("{} does not answer: {}", dial.place(), fault.text)),
         }
     }
 }
 
-/// DNS, then TCP.
-fn reach(what: &'static str, host: &str, port: u16) -> Finding {
-    let addresses = match (host, port).to_socket_addrs() {
-        Ok(addresses) => addresses.collect::<Vec<_>>(),
-        Err(error) => {
-            return Finding::fail(
-                what,
-                format!("the name {host} cannot be resolved ({error}); correct it, or the DNS of this machine"),
-            );
-        }
+fn waited<T>(task: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(task))
+}
+
+/// One way is enough; but then the others are no fallback.
+fn told(what: &'static str, ways: Vec<Result<String, String>>) -> Vec<Finding> {
+    let Some(good) = ways.iter().find_map(|way| way.clone().ok()) else {
+        return vec![Finding::fail(what, ways.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; "))];
     };
+    let finding = |way| match way {
+        Ok(text) => Finding::ok(what, text),
+        Err(text) => Finding::note(what, format!("{text}; by the other way: {good}")),
+    };
+    ways.into_iter().map(finding).collect()
+}
+
+/// DNS, then TCP.
+fn reach(host: &str, port: u16) -> Result<String, String> {
+    let addresses = (host, port).to_socket_addrs().map_err(|error| {
+        format!("the name {host} cannot be resolved ({error}); correct it, or the DNS of this machine")
+    })?;
     let mut last = "it has no address".to_owned();
-    for address in &addresses {
-        match TcpStream::connect_timeout(address, PATIENCE) {
-            Ok(_) => return Finding::ok(what, format!("{host} port {port} answers ({address})")),
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(_) => return Ok(format!("{host} port {port} answers ({address})")),
             Err(error) => last = format!("{address}: {error}"),
         }
     }
-    Finding::fail(what, format!("{host} port {port} does not answer ({last}); a firewall must let it out"))
+    Err(format!("{host} port {port} does not answer ({last}); a firewall must let it out"))
 }
 
 /// Whether there is a broker, and whether devices can connect.
@@ -232,7 +293,10 @@ fn ways_in(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let broker = &config.intake.broker;
     if broker.enabled {
-        findings.push(reach("broker", &broker.host, broker.port));
+        findings.push(match reach(&broker.host, broker.port) {
+            Ok(text) => Finding::ok("broker", text),
+            Err(text) => Finding::fail("broker", text),
+        });
     }
     let listener = &config.intake.listener;
     if listener.enabled {
@@ -271,6 +335,38 @@ mod tests {
 
     use super::*;
     use crate::cli::check::tests::config;
+
+    /// What the ways are, by grade and a part of the text.
+    fn of_ways(ways: &[Result<&str, &str>]) -> Vec<(Grade, String)> {
+        let owned = ways.iter().map(|way| way.map(str::to_owned).map_err(str::to_owned)).collect();
+        told("hub", owned).into_iter().map(|finding| (finding.grade, finding.text)).collect()
+    }
+
+    #[test]
+    fn each_way_is_told_and_one_is_enough() {
+        let (note, both) = (|text: &str| (Grade::Note, text.to_owned()), |text: &str| (Grade::Ok, text.to_owned()));
+        assert_eq!(of_ways(&[Ok("a"), Ok("b")]), [both("a"), both("b")]);
+        assert_eq!(of_ways(&[Err("x"), Ok("b")]), [note("x; by the other way: b"), both("b")]);
+        assert_eq!(of_ways(&[Ok("a"), Err("y")]), [both("a"), note("y; by the other way: a")]);
+        assert_eq!(of_ways(&[Err("x"), Err("y")]), [(Grade::Fail, "x; y".to_owned())]);
+    }
+
+    #[test]
+    fn where_an_agent_runs_or_may_run_no_second_connection_is_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let outbox = dir.path().join("outbox.db");
+        let page = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let seen = |page: &str| config(&format!("[outbox]\npath = {outbox:?}\n[http]\nlisten = \"{page}\"\n"));
+        let found = running(&seen(&page.local_addr().expect("an address").to_string()));
+        assert!(found.as_ref().is_some_and(|finding| finding.text.contains("as if an agent ran")), "{found:?}");
+        // Nobody listens on port 1.
+        let seen = seen("127.0.0.1:1");
+        assert_eq!(running(&seen), None);
+        let lock = Lock::take(&outbox, "run", Timestamp::from_millis(0)).expect("free");
+        let finding = running(&seen).expect("one runs");
+        assert!(finding.grade == Grade::Note && finding.text.contains("edge-agent run"), "{finding:?}");
+        drop(lock);
+    }
 
     #[test]
     fn an_address_that_cannot_be_listened_on_is_named_with_its_setting() {

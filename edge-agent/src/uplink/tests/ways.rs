@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::*;
+use crate::line::Way;
 use crate::line::tests::{proxy, websocket_before};
 
 impl Stand {
@@ -126,4 +127,24 @@ async fn an_assigned_hub_that_refuses_or_is_away_is_doubted_and_another_is_not()
             stand.end().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_trial_enters_by_each_way_carries_nothing_and_tells_a_refused_key_from_a_way_that_leads_nowhere() {
+    let hub = Hub::start(Mode::Acknowledge).await;
+    let front = websocket_before(hub.port).await;
+    let target = target((hub.port, front), Network::default());
+    let config = config();
+    let enter = |way| trial::enter(&target, way, &config, Duration::from_secs(10), Clock::Real.now());
+    for way in [Way::Mqtt, Way::WebSocket] {
+        enter(way).await.expect("it is let in");
+    }
+    hub.said_goodbye(2).await;
+    assert_eq!(hub.look(|seen| (seen.publishes.len(), seen.subscribes, seen.said.len())), (0, 0, 0));
+    hub.mode.send_replace(Mode::Refuse);
+    let refusal = enter(Way::Mqtt).await.expect_err("refused");
+    assert!(refusal.denied && refusal.text.contains("check the connection string"), "{refusal:?}");
+    hub.mode.send_replace(Mode::Away);
+    let refusal = enter(Way::Mqtt).await.expect_err("nobody there");
+    assert!(!refusal.denied, "{refusal:?}");
 }
