@@ -130,7 +130,8 @@ fn log_level(payload: &[u8]) -> Result<(Option<String>, Option<Duration>), Strin
 }
 
 fn flush(payload: &[u8]) -> Result<Duration, String> {
-    if payload.trim_ascii().is_empty() || payload.trim_ascii() == b"null" {
+    // Microsoft's SDK for Python sends `""` where it is given no payload.
+    if [&b""[..], b"null", b"\"\""].contains(&payload.trim_ascii()) {
         return Ok(FLUSH);
     }
     let told: Flush = serde_json::from_slice(payload)
@@ -180,14 +181,18 @@ mod tests {
         for (method, payload, call) in [
             ("status", "", Call::Status),
             ("status", "null", Call::Status),
+            ("status", r#""""#, Call::Status),
+            ("status", "{}", Call::Status),
             ("log-level", r#"{"level":"debug","for":"10m"}"#, level(Some("debug"), minutes(10))),
             ("log-level", r#"{"level":"info,rumqttc=warn"}"#, level(Some("info,rumqttc=warn"), None)),
             ("log-level", r#"{"level":null}"#, level(None, None)),
             ("flush", "", Call::Flush { within: FLUSH }),
             ("flush", "null", Call::Flush { within: FLUSH }),
             ("flush", "{}", Call::Flush { within: FLUSH }),
+            ("flush", r#""""#, Call::Flush { within: FLUSH }),
             ("flush", r#"{"for":"1m"}"#, Call::Flush { within: Duration::from_secs(60) }),
             ("restart-uplink", "null", Call::RestartUplink),
+            ("restart-uplink", r#""""#, Call::RestartUplink),
         ] {
             assert_eq!(read(method, payload.as_bytes()), call, "{payload}");
         }
@@ -204,6 +209,7 @@ mod tests {
             ("flush", r#"{"for":"6m"}"#, 400, "at most 5m"),
             ("flush", r#"{"fro":"1m"}"#, 400, "fro"),
             ("flush", "7", 400, "or nothing"),
+            ("flush", r#""10s""#, 400, "or nothing"),
             ("reboot", "", 404, "no method `reboot`"),
             ("Status", "", 404, "there are `status`"),
         ] {
