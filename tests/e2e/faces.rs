@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::{Value as Json, json};
 use tests::program::Name;
 
 use crate::scenario::launcher;
@@ -27,6 +28,26 @@ fn a_config_with_three_mistakes_is_answered_with_all_three_and_exit_64() {
         assert_eq!(code, Some(64), "{name:?} {verb}: {said}");
         for line in [2, 3, 4] {
             assert!(said.contains(&format!("mistakes.toml:{line}")), "{name:?} {verb} names line {line}:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_one_json_document_for_programs() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("mistakes.toml");
+    let config = file.display().to_string();
+    fs::write(&file, "[uplink]\nwindow = 0\nlinger = \"soon\"\n").expect("writes");
+    for more in [&[][..], &["--settings-only"]] {
+        let args = [&["check", "--json", "--config", &config], more].concat();
+        let output = launcher().run(Name::EdgeAgent, &args).expect("it starts");
+        assert_eq!(output.status.code(), Some(64));
+        let found: Json = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let found: Vec<_> = found.as_array().expect("findings").iter().collect();
+        for (key, line, part) in [("uplink.window", 2, "write e.g. 100"), ("uplink.linger", 3, "in quotes")] {
+            let one = found.iter().find(|one| one["key"] == key).unwrap_or_else(|| panic!("{key}: {found:?}"));
+            assert_eq!((&one["grade"], &one["file"], &one["line"]), (&json!("fail"), &json!(config), &json!(line)));
+            assert!(one["text"].as_str().is_some_and(|text| text.contains(part)), "{one}");
         }
     }
 }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use shared::cli::{self, Exit};
+use shared::config::{ConfigErrors, Mistake, Place};
 
 use super::{PROGRAM, refuse};
 use crate::config;
@@ -85,6 +86,7 @@ pub(super) fn run(file: Option<&Path>, subject: Subject<'_>, json: bool) -> Exit
     };
     let config = match loaded {
         Ok(config) => config,
+        Err(errors) if json => return ended(mistakes(&errors).map(|()| Exit::Usage)),
         Err(errors) => return cli::fail(PROGRAM, &errors, Exit::Usage),
     };
     let written = match subject {
@@ -92,11 +94,50 @@ pub(super) fn run(file: Option<&Path>, subject: Subject<'_>, json: bool) -> Exit
         Subject::Settings => tell(&settings::alone(&config), json),
         Subject::All => tell(&tour::tour(&config), json),
     };
+    ended(written)
+}
+
+fn ended(written: std::io::Result<Exit>) -> ExitCode {
     match written {
         Ok(exit) => exit.into(),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok.into(),
         Err(error) => refuse(&error.to_string(), Exit::Usage),
     }
+}
+
+/// A mistake of the configuration: a finding that knows where it was written.
+#[derive(Debug, Serialize)]
+struct Written<'m> {
+    grade: Grade,
+    what: &'static str,
+    /// What is wrong, and what to write.
+    text: &'m str,
+    /// Empty where it is the whole file.
+    key: &'m str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'m str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    /// Of the environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variable: Option<&'m str>,
+}
+
+impl<'m> Written<'m> {
+    fn of(mistake: &'m Mistake) -> Self {
+        let (file, line, variable) = match &mistake.place {
+            Place::Line { file, line } => (Some(file.as_str()), Some(*line), None),
+            Place::File { file } => (Some(file.as_str()), None, None),
+            Place::Variable { name } => (None, None, Some(name.as_str())),
+        };
+        let (text, key) = (mistake.message.as_str(), mistake.path.as_str());
+        Self { grade: Grade::Fail, what: "configuration", text, key, file, line, variable }
+    }
+}
+
+fn mistakes(errors: &ConfigErrors) -> std::io::Result<()> {
+    let written: Vec<Written<'_>> = errors.mistakes().iter().map(Written::of).collect();
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&written)?)
 }
 
 fn tell(findings: &[Finding], json: bool) -> std::io::Result<Exit> {
