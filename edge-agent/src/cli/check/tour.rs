@@ -48,19 +48,26 @@ fn disk(config: &Config) -> Vec<Finding> {
     if let Some(holder) = Lock::holder(path) {
         return vec![Finding::note("outbox", format!("{} is in use by {holder}", path.display()))];
     }
-    let mut findings = vec![match writable(&parent) {
-        Ok(()) => Finding::ok("outbox", format!("{} can be written", parent.display())),
-        Err(error) => Finding::fail(
-            "outbox",
-            format!("{} cannot be written ({error}); correct `outbox.path` or its owner", parent.display()),
-        ),
+    let there = nearest(&parent);
+    let shown = parent.display();
+    let is_there = there == parent;
+    let mut findings = vec![match writable(&there) {
+        Ok(()) if is_there => Finding::ok("outbox", format!("{shown} can be written")),
+        Ok(()) => Finding::ok("outbox", format!("{shown} is not there yet; `run` can make it in {}", there.display())),
+        Err(error) if is_there => {
+            Finding::fail("outbox", format!("{shown} cannot be written ({error}); correct `outbox.path` or its owner"))
+        }
+        Err(error) => {
+            let text = format!("{shown} is not there, and cannot be made in {} ({error})", there.display());
+            Finding::fail("outbox", text).so("make it, owned by the user the agent runs as, or correct `outbox.path`")
+        }
     }];
     if path.is_dir() {
         findings
             .push(Finding::fail("outbox", format!("{} is a directory; `outbox.path` names a file", path.display())));
     }
     let wanted = config.outbox.bytes_max.bytes();
-    findings.push(match machine::disk(&parent).map(|disk| disk.free) {
+    findings.push(match machine::disk(&there).map(|disk| disk.free) {
         Some(free) if free < wanted => Finding::note(
             "disk",
             format!("{free} bytes are free, less than `outbox.bytes-max` ({wanted}): the disk would be full first"),
@@ -71,11 +78,17 @@ fn disk(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Writes and removes a file; makes the directory if it is not there, as `run` would.
-fn writable(directory: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    let probe = directory.join(format!(".edge-agent-check-{}", std::process::id()));
-    let written = File::create(&probe).and_then(|mut file| file.write_all(b"check").and_then(|()| file.sync_all()));
+/// The folder, or the one nearest above it that is there. None is made: whoever looks may be another user than the agent,
+/// and what is root's the agent cannot write.
+fn nearest(folder: &Path) -> PathBuf {
+    let there = folder.ancestors().find(|above| !above.as_os_str().is_empty() && above.exists());
+    there.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Writes and removes a file.
+fn writable(folder: &Path) -> std::io::Result<()> {
+    let probe = folder.join(format!(".edge-agent-check-{}", std::process::id()));
+    let written = File::create_new(&probe).and_then(|mut file| file.write_all(b"check").and_then(|()| file.sync_all()));
     std::fs::remove_file(&probe).ok();
     written
 }
@@ -340,6 +353,28 @@ mod tests {
     fn of_ways(ways: &[Result<&str, &str>]) -> Vec<(Grade, String)> {
         let owned = ways.iter().map(|way| way.map(str::to_owned).map_err(str::to_owned)).collect();
         told("hub", owned).into_iter().map(|finding| (finding.grade, finding.text)).collect()
+    }
+
+    #[test]
+    fn the_outboxs_folder_is_looked_at_and_nothing_is_left_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let found = |path: &Path| {
+            let findings = disk(&config(&format!("[outbox]\npath = {path:?}\n")));
+            (findings[0].grade, findings[0].text.clone())
+        };
+        let left = || std::fs::read_dir(dir.path()).expect("there").count();
+        let (grade, text) = found(&dir.path().join("outbox.db"));
+        assert!(grade == Grade::Ok && text.ends_with("can be written"), "{text}");
+        let (grade, text) = found(&dir.path().join("a/b/outbox.db"));
+        let there = dir.path().display().to_string();
+        assert!(grade == Grade::Ok && text.ends_with(&format!("`run` can make it in {there}")), "{text}");
+        assert_eq!(left(), 0);
+        // A file is no folder.
+        std::fs::write(dir.path().join("a"), "").expect("written");
+        let (grade, text) = found(&dir.path().join("a/b/outbox.db"));
+        assert!(grade == Grade::Fail && text.contains("cannot be made in"), "{text}");
+        assert_eq!(left(), 1);
+        assert_eq!(nearest(Path::new("no/such/folder")), Path::new("."));
     }
 
     #[test]
