@@ -64,6 +64,36 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What two settings cannot both have.
+    fn check_shared(&self, mistakes: &mut Mistakes) {
+        let listener = &self.intake.listener;
+        let listens = [
+            ("intake.listener.listen", listener.enabled.then_some(listener.listen)),
+            ("intake.listener.websocket-listen", listener.websocket_listen.filter(|_| listener.enabled)),
+            ("http.listen", Some(self.http.listen)),
+        ];
+        let listens: Vec<_> = listens.into_iter().filter_map(|(path, address)| Some((path, address?))).collect();
+        for (at, (path, address)) in listens.iter().enumerate() {
+            if let Some((other, _)) = listens[..at].iter().find(|(_, other)| clash(*other, *address)) {
+                mistakes.add(path, format!("{address} is taken by `{other}`; write another port"));
+            }
+        }
+        let place = sensors::Place::parse(&self.led.chip);
+        // Of sensors, counters have one.
+        let counts = |sensor: &&sensors::Sensor| sensor.line == self.led.line && sensor.place() == place;
+        if let (Some(line), Some(counter)) = (self.led.line, self.sensors.iter().find(counts)) {
+            mistakes.add("led.line", format!("line {line} is that of {}; write another one", counter.name()));
+        }
+    }
+}
+
+/// Whether one of them keeps the other from being listened on.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr| address.ip().is_unspecified() && one.is_ipv4() == other.is_ipv4();
+    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || all(one) || all(other))
+}
+
 impl Check for Config {
     fn check(&self, mistakes: &mut Mistakes) {
         mistakes.ensure(self.hub.port != 0, "hub.port", "must not be 0; write 8883");
@@ -77,6 +107,7 @@ impl Check for Config {
         mistakes.ensure(ways_in, "intake", none);
         sensors::config::check(&self.sensors, mistakes);
         self.led.check(mistakes);
+        self.check_shared(mistakes);
         self.presilver.check(mistakes);
         self.outbox.check(mistakes);
         self.uplink.check(mistakes);
@@ -135,6 +166,42 @@ mod tests {
         let errors = load(text).expect_err("mistakes");
         let places: Vec<_> = errors.mistakes().iter().map(|mistake| mistake.place.to_string()).collect();
         assert_eq!(places, ["edge.toml:2", "edge.toml:4", "edge.toml:6"], "{errors}");
+    }
+
+    #[test]
+    fn what_two_settings_cannot_both_have_is_a_mistake() {
+        let counter = "[[sensors]]\nkind = \"counter\"\ndevice = \"meter\"\nline = 17\n";
+        for (text, path, part) in [
+            (
+                "[intake.listener]\nlisten = \"0.0.0.0:1883\"\nwebsocket-listen = \"127.0.0.1:1883\"\n".to_owned(),
+                "intake.listener.websocket-listen",
+                "taken by `intake.listener.listen`",
+            ),
+            (
+                "[intake.listener]\nlisten = \"127.0.0.1:9101\"\n".to_owned(),
+                "http.listen",
+                "taken by `intake.listener.listen`",
+            ),
+            (
+                "[intake.listener]\nwebsocket-listen = \"127.0.0.1:9101\"\n".to_owned(),
+                "http.listen",
+                "`intake.listener.websocket-listen`",
+            ),
+            (format!("{counter}[led]\nline = 17\n"), "led.line", "counter /dev/gpiochip0 line 17"),
+        ] {
+            let errors = load(&text).expect_err(&text);
+            let [mistake] = errors.mistakes() else { panic!("{text}: {errors}") };
+            assert!(mistake.path == path && mistake.message.contains(part), "{errors}");
+        }
+        for text in [
+            "[intake.listener]\nlisten = \"127.0.0.2:9101\"\n".to_owned(),
+            "[intake.listener]\nlisten = \"127.0.0.1:0\"\nwebsocket-listen = \"127.0.0.1:0\"\n".to_owned(),
+            "[intake.listener]\nenabled = false\nlisten = \"127.0.0.1:9101\"\n[intake.broker]\nenabled = true\n".to_owned(),
+            format!("{counter}[led]\nline = 18\n"),
+            format!("{counter}[led]\nline = 17\nchip = \"/dev/gpiochip1\"\n"),
+        ] {
+            load(&text).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A program's `default.toml` is embedded and is the documentation; a file overrides it key by key, and
 //! `EDGE__OUTBOX__BYTES_MAX=64MiB` overrides `outbox.bytes-max`. Arrays are replaced whole. Unknown keys are
 //! refused, and every mistake is reported at once with its file, its line and what to write: a value that does not
-//! fit is recorded, put back to its default, and reading goes on.
+//! fit is recorded, put back to its default, and reading goes on. Of a file that is no TOML only that is reported.
 //!
 //! Never prints a value of the environment or of a [`Secret`].
 
@@ -77,6 +77,10 @@ pub fn load_from<T: DeserializeOwned + Check>(
     let mut tree = pristine.clone();
     if let Some((name, text)) = file {
         let over = tree::parse(text, name, &mut found);
+        if !found.is_empty() {
+            // What stands behind a slip may be read as something else, or not at all: nothing that follows can be sure.
+            return Err(ConfigErrors::new(found));
+        }
         tree::merge(&mut tree, over);
     }
     for (name, value) in environment {

@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::hub::{Source, SourceError};
 use crate::identity::Identity;
 use crate::intake::listener;
+use crate::presilver::mapping::Mapping;
+use crate::presilver::mapping::pattern::Pattern;
 use crate::trust;
 
 /// Everything that can be told from the settings alone.
@@ -114,10 +116,10 @@ fn readable(what: &'static str, file: &Path) -> Finding {
     }
 }
 
-/// Says where repeats cannot be recognised.
+/// Says where repeats cannot be recognised, and what is never read.
 fn mappings(config: &Config) -> Vec<Finding> {
-    let keyless = |mapping: &&crate::presilver::mapping::Mapping| mapping.is_keyless();
-    let finding = |mapping: &crate::presilver::mapping::Mapping| {
+    let keyless = |mapping: &&Mapping| mapping.is_keyless();
+    let finding = |mapping: &Mapping| {
         Finding::note(
             "mapping",
             format!(
@@ -126,7 +128,24 @@ fn mappings(config: &Config) -> Vec<Finding> {
             ),
         )
     };
-    config.presilver.mapping.iter().filter(keyless).map(finding).collect()
+    let mappings = &config.presilver.mapping;
+    mappings.iter().filter(keyless).map(finding).chain(unreached(mappings)).collect()
+}
+
+/// The first mapping that fits a message reads it: one behind a wider one reads none.
+fn unreached(mappings: &[Mapping]) -> Vec<Finding> {
+    // A topic that cannot be read is a mistake already.
+    let patterns: Vec<_> = mappings.iter().map(|mapping| Pattern::parse(&mapping.topic).ok()).collect();
+    let covering = |at: usize| {
+        let own = patterns[at].as_ref()?;
+        patterns[..at].iter().position(|other| other.as_ref().is_some_and(|other| other.covers(own)))
+    };
+    let finding = |at: usize| {
+        let (own, first) = (&mappings[at].topic, &mappings[covering(at)?].topic);
+        let text = format!("`{own}` is never reached: `{first}` before it takes all its messages");
+        Some(Finding::note("mapping", text).so("write the narrower of them first"))
+    };
+    (0..mappings.len()).filter_map(finding).collect()
 }
 
 #[cfg(test)]
@@ -168,6 +187,19 @@ mod tests {
             assert!(text.contains(words), "{text}");
         }
         assert_eq!(failed(&look(&config(""))), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_mapping_behind_a_wider_one_is_named_with_it() {
+        let of = |topics: &[&str]| {
+            let mapping = |topic: &&str| format!("[[presilver.mapping]]\ntopic = \"{topic}\"\ndevice = \"d\"\n");
+            unreached(&config(&topics.iter().map(mapping).collect::<String>()).presilver.mapping)
+        };
+        assert_eq!(of(&["plant/press-3", "plant/{device}", "plant/#"]), []);
+        let found = of(&["plant/#", "other/{device}", "plant/{device}"]);
+        let [one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(one.grade, Grade::Note);
+        assert_eq!(one.text, "`plant/{device}` is never reached: `plant/#` before it takes all its messages");
     }
 
     #[test]

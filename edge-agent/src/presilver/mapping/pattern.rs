@@ -107,6 +107,28 @@ impl Pattern {
         given.next().is_none().then_some(names)
     }
 
+    /// Whether it fits every topic that `other` fits.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut theirs = other.levels.iter();
+        for level in &self.levels {
+            let covered = match (level, theirs.next()) {
+                (Level::Rest, _) => return true,
+                (_, None | Some(Level::Rest)) => false,
+                (Level::Any, Some(_)) => true,
+                // A name stands for no empty level.
+                (Level::Named(_), Some(their)) => match their {
+                    Level::Text(text) => !text.is_empty(),
+                    their => matches!(their, Level::Named(_)),
+                },
+                (Level::Text(text), Some(their)) => matches!(their, Level::Text(other) if other == text),
+            };
+            if !covered {
+                return false;
+            }
+        }
+        theirs.next().is_none()
+    }
+
     /// What of `topic` the `#` at the end of the pattern stands for.
     pub fn rest<'t>(&self, topic: &'t str) -> Option<&'t str> {
         match self.levels.last()? {
@@ -229,6 +251,34 @@ mod tests {
                 .fit(topic)
                 .map(|names| names.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" "));
             assert_eq!(names.as_deref(), fits, "{pattern} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_fits_no_topic_that_it_does_not_fit() {
+        let covers = |one: &str, other: &str| {
+            Pattern::parse(one).expect(one).covers(&Pattern::parse(other).expect(other))
+        };
+        for (one, other) in [
+            ("telemetry/{device}", "telemetry/{device}"),
+            ("telemetry/{device}", "telemetry/press-3"),
+            ("telemetry/+", "telemetry/{device}"),
+            ("telemetry/#", "telemetry/{device}/{metric}"),
+            ("telemetry/#", "telemetry"),
+            ("#", "a/+/#"),
+            ("+/+", "{site}/{device}"),
+        ] {
+            assert!(covers(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("telemetry/press-3", "telemetry/{device}"),
+            ("telemetry/{device}", "telemetry/{device}/{metric}"),
+            ("telemetry/{device}", "telemetry/#"),
+            ("telemetry/{device}", "telemetry/+"),
+            ("{site}/a", "{site}/b"),
+            ("a/{b}", "a/"),
+        ] {
+            assert!(!covers(one, other), "{one} {other}");
         }
     }
 
