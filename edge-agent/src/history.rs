@@ -103,6 +103,8 @@ pub(crate) enum Outlook {
         /// Seconds until the outbox is full; `None` where the database did not grow yet.
         full_in_s: Option<u64>,
     },
+    /// Nothing is taken in any more.
+    Full,
     /// Something waits, nothing comes, nothing leaves.
     Waiting,
 }
@@ -176,13 +178,15 @@ impl History {
         self.rates_over(NOW)
     }
 
-    /// What becomes of the backlog, which is `held` rows by now, with a link of this name (as the uplink's status has it).
-    pub(crate) fn outlook(&self, held: u64, link: &str, bytes_max: u64) -> Outlook {
-        if held == 0 {
+    /// What becomes of the backlog, which is `held` rows by now, with a link of this name (as the uplink's status has it), in
+    /// an outbox that is `full` or can grow to so many bytes.
+    pub(crate) fn outlook(&self, held: u64, link: &str, full: bool, bytes_max: u64) -> Outlook {
+        let not_moving = if full { Outlook::Full } else { Outlook::Waiting };
+        if held == 0 && !full {
             return Outlook::Empty;
         }
-        let Some((_, now)) = self.looks.back() else { return Outlook::Waiting };
-        if link == "live" {
+        let Some((_, now)) = self.looks.back() else { return not_moving };
+        if link == "live" && !full {
             return Outlook::KeepingUp;
         }
         // What was before the connection says nothing about what it can carry.
@@ -191,12 +195,13 @@ impl History {
         if now.up && 0.0 < net {
             return Outlook::Draining { empty_in_s: whole(held as f64 / net) };
         }
-        if 0.0 < rates.stored {
+        // What came in over the last minute came before it was full.
+        if 0.0 < rates.stored && !full {
             let growth = self.bytes_growth();
             let room = bytes_max.saturating_sub(now.bytes) as f64;
             return Outlook::Growing { full_in_s: (0.0 < growth).then(|| whole(room / growth)) };
         }
-        Outlook::Waiting
+        not_moving
     }
 
     /// The hour, for plots.
@@ -322,10 +327,10 @@ mod tests {
     fn the_outlook_says_what_becomes_of_the_backlog() {
         let outlook = |link, history: &History| {
             let held = history.looks.back().map_or(0, |(_, counts)| counts.held);
-            history.outlook(held, link, 1_000_000)
+            history.outlook(held, link, false, 1_000_000)
         };
         assert_eq!(outlook("offline", &History::default()), Outlook::Empty);
-        assert_eq!(History::default().outlook(1, "offline", 1_000_000), Outlook::Waiting);
+        assert_eq!(History::default().outlook(1, "offline", false, 1_000_000), Outlook::Waiting);
         let sent = |s: u64| Counts { stored: 10 * s, sent: 10 * s, up: true, ..Counts::default() };
         assert_eq!(outlook("live", &watched(20, sent)), Outlook::Empty);
         let on_its_way = |s| Counts { held: 12, ..sent(s) };
@@ -344,9 +349,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_full_outbox_it_is_not_said_when_it_will_be_full() {
+        let away = |s: u64| Counts { stored: 10 * s, held: 10 * s, bytes: 1_000 * s, ..Counts::default() };
+        assert_eq!(watched(100, away).outlook(1_000, "offline", true, 1_000_000), Outlook::Full);
+        assert_eq!(History::default().outlook(0, "live", true, 1_000_000), Outlook::Full);
+        let leaving = |s: u64| Counts { stored: 5_000, sent: 50 * s, held: 5_000, up: true, ..Counts::default() };
+        let outlook = watched(60, leaving).outlook(5_000, "catching-up", true, 1_000_000);
+        assert!(matches!(outlook, Outlook::Draining { .. }), "{outlook:?}");
+    }
+
+    #[test]
     fn as_json_the_outlook_names_itself() {
         let json = |outlook: Outlook| serde_json::to_string(&outlook).expect("json");
         assert_eq!(json(Outlook::KeepingUp), r#"{"is":"keeping-up"}"#);
+        assert_eq!(json(Outlook::Full), r#"{"is":"full"}"#);
         assert_eq!(json(Outlook::Draining { empty_in_s: 7 }), r#"{"is":"draining","empty_in_s":7}"#);
     }
 
@@ -365,7 +381,7 @@ mod tests {
             let rates = history.rates();
             prop_assert!(rates.stored.is_finite() && rates.over_s.is_finite());
             for link in ["live", "offline", "catching-up"] {
-                let _ = history.outlook(hour.held.last().copied().unwrap_or(1), link, bytes_max_of(&hour));
+                let _ = history.outlook(hour.held.last().copied().unwrap_or(1), link, hour.held.len().is_multiple_of(2), bytes_max_of(&hour));
             }
         }
     }

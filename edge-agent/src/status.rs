@@ -189,7 +189,7 @@ impl Reporter {
         let uplink = inner.uplink.borrow().clone();
         let (rates, outlook) = {
             let history = held(&inner.history);
-            (history.rates(), history.outlook(view.books.held, uplink.link, inner.bytes_max))
+            (history.rates(), history.outlook(view.books.held, uplink.link, view.full.is_some(), inner.bytes_max))
         };
         let (disk, memory) = {
             let machine = held(&inner.machine);

@@ -84,6 +84,7 @@ impl Status<'_> {
                 Some(seconds) => (format!("growing, full in {}", span(seconds)), Tone::Bad),
                 None => ("growing".to_owned(), Tone::Bad),
             },
+            "full" => ("full".to_owned(), Tone::Bad),
             "waiting" => ("waits for the hub".to_owned(), Tone::Warn),
             other => (other.to_owned(), Tone::Quiet),
         }
