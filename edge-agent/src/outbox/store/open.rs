@@ -1,8 +1,9 @@
 //! Opening: an unreadable database is moved aside, what earlier runs lost gets a name, this run gets its epoch.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
@@ -17,6 +18,8 @@ use crate::outbox::{Config, RowId, SourceKey, schema};
 
 /// Up to this size every start checks the whole database; above it only after damage was met.
 const CHECK_BYTES_MAX: u64 = 256 << 20;
+/// Of a new database: readings are not everybody's.
+const MODE: u32 = 0o640;
 /// Closed epochs that stay listed; older ones live on in the totals.
 const CLOSED_EPOCHS_KEPT: i64 = 50;
 
@@ -271,7 +274,12 @@ fn connect(path: &Path, wal_bytes: u64, suspect: bool) -> Result<Connection, Sto
             });
         }
         Ok(meta) => meta.len(),
-        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // SQLite would make it everybody's to read; what lies beside it gets this file's mode. Where it cannot be made,
+            // SQLite says why.
+            let _ = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
+            0
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(StoreError::Damaged { act: "open", path: path.to_owned(), detail: error.to_string() });
         }

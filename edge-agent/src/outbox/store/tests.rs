@@ -176,6 +176,20 @@ fn exact(epoch: Epoch, last: i64) -> Closing {
 }
 
 #[test]
+fn a_new_database_and_what_lies_beside_it_are_not_everybodys() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("outbox.db");
+    let (mut rig, _) = Rig::open(&path, 0);
+    rig.many(3);
+    for name in ["outbox.db", "outbox.db-wal", "outbox.db-shm"] {
+        let Ok(known) = std::fs::metadata(dir.path().join(name)) else { continue };
+        assert_eq!(known.permissions().mode() & 0o027, 0, "{name}: {:o}", known.permissions().mode());
+    }
+    assert!(path.exists());
+}
+
+#[test]
 fn seqs_begin_at_one_in_every_run_and_have_no_holes() {
     let place = place();
     let (mut first, opened) = Rig::open(&place.path, 0);
