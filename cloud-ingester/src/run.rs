@@ -204,7 +204,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let face = face(Arc::clone(&lake), progressing.streams.clone(), health.clone(), requests);
     let (health_of_face, registry_of_face, stop_of_face) = (health, Arc::clone(&registry), http_stop.clone());
     all.spawn("http", async move {
-        Ok(shared::http::serve_on(listener, health_of_face, registry_of_face, face, stop_of_face).await?)
+        shared::http::serve_on(listener, health_of_face, registry_of_face, face, stop_of_face).await;
+        Ok(())
     });
     let standing = Standby {
         lake: Arc::clone(&lake),

@@ -41,8 +41,15 @@ enum Command {
     /// Take in, judge, store, send; until SIGTERM or SIGINT, which drain.
     Run,
     /// Report every mistake of the configuration at once, and tour the machine: disk, clock, hub, credentials.
+    ///
+    /// Exit codes: 0 nothing stands in the way, 1 something must be mended, 64 the configuration has mistakes.
     Check {
-        /// Judge sample messages, one a line: topic, a blank (a tab, where the topic has blanks), payload. `-` reads standard input
+        /// Look at the settings alone: their mistakes, the files and secrets they name. No name is resolved, nobody is
+        /// dialled, nothing is written: of use before there is a network.
+        #[arg(long, conflicts_with = "sample")]
+        settings_only: bool,
+        /// Judge sample messages, one a line: topic, a blank (a tab, where the topic has blanks), payload. `-` reads standard
+        /// input.
         #[arg(long, value_name = "FILE")]
         sample: Option<PathBuf>,
         /// One JSON document instead of lines.
@@ -95,7 +102,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let file = args.config.as_deref();
     match args.command {
         Command::Run => run(file),
-        Command::Check { sample, json } => check::run(file, sample.as_deref(), json),
+        Command::Check { settings_only, sample, json } => {
+            let subject = match &sample {
+                Some(sample) => check::Subject::Sample(sample),
+                None if settings_only => check::Subject::Settings,
+                None => check::Subject::All,
+            };
+            check::run(file, subject, json)
+        }
         Command::Status { json, watch } => with_config(file, |config| status::run(config, json, watch)),
         Command::Provision { json } => with_config(file, |config| provision::run(config, json)),
         Command::Outbox(command) => with_config(file, |config| outbox::run(command, config)),

@@ -168,6 +168,24 @@ mod tests {
                 "network.proxy-credentials",
                 "USER:PASSWORD",
             ),
+            (
+                format!(
+                    "{whole}[network]\nproxy = \"http://p:1\"\nproxy-credentials = {{ file = \"/nowhere/proxy\" }}\n"
+                ),
+                "network.proxy-credentials",
+                "read the secret in /nowhere/proxy",
+            ),
+            (
+                whole.replace(
+                    "key = \"c2VjcmV0\"",
+                    &format!(
+                        "certificate-file = \"{}/src/testdata/gw-01.pem\"\nprivate-key = {{ file = \"/nowhere/key\" }}",
+                        env!("CARGO_MANIFEST_DIR")
+                    ),
+                ),
+                "provisioning.certificate-file",
+                "read the secret in /nowhere/key",
+            ),
             (format!("{whole}group-key = \"c2VjcmV0\"\n"), "provisioning.group-key", "both"),
             (format!("{whole}port = 0\n"), "provisioning.port", "8883"),
             (format!("{whole}timeout = \"0s\"\n"), "provisioning.timeout", "2m"),
@@ -179,6 +197,18 @@ mod tests {
             let said = errors.to_string();
             assert!(said.contains(part) && !said.contains("c2VjcmV0"), "{said}");
         }
+    }
+
+    #[test]
+    fn mqtt_and_websocket_listen_at_two_addresses() {
+        for (port, faulty) in [(1884, true), (1885, false)] {
+            let text =
+                format!("[intake.listener]\nlisten = \"127.0.0.1:1884\"\nwebsocket-listen = \"127.0.0.1:{port}\"\n");
+            let paths = load(&text).map_err(|errors| errors.mistakes()[0].path.clone()).err();
+            assert_eq!(paths.as_deref(), faulty.then_some("intake.listener.websocket-listen"));
+        }
+        let errors = load("[intake.listener]\nwebsocket-listen = \"everywhere:1885\"\n").expect_err("no address");
+        assert_eq!(errors.mistakes()[0].path, "intake.listener.websocket-listen", "{errors}");
     }
 
     #[test]

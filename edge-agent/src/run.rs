@@ -23,6 +23,7 @@ use crate::outbox::store::{Opened, StoreError};
 use crate::outbox::{Outbox, OutboxError};
 use crate::presilver::gateway::Gateway;
 use crate::remote::kept::{Good, Keeper};
+use crate::remote::settings::Devices;
 use crate::remote::{Agent, Remote};
 use crate::status::Reporter;
 use crate::uplink::UplinkError;
@@ -120,9 +121,11 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         judging.mapping.insert(0, sensors::mapping());
     }
     let mut judge = presilver::Judge::new(&judging);
-    let good = if config.remote.enabled { remote::kept::read(&config.outbox.path) } else { Good::default() };
+    let devices: Devices = config.sensors.iter().map(|sensor| sensor.device.clone()).collect();
+    let good = if config.remote.enabled { remote::kept::read(&config.outbox.path, &devices) } else { Good::default() };
     judge.judge_by(good.settings.rules.as_deref());
     let (rules_to, rules) = watch::channel(good.settings.rules.clone().map(Arc::from));
+    let (intervals_to, intervals) = watch::channel(sensors::Intervals::new(good.settings.sensors.clone()));
     let digests = judge.clone();
     let machine = Gateway::new(config.presilver.clock);
     let outbox = {
@@ -151,6 +154,8 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
             epoch: outbox.epoch(),
             good,
             rules: rules_to,
+            devices,
+            intervals: intervals_to,
             digest: Arc::new(move |rules| digests.digest_of(rules)),
             keeper: Keeper::new(&config.outbox.path),
         },
@@ -186,7 +191,7 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         let (sensors, messages, metrics) = (config.sensors.clone(), messages.clone(), sensor_metrics.clone());
         let (stop, clock) = (stop.clone(), clock.clone());
         all.spawn("sensors", async move {
-            sensors::run(sensors, clock, messages, stop, metrics).await;
+            sensors::run(sensors, intervals, clock, messages, stop, metrics).await;
             Ok(())
         });
     }

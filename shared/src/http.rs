@@ -2,6 +2,12 @@
 //!
 //! On loopback only names of this machine are answered to: a page of somebody else's, open in a browser here, may have its
 //! own name point to 127.0.0.1 and would then be let in by the browser.
+//!
+//! Whoever reaches the address costs little: connections are bounded, and who holds one without asking gives way.
+
+mod line; // connections
+
+mod seats; // [p] who is served, who gives way
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -108,7 +114,8 @@ pub async fn serve(
     extra: Router,
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
-    serve_on(bind(addr).await?, health, registry, extra, stop).await
+    serve_on(bind(addr).await?, health, registry, extra, stop).await;
+    Ok(())
 }
 
 /// A listener at `addr`: as long as it is there no other process on this machine has the address.
@@ -120,31 +127,17 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// As [`serve`], on a listener that is there.
-///
-/// # Errors
-/// It does not listen any more.
 pub async fn serve_on(
     listener: TcpListener,
     health: Health,
     registry: Arc<Registry>,
     extra: Router,
     stop: CancellationToken,
-) -> Result<(), ListenError> {
+) {
     let addr = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    // Who asks is known to handlers that want it (`ConnectInfo`).
     let router = router(health, registry).merge(extra);
     let router = if addr.ip().is_loopback() { router.layer(middleware::from_fn(to_our_names)) } else { router };
-    let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    // Idle keep-alive connections must not hold a program that is to stop.
-    let patience = async {
-        stop.cancelled().await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    };
-    tokio::select! {
-        served = served => served.map_err(|source| ListenError { addr, source }),
-        () = patience => Ok(()),
-    }
+    line::serve(listener, router, line::BOUNDS, stop).await;
 }
 
 fn router(health: Health, registry: Arc<Registry>) -> Router {

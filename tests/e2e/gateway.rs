@@ -1,6 +1,7 @@
 //! What the gateway's commands print: a person at the machine reads this and nothing else.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
@@ -72,6 +73,49 @@ fn check_says_of_sample_messages_what_would_become_of_them() {
         (&lines[0]["value"], &lines[0]["unit"], &lines[0]["source_seq"]),
         (&json!(21.5), &json!("Cel"), &json!(7))
     );
+}
+
+#[test]
+fn check_of_the_settings_alone_asks_nobody_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // Whoever is dialled notices: it has the connection, whether it takes it or not.
+    let hub = TcpListener::bind("127.0.0.1:0").expect("a port");
+    hub.set_nonblocking(true).expect("set");
+    let port = hub.local_addr().expect("an address").port();
+    let outbox = dir.path().join("made-by-nobody/outbox.db");
+    let settings = format!(
+        "[hub]\nconnection-string = \"HostName=h.azure-devices.net;DeviceId=gw-01;SharedAccessKey=a2V5\"\n\
+         host = \"127.0.0.1\"\nport = {port}\n[network]\ntransport = \"mqtt\"\n[outbox]\npath = {outbox:?}\n"
+    );
+    let check = |more: &str, args: &[&str]| {
+        let path = dir.path().join("edge.toml");
+        fs::write(&path, format!("{settings}{more}")).expect("writes");
+        let config = path.display().to_string();
+        let output =
+            launcher().run(Name::EdgeAgent, &[&["--config", &config, "check"], args].concat()).expect("it starts");
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), said)
+    };
+    let (code, said) = check("", &["--settings-only"]);
+    assert_eq!(code, Some(0), "{said}");
+    holds(&said, &["ok    credentials  device gw-01 of h.azure-devices.net, by its key"]);
+    assert!(hub.accept().is_err() && !outbox.parent().is_some_and(Path::exists), "{said}");
+    // A file that is there and is none.
+    let users = dir.path().join("users");
+    let listener = format!("[intake.listener]\nanonymous = false\npassword-file = {users:?}\n");
+    for (text, words) in [(None, "users cannot be read"), (Some("press-3:secret\n"), "cannot use the password file")] {
+        if let Some(text) = text {
+            fs::write(&users, text).expect("writes");
+        }
+        let (code, said) = check(&listener, &["--settings-only"]);
+        assert_eq!(code, Some(1), "{said}");
+        holds(&said, &["FAIL  listener", words, "must be mended"]);
+    }
+    assert_eq!(check("[uplink]\nwindwo = 1\n", &["--settings-only"]).0, Some(64));
+    assert_eq!(check("", &["--settings-only", "--sample", "x"]).0, Some(64), "one or the other");
+    // The tour does ask.
+    check("", &[]);
+    assert!(hub.accept().is_ok() && outbox.parent().is_some_and(Path::exists));
 }
 
 #[test]

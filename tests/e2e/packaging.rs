@@ -212,6 +212,51 @@ fn what_only_the_agent_knows_is_named_as_the_agent_names_it() {
     assert!(card.read("etc/edge-agent/edge.toml").contains("12MiB"));
 }
 
+/// A file that is there and of no use would keep the agent from starting, with nobody to tell; and a gateway is set up
+/// before it has a network.
+#[test]
+fn files_are_looked_into_and_no_other_machine_is_asked() {
+    let card = Card::new();
+    let hub = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    hub.set_nonblocking(true).expect("set");
+    let port = hub.local_addr().expect("an address").port();
+    let text = format!(
+        "connection-string = {CONNECTION}\nhub-host = 127.0.0.1\nhub-port = {port}\nlistener = 0.0.0.0:1884\nlistener-passwords = users\n"
+    );
+    card.write("boot/firmware/gateway.txt", &text);
+    card.write("boot/firmware/users", "press-3:not a digest\n");
+    let (code, said) = card.start();
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("the agent refuses it: listener: cannot use the password file users: line 1"), "{said}");
+    card.write("boot/firmware/users", include_str!("../../edge-agent/src/intake/listener/testdata/passwords"));
+    let (code, said) = card.start();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(hub.accept().is_err(), "the hub was dialled");
+    // Nor is an agent asked too much that cannot answer.
+    card.write("agent", "#!/bin/sh\nexit 70\n");
+    card.write("boot/firmware/gateway.txt", format!("connection-string = {CONNECTION}\n"));
+    let (code, said) = card.start();
+    assert!(code == Some(64) && said.contains("the agent could not be asked (exit code 70)"), "{said}");
+}
+
+#[test]
+fn passwords_and_the_word_that_none_are_needed_exclude_each_other() {
+    let card = Card::new();
+    let users = include_str!("../../edge-agent/src/intake/listener/testdata/passwords");
+    for (anonymous, code) in [("yes", 64), ("no", 0)] {
+        let text = format!(
+            "connection-string = {CONNECTION}\nlistener = 0.0.0.0:1884\nlistener-passwords = users\nlistener-anonymous = {anonymous}\n"
+        );
+        card.write("boot/firmware/gateway.txt", text);
+        card.write("boot/firmware/users", users);
+        let (got, said) = card.start();
+        assert_eq!(got, Some(code), "{said}");
+        let named = said.contains("line 4: listener-anonymous is yes, and listener-passwords are there");
+        assert_eq!(named, code == 64, "{said}");
+    }
+    assert!(card.read("etc/edge-agent/edge.toml").contains("anonymous = false"));
+}
+
 #[test]
 fn no_file_whatever_is_in_it_breaks_the_setup() {
     let mut noise: u32 = 7;

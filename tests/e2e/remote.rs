@@ -86,7 +86,7 @@ impl Api {
     }
 
     /// Changes desired properties; gives their version since then.
-    fn desire(&self, desired: Json) -> i64 {
+    pub(crate) fn desire(&self, desired: Json) -> i64 {
         let patch = json!({ "properties": { "desired": desired } });
         let (status, twin) = self.ask("PATCH", &format!("/twins/{GATEWAY}"), &patch).expect("an answer");
         assert_eq!(status, 200, "{twin}");
@@ -102,7 +102,7 @@ impl Api {
     }
 }
 
-fn reported(scenario: &mut Scenario, api: &Api, what: &str, is: impl Fn(&Json) -> bool) -> Json {
+pub(crate) fn reported(scenario: &mut Scenario, api: &Api, what: &str, is: impl Fn(&Json) -> bool) -> Json {
     scenario.wait_for(what, |_| api.twin().map(|twin| twin["properties"]["reported"].clone()).filter(&is))
 }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::Output;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tests::program::{Name, Program};
 use tests::stack::Part;
 
+use crate::provisioned::free;
+use crate::remote::{Api, reported};
 use crate::scenario::{Scenario, launcher};
 
 /// Running sensors, in a folder of their own.
@@ -218,6 +220,76 @@ fn each_misfortune_of_a_sensor_is_counted_told_and_recovered_from() {
     for name in ["edge_sensors_failed_total", "edge_sensors_recovered_total", "edge_sensors_missed_total"] {
         assert!(metrics.contains(name), "{metrics}");
     }
+    let ended = scenario.stack.stop(Part::Agent);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+}
+
+#[test]
+fn the_twin_says_how_often_a_sensor_is_read_at_once_and_from_the_next_start_on() {
+    let (bench, [https]) = (Bench::start(), free());
+    // Whoever waits for their turns waits for an hour.
+    let edge = bench.edge().replace("every = \"1s\"", "every = \"1h\"");
+    let mut scenario = Scenario::with("intervals", &format!("{edge}\n[sim.hub]\nhttps-listen = \"{https}\"\n"));
+    scenario.start(Part::Hub);
+    scenario.start(Part::Agent);
+    let api = Api::of(&scenario, https);
+    for device in ["bme280-1", "bmp280-2", "sht3x-3", "counter"] {
+        wait_for_sensor(&mut scenario, device, "was read once", |one| one["read"] == 1 && one["every"] == "1h");
+    }
+    let acked = |scenario: &mut Scenario, version: i64| {
+        let said = reported(scenario, &api, "an acknowledgement", |reported| reported["intervals"]["av"] == version);
+        (said["intervals"]["ac"].clone(), said["intervals"]["ad"].as_str().unwrap_or_default().to_owned())
+    };
+
+    let version = api.desire(json!({ "intervals": { "sensors": { "bme280-1": "1s", "counter": "1s" } } }));
+    assert_eq!(acked(&mut scenario, version).0, 200);
+    for device in ["bme280-1", "counter"] {
+        wait_for_sensor(&mut scenario, device, "is read each second", |one| {
+            one["every"] == "1s" && 3 <= one["read"].as_u64().unwrap_or_default() && one["missed"] == 0
+        });
+    }
+    let other = sensor(&scenario, "bmp280-2").expect("there");
+    assert_eq!((&other["read"], &other["every"]), (&json!(1), &json!("1h")), "on the same bus, and not spoken of");
+
+    // Who is not there, and what cannot be: nothing of the set counts.
+    for (sensors, words) in [
+        (json!({ "boiler-9": "1s", "bmp280-2": "1s" }), "counts as `boiler-9`; there are: `ads1115-5`, `bme280-1`, "),
+        (json!({ "boiler-9": null, "bmp280-2": "1ms" }), "`bmp280-2`: must be at least 100ms"),
+    ] {
+        let version = api.desire(json!({ "intervals": { "sensors": sensors } }));
+        let (code, said) = acked(&mut scenario, version);
+        assert!(code == 400 && said.contains(words), "{code}: {said}");
+        let every = |device| sensor(&scenario, device).map(|one| one["every"].clone());
+        assert_eq!((every("bmp280-2"), every("bme280-1")), (Some(json!("1h")), Some(json!("1s"))));
+    }
+
+    // Left out is as configured; the rest of the set is kept for the next start, where one of its sensors is gone.
+    let version = api.desire(json!({
+        "intervals": { "sensors": { "bmp280-2": null, "bme280-1": null, "sht3x-3": "1m" } }, "log-level": "debug",
+    }));
+    assert_eq!(acked(&mut scenario, version).0, 200);
+    wait_for_sensor(&mut scenario, "bme280-1", "is read as configured", |one| one["every"] == "1h");
+    wait_for_sensor(&mut scenario, "sht3x-3", "is read each minute", |one| one["every"] == "1m");
+    let ended = scenario.stack.stop(Part::Agent);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    scenario.stack.kill(Part::Hub);
+    let path = scenario.stack.layout.config("edge");
+    let mut config: toml::Table = std::fs::read_to_string(&path).expect("a file").parse().expect("TOML");
+    let sensors = config["sensors"].as_array_mut().expect("sensors");
+    sensors.retain(|one| one["device"].as_str() != Some("sht3x-3"));
+    std::fs::write(&path, config.to_string()).expect("written");
+    scenario.start(Part::Agent);
+    wait_for_sensor(&mut scenario, "counter", "is read each second, without the hub", |one| {
+        one["every"] == "1s" && 3 <= one["read"].as_u64().unwrap_or_default()
+    });
+    let remote = scenario.stack.status(Part::Agent).expect("a status")["remote"].clone();
+    assert_eq!((&remote["settings_version"], &remote["log_level"]), (&json!(version), &json!("debug")), "{remote}");
+    assert!(scenario.log(Part::Agent).contains("does not have any more: left out"));
+    scenario.start(Part::Hub);
+    let said = reported(&mut scenario, &api, "a refusal", |reported| reported["intervals"]["ac"] == 400);
+    assert!(said["intervals"]["ad"].as_str().is_some_and(|ad| ad.contains("counts as `sht3x-3`")), "{said}");
+    let version = api.desire(json!({ "intervals": { "sensors": { "sht3x-3": null } } }));
+    assert_eq!(acked(&mut scenario, version).0, 200);
     let ended = scenario.stack.stop(Part::Agent);
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }

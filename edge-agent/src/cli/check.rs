@@ -1,9 +1,10 @@
-//! `check`: every mistake of the configuration at once, a tour of the machine, and sample messages judged.
+//! `check`: every mistake of the configuration at once, what it names, a tour of the machine, and sample messages judged.
 
 mod machine; // power, heat, what is lost with the power, who may look
 mod network; // TLS
 mod sample;
 mod secrets; // who may read them
+mod settings; // what they name
 mod tour;
 
 use std::io::{IsTerminal as _, Write};
@@ -56,32 +57,51 @@ impl Finding {
         Self::new(Grade::Fail, what, text)
     }
 
+    fn is_ok(&self) -> bool {
+        self.grade == Grade::Ok
+    }
+
     /// With what to do about it.
     fn so(self, todo: impl Into<String>) -> Self {
         Self { todo: Some(todo.into()), ..self }
     }
 }
 
-pub(super) fn run(file: Option<&Path>, sample: Option<&Path>, json: bool) -> ExitCode {
+/// What is looked at.
+pub(super) enum Subject<'c> {
+    /// Settings and machine.
+    All,
+    /// The settings, and what they name on this machine.
+    Settings,
+    /// What becomes of the messages in this file.
+    Sample(&'c Path),
+}
+
+pub(super) fn run(file: Option<&Path>, subject: Subject<'_>, json: bool) -> ExitCode {
     // Samples are judged without a hub: whoever writes mappings has no credentials at hand.
-    let loaded = if sample.is_some() { config::load(file) } else { config::load_runnable(file) };
+    let loaded = match subject {
+        Subject::Sample(_) => config::load(file),
+        Subject::All | Subject::Settings => config::load_runnable(file),
+    };
     let config = match loaded {
         Ok(config) => config,
         Err(errors) => return cli::fail(PROGRAM, &errors, Exit::Usage),
     };
-    let written = match sample {
-        Some(sample) => sample::judge(&config, sample, json),
-        None => {
-            let findings = tour::tour(&config);
-            let failed = findings.iter().any(|finding| finding.grade == Grade::Fail);
-            print(&findings, json).map(|()| if failed { Exit::No } else { Exit::Ok })
-        }
+    let written = match subject {
+        Subject::Sample(sample) => sample::judge(&config, sample, json),
+        Subject::Settings => tell(&settings::alone(&config), json),
+        Subject::All => tell(&tour::tour(&config), json),
     };
     match written {
         Ok(exit) => exit.into(),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok.into(),
         Err(error) => refuse(&error.to_string(), Exit::Usage),
     }
+}
+
+fn tell(findings: &[Finding], json: bool) -> std::io::Result<Exit> {
+    let failed = findings.iter().any(|finding| finding.grade == Grade::Fail);
+    print(findings, json).map(|()| if failed { Exit::No } else { Exit::Ok })
 }
 
 fn print(findings: &[Finding], json: bool) -> std::io::Result<()> {
@@ -119,6 +139,14 @@ fn print_lines(out: &mut impl Write, findings: &[Finding], colour: bool) -> std:
 mod tests {
     use super::*;
     use expect_test::expect;
+
+    /// A configuration with these settings; without a hub.
+    pub(super) fn config(text: &str) -> config::Config {
+        match shared::config::load_from(&config::LAYERS, Some(("edge.toml", text)), &[]) {
+            Ok(config) => config,
+            Err(errors) => panic!("{errors}"),
+        }
+    }
 
     #[test]
     fn a_finding_is_a_line_and_what_to_do_is_another() {

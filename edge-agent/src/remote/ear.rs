@@ -19,7 +19,7 @@ use super::document::Section;
 use super::kept::Good;
 use super::level::Levels;
 use super::method::{self, Call};
-use super::settings::{self, Fault, LOG_LEVEL, Settings};
+use super::settings::{self, Devices, Fault, LOG_LEVEL, Settings};
 use super::topic::{self, Heard};
 use super::twin::{Changes, Outcome, Twin};
 
@@ -61,6 +61,8 @@ pub struct Ear {
     link: Link,
     twin: Twin,
     levels: Levels,
+    /// Of the sensors here.
+    devices: Devices,
     /// The last good set.
     good: Good,
     /// Why what is desired now is not in force.
@@ -76,14 +78,16 @@ pub struct Ear {
 }
 
 impl Ear {
-    /// An ear of an agent with this level in its configuration, and this set in force from an earlier run.
-    pub fn new(level: &str, good: Good, backoff: Backoff) -> Self {
+    /// An ear of an agent with this level and sensors of these devices in its configuration, and this set in force from an
+    /// earlier run.
+    pub fn new(level: &str, devices: Devices, good: Good, backoff: Backoff) -> Self {
         let mut levels = Levels::new(level);
         levels.desire(good.settings.level.clone());
         Self {
             link: Link::Away,
             twin: Twin::new(backoff),
             levels,
+            devices,
             good,
             refused: None,
             calls: VecDeque::new(),
@@ -257,7 +261,7 @@ impl Ear {
                 }
             }
         }
-        match settings::read(self.twin.desired()) {
+        match settings::read(self.twin.desired(), &self.devices) {
             Ok(settings) => self.put_in_force(settings, version, &touched, now, todo),
             Err(faults) => self.keep_the_last(&faults, version, &touched, now, todo),
         }
@@ -281,10 +285,10 @@ impl Ear {
             }
         }
         // Versions are counted also where nothing of ours is desired; that is not worth a file.
-        if settings != self.good.settings {
+        if settings != self.good.settings || self.good.is_cut {
             let desired = settings::known(self.twin.desired());
             todo.push(Do::Apply { settings: settings.clone(), version, desired });
-            self.good = Good { settings, version: Some(version) };
+            self.good = Good { settings, version: Some(version), is_cut: false };
         }
         for name in settings::NAMES {
             let is_touched = touched.contains(&name);
@@ -311,6 +315,9 @@ impl Ear {
         let why = faults.iter().map(|fault| format!("`{}`: {}", fault.name, fault.why)).collect::<Vec<_>>().join("; ");
         self.refused = Some(format!("version {version} is not in force: {why}"));
         let last = match self.good.version {
+            Some(version) if self.good.is_cut => {
+                format!("the set of version {version} stays in force as far as it can be")
+            }
             Some(version) => format!("the set of version {version} stays in force"),
             None => "all stays as configured".to_owned(),
         };

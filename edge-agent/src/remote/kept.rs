@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::document::{SECTION_BYTES_MAX, Section};
-use super::settings::{self, Settings};
+use super::settings::{self, Devices, Settings};
 use crate::outbox::lock::beside;
 use crate::provision::record;
 
@@ -37,6 +37,8 @@ pub struct Good {
     pub settings: Settings,
     /// `None` where nothing was ever desired.
     pub version: Option<i64>,
+    /// Something of it is left out: it is about a sensor that is not there any more.
+    pub is_cut: bool,
 }
 
 /// The file beside the outbox at `database`.
@@ -44,8 +46,9 @@ pub fn path(database: &Path) -> PathBuf {
     beside(database, "desired")
 }
 
-/// What was in force when it was written; nothing where there is none, or none that can be used, which is logged.
-pub fn read(database: &Path) -> Good {
+/// What was in force when it was written; nothing where there is none, or none that can be used, which is logged. What it
+/// says of sensors that were taken out of the configuration since then is left out, and logged: all else of it still counts.
+pub fn read(database: &Path, devices: &Devices) -> Good {
     let path = path(database);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
@@ -57,8 +60,21 @@ pub fn read(database: &Path) -> Good {
     };
     let kept = Some(bytes).filter(|bytes| bytes.len() <= 2 * SECTION_BYTES_MAX);
     let kept = kept.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok()).filter(|kept| kept.v == 1);
-    match kept.map(|kept| (kept.version, settings::read(&kept.desired))) {
-        Some((version, Ok(settings))) => Good { settings, version: Some(version) },
+    let read = kept.map(|mut kept| {
+        let gone = settings::forget_strangers(&mut kept.desired, devices);
+        (kept.version, gone, settings::read(&kept.desired, devices))
+    });
+    match read {
+        Some((version, gone, Ok(settings))) => {
+            if !gone.is_empty() {
+                tracing::warn!(
+                    version,
+                    ?gone,
+                    "the twin says how often sensors are read that this gateway does not have any more: left out"
+                );
+            }
+            Good { settings, version: Some(version), is_cut: !gone.is_empty() }
+        }
         _ => {
             tracing::warn!(path = %path.display(), "settings of the twin as of before make no sense: as configured");
             Good::default()
@@ -108,12 +124,22 @@ mod tests {
     fn what_is_kept_is_read_and_what_makes_no_sense_is_as_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let database = dir.path().join("outbox.db");
+        let devices = Devices::from(["hall".to_owned()]);
+        let read = |database: &Path| super::read(database, &devices);
         assert_eq!(read(&database), Good::default());
         let desired = json!({ "log-level": "debug", "intervals": { "linger": "3s" } });
         let kept = Kept::new(7, desired.as_object().expect("an object").clone());
         record::replace(&path(&database), &serde_json::to_vec(&kept).expect("JSON")).expect("written");
         let good = read(&database);
         assert_eq!((good.version, good.settings.level.as_deref()), (Some(7), Some("debug")));
+        assert!(!good.is_cut);
+        // Its sensor was taken out of the configuration: the rest is in force all the same.
+        let desired = json!({ "log-level": "debug", "intervals": { "sensors": { "hall": "1s", "gone": "2s" } } });
+        let kept = Kept::new(8, desired.as_object().expect("an object").clone());
+        record::replace(&path(&database), &serde_json::to_vec(&kept).expect("JSON")).expect("written");
+        let good = read(&database);
+        assert_eq!((good.version, good.settings.level.as_deref(), good.is_cut), (Some(8), Some("debug"), true));
+        assert_eq!(good.settings.sensors.keys().collect::<Vec<_>>(), ["hall"]);
         for text in ["", "{", r#"{"v":2,"version":1,"desired":{}}"#, r#"{"v":1,"version":1,"desired":{"rules":3}}"#] {
             std::fs::write(path(&database), text).expect("written");
             assert_eq!(read(&database), Good::default(), "{text}");

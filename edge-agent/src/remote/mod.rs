@@ -1,7 +1,7 @@
 //! Looked after from afar: what the hub desires of this gateway, and what it calls.
 //!
 //! ```text
-//! hub --twin, methods--> uplink --> Remote --> ear::Ear (twin::Twin, level::Levels) --> Remote --> log level
+//! hub --twin, methods--> uplink --> Remote --> ear::Ear (twin::Twin, level::Levels) --> Remote --> log level, rules, intervals
 //!                          ^                                                              |
 //!                          +--------------- answers, reported properties -----------------+
 //! ```
@@ -45,8 +45,9 @@ pub use self::metrics::{Metrics, Status};
 
 use self::ear::{Do, Ear, Notice};
 use self::kept::{Good, Keeper, Kept};
-use self::settings::Settings;
+use self::settings::{Devices, Settings};
 use crate::presilver::gateway::Gateway;
+use crate::sensors::Intervals;
 
 /// Waits after the hub had no time grow between these.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -75,6 +76,10 @@ pub struct Agent {
     pub good: Good,
     /// Tells presilver by which rules to judge; `None`: by those that are configured.
     pub rules: watch::Sender<Option<Arc<[Rule]>>>,
+    /// The devices as which its sensors count.
+    pub devices: Devices,
+    /// Tells sensors how often they are read, where that is not as configured.
+    pub intervals: watch::Sender<Intervals>,
     /// The digest of such rules.
     pub digest: DigestOf,
     /// Where sets are kept.
@@ -135,8 +140,9 @@ impl Remote {
         metrics: Metrics,
     ) -> Self {
         let seed = clock.now().micros().unsigned_abs() ^ u64::from(std::process::id()).rotate_left(16);
-        let good = agent.good.clone();
-        let ear = config.enabled.then(|| Ear::new(level, good, Backoff::new(BACKOFF.0, BACKOFF.1, seed)));
+        let (good, devices) = (agent.good.clone(), agent.devices.clone());
+        let backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed);
+        let ear = config.enabled.then(|| Ear::new(level, devices, good, backoff));
         let remote = Self { ear, agent, machine, look_at: Instant::now(), clock, switch, status, metrics };
         if let Some(ear) = remote.ear.as_ref().filter(|ear| ear.levels().in_force() != level) {
             remote.set_level(ear.levels().in_force(), "the twin desired it before this start");
@@ -207,11 +213,18 @@ impl Remote {
             version = kept.version,
             rules = rules.as_ref().map(|rules: &Arc<[Rule]>| rules.len()),
             linger = settings.linger.map(tracing::field::debug),
+            sensors = (!settings.sensors.is_empty()).then(|| tracing::field::debug(&settings.sensors)),
             "a set of the twin is in force"
         );
         self.agent.rules.send_if_modified(|now| {
             let changed = *now != rules;
             *now = rules;
+            changed
+        });
+        let intervals = Intervals::new(settings.sensors);
+        self.agent.intervals.send_if_modified(|now| {
+            let changed = *now != intervals;
+            *now = intervals;
             changed
         });
         self.agent.keeper.keep(kept);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use shared::config::Span;
 use shared::time::Timestamp;
 
 use super::driver::Fault;
@@ -45,6 +47,8 @@ pub struct Status {
     pub sensor: String,
     /// The device as which it counts.
     pub device: String,
+    /// How often it is read, as it is in force.
+    pub every: String,
     /// How it is.
     pub state: State,
     /// Since when.
@@ -105,10 +109,11 @@ impl Metrics {
     }
 
     /// The page of one more sensor.
-    pub(crate) fn page(&self, sensor: String, device: String) -> Page {
+    pub(crate) fn page(&self, sensor: String, device: String, every: Duration) -> Page {
         let status = Status {
             sensor: sensor.clone(),
             device,
+            every: Span::new(every).to_string(),
             state: State::Starting,
             since: None,
             read: 0,
@@ -139,6 +144,11 @@ impl Page {
     fn note(&self, change: impl FnOnce(&mut Status)) {
         let mut all = self.metrics.inner.all.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut all[self.index]);
+    }
+
+    /// From now on it is read this often.
+    pub(crate) fn paced(&self, every: Duration) {
+        self.note(|status| status.every = Span::new(every).to_string());
     }
 
     pub(crate) fn answered(&self, now: Timestamp, missed: u64) {

@@ -210,6 +210,11 @@ impl Sensor {
         self.every.map_or(EVERY, Span::duration)
     }
 
+    /// Why it cannot be read this often, wherever that was written; `None` if it can.
+    pub fn every_fault(every: Duration) -> Option<&'static str> {
+        (every < EVERY_MIN).then_some("must be at least 100ms; write e.g. \"10s\"")
+    }
+
     /// How soon it is tried again where it fails.
     pub(super) fn waits(&self) -> Waits {
         Waits {
@@ -239,8 +244,8 @@ impl Sensor {
         if self.bus.as_deref().is_some_and(|bus| bus.is_empty() || bus == SOCKET) {
             wrong("bus", format!("is empty; leave it out for {}", self.kind.bus()));
         }
-        if self.every() < EVERY_MIN {
-            wrong("every", "must be at least 100ms; write e.g. \"10s\"".to_owned());
+        if let Some(fault) = Self::every_fault(self.every()) {
+            wrong("every", fault.to_owned());
         }
         let Waits { min, max } = self.waits();
         if min < EVERY_MIN {

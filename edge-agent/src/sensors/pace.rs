@@ -12,6 +12,8 @@ pub(crate) struct Pace {
     every: Duration,
     /// The first point of the grid that is not served yet.
     point: Duration,
+    /// Points of grids it had before that passed without a reading.
+    owed: u64,
     /// While it fails: the next attempt.
     retry: Option<Duration>,
     waits: Waits,
@@ -39,7 +41,24 @@ pub(crate) struct Told {
 impl Pace {
     /// A sensor that is read at once, and then each `every`.
     pub(crate) const fn new(every: Duration, waits: Waits, now: Duration) -> Self {
-        Self { every, point: now, retry: None, waits, wait: waits.min, failing: None }
+        Self { every, point: now, owed: 0, retry: None, waits, wait: waits.min, failing: None }
+    }
+
+    /// From `now` on it is read each `every`. The grid goes on from the last point that was served, so that readings are
+    /// never further apart than one of the two; what is overdue is due now. What passed before is missed by the grid of
+    /// before, and nothing by the new one.
+    pub(crate) fn set_every(&mut self, every: Duration, now: Duration) {
+        if every == self.every {
+            return;
+        }
+        if self.point <= now {
+            self.owed = self.owed.saturating_add(self.pass(now) - 1);
+            (self.every, self.point) = (every, now);
+        } else {
+            self.point = self.point.saturating_sub(self.every);
+            self.every = every;
+            self.pass(now);
+        }
     }
 
     /// When it is to be read.
@@ -52,7 +71,8 @@ impl Pace {
         self.retry = None;
         self.wait = self.waits.min;
         let changed = self.failing.take().is_some();
-        Told { missed: self.pass(now).saturating_sub(1), changed }
+        let passed = std::mem::take(&mut self.owed).saturating_add(self.pass(now));
+        Told { missed: passed.saturating_sub(1), changed }
     }
 
     /// It gave none, for this reason.
@@ -124,6 +144,43 @@ mod tests {
         let now = pace.due();
         pace.failed(now, "crc");
         assert_eq!(pace.due() - now, S, "what answered begins with the shortest wait");
+    }
+
+    #[test]
+    fn another_interval_counts_at_once_from_the_last_reading_on_and_misses_nothing() {
+        let mut pace = Pace::new(3_600 * S, WAITS, Duration::ZERO);
+        pace.answered(ms(20));
+        pace.set_every(S, ms(1_800_300));
+        assert_eq!(pace.due(), 1_801 * S, "not in half an hour");
+        assert_eq!(pace.answered(ms(1_801_020)), Told { missed: 0, changed: false });
+        assert_eq!(pace.due(), 1_802 * S, "on its grid");
+        pace.set_every(S, ms(1_801_500));
+        pace.set_every(3_600 * S, ms(1_801_600));
+        assert_eq!(pace.due(), 5_401 * S, "an hour after the last reading");
+        pace.set_every(10 * S, ms(1_801_700));
+        assert_eq!(pace.due(), 1_811 * S);
+        assert_eq!(pace.answered(pace.due()).missed, 0);
+    }
+
+    #[test]
+    fn what_is_overdue_when_the_interval_changes_is_due_now_and_what_passed_is_missed_once() {
+        // Never read yet: told before its first turn.
+        let mut pace = Pace::new(10 * S, WAITS, S);
+        pace.set_every(3_600 * S, S);
+        assert_eq!((pace.due(), pace.answered(S).missed, pace.due()), (S, 0, 3_601 * S));
+        // It fails for 25 seconds of the grid of before, and ten more of the new one.
+        let mut pace = Pace::new(10 * S, WAITS, Duration::ZERO);
+        pace.failed(Duration::ZERO, "crc");
+        let retry = pace.due();
+        pace.set_every(S, 25 * S);
+        assert_eq!(pace.due(), retry, "what fails is tried again as before");
+        let told = pace.answered(35 * S);
+        assert_eq!(
+            (told.missed, told.changed),
+            (2 + 10, true),
+            "0 and 10 of the old, 25 to 34 of the new; 35 is served"
+        );
+        assert_eq!((pace.due(), pace.answered(36 * S).missed), (36 * S, 0));
     }
 
     #[test]

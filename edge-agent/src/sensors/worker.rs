@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 use shared::clock::Clock;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::Intervals;
 use super::books::Page;
+use super::config::Sensor;
 use super::driver::{Fault, Measured};
 use super::pace::Pace;
 use super::probe::{Bus, Probe};
@@ -32,22 +34,40 @@ pub(super) struct Station {
 pub(super) struct Worker {
     pub(super) bus: Bus,
     pub(super) stations: Vec<Station>,
+    pub(super) intervals: watch::Receiver<Intervals>,
     pub(super) clock: Clock,
     pub(super) began: Instant,
     pub(super) out: mpsc::Sender<RawMessage>,
 }
 
 impl Worker {
-    /// Reads until whoever holds the other end of `stop` drops it; looked at before each reading.
-    pub(super) fn run(mut self, stop: &Receiver<()>) {
+    /// Reads until whoever holds the other end of `woken` drops it, and looks at the intervals when told to through it;
+    /// looked at before each reading.
+    pub(super) fn run(mut self, woken: &Receiver<()>) {
         while let Some(next) = self.stations.iter_mut().min_by_key(|station| station.pace.due()) {
             let wait = next.pace.due().saturating_sub(self.began.elapsed());
-            if stop.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
-                return;
+            match woken.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => next.turn(&mut self.bus, &self.clock, self.began, &self.out),
+                Ok(()) => self.set_intervals(),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            next.turn(&mut self.bus, &self.clock, self.began, &self.out);
         }
     }
+
+    fn set_intervals(&mut self) {
+        let intervals = Intervals::clone(&self.intervals.borrow_and_update());
+        let now = self.began.elapsed();
+        for station in &mut self.stations {
+            let every = every(station.probe.sensor(), &intervals);
+            station.pace.set_every(every, now);
+            station.page.paced(every);
+        }
+    }
+}
+
+/// How often a sensor is read: as the twin has it for its device, or as configured.
+pub(super) fn every(sensor: &Sensor, intervals: &Intervals) -> Duration {
+    intervals.get(&sensor.device).copied().unwrap_or_else(|| sensor.every())
 }
 
 impl Station {

@@ -123,6 +123,8 @@ async fn stand_of(target: HubTarget, hub: Hub, config: Config) -> Stand {
             epoch: outbox.epoch(),
             good: Good::default(),
             rules: watch::Sender::new(None),
+            devices: ["hall".to_owned()].into(),
+            intervals: watch::Sender::default(),
             digest: Arc::new(|_| "d1".to_owned()),
             keeper: Keeper::new(&dir.path().join("outbox.db")),
         },

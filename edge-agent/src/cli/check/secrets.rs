@@ -59,6 +59,7 @@ fn judge(path: &Path, mode: u32) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::cli::check::Grade;
+    use crate::cli::check::tests::config;
 
     #[test]
     fn a_secret_of_everybody_is_named_and_one_that_others_may_write_is_refused() {
@@ -75,5 +76,47 @@ mod tests {
             assert_eq!(finding.todo.is_some(), grade != Grade::Ok);
         }
         assert_eq!(mode(Path::new("/nowhere/at/all")), None);
+    }
+
+    #[test]
+    fn every_secret_that_a_setting_names_is_looked_at() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let secrets = [
+            ("hub", "connection-string = { file = PATH }"),
+            ("hub", "private-key = { file = PATH }"),
+            ("provisioning", "key = { file = PATH }"),
+            ("provisioning", "group-key = { file = PATH }"),
+            ("provisioning", "private-key = { file = PATH }"),
+            ("network", "proxy-credentials = { file = PATH }"),
+            ("intake.broker", "enabled = true\nuser = \"u\"\npassword-file = PATH"),
+            ("intake.broker", "enabled = true\nuser = \"u\"\npassword = { file = PATH }"),
+            ("intake.listener", "anonymous = false\npassword-file = PATH"),
+            ("intake.listener", "tls-cert = PATH\ntls-key = PATH"),
+        ];
+        let file = dir.path().join("secret");
+        std::fs::write(&file, "never looked at").expect("written");
+        let look = |section: &str, setting: &str| {
+            let text = format!("[{section}]\n{}\n", setting.replace("PATH", &format!("{file:?}")));
+            super::look(&config(&text)).into_iter().map(|finding| (finding.grade, finding.text)).collect::<Vec<_>>()
+        };
+        for (mode, grade, words) in [
+            (0o644, Grade::Note, "can be read by everybody"),
+            (0o660, Grade::Fail, "can be written by others"),
+            (0o600, Grade::Ok, "is not everybody's"),
+        ] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("changed");
+            for (section, setting) in secrets {
+                let found = look(section, setting);
+                let [(got, text)] = &found[..] else { panic!("[{section}] {setting}: {found:?}") };
+                assert!(
+                    *got == grade && text.contains(words) && !text.contains("never"),
+                    "[{section}] {setting}: {text}"
+                );
+            }
+        }
+        // What is not in use is nobody's concern.
+        let idle =
+            format!("[intake.listener]\npassword-file = {file:?}\nenabled = false\n[intake.broker]\nenabled = true\n");
+        assert!(super::look(&config(&idle)).is_empty());
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shared::clock::Clock;
-use shared::config::SecretSource;
 
+use super::settings::{self, trusted};
 use super::{Finding, Grade};
 use crate::config::Config;
 use crate::hub::Source;
@@ -30,11 +30,11 @@ pub(super) fn tour(config: &Config) -> Vec<Finding> {
     findings.extend(disk(config));
     findings.push(clock(config));
     findings.extend(super::machine::look(config));
-    findings.extend(super::secrets::look(config));
     findings.extend(hub(config));
     findings.extend(super::network::secured(config));
     findings.extend(ways_in(config));
-    findings.extend(mappings(config));
+    findings.extend(buses(config));
+    findings.extend(settings::look(config));
     findings
 }
 
@@ -98,18 +98,14 @@ fn clock(config: &Config) -> Finding {
 }
 
 fn hub(config: &Config) -> Vec<Finding> {
-    let applicant = match config.source() {
-        Ok(Source::Fixed(target)) => {
-            let by = by(&target.identity);
-            let credentials = Finding::ok("credentials", format!("device {} of {}, {by}", target.gateway, target.hub));
-            return [credentials].into_iter().chain(dialled(&target)).collect();
-        }
+    let source = config.source();
+    let credentials = settings::who(&source);
+    let applicant = match source {
+        Ok(Source::Fixed(target)) => return [credentials].into_iter().chain(dialled(&target)).collect(),
         Ok(Source::Provisioned(applicant)) => applicant,
-        Err(error) => return vec![Finding::fail("credentials", error.to_string())],
+        Err(_) => return vec![credentials],
     };
-    let by = by(&applicant.identity);
-    let who = format!("registration {} of ID scope {}, {by}", applicant.registration_id, applicant.id_scope);
-    let mut findings = vec![Finding::ok("credentials", who), trusted("provisioning", applicant.ca_file.as_deref())];
+    let mut findings = vec![credentials, trusted("provisioning", applicant.ca_file.as_deref())];
     let service = Goal {
         what: "provisioning",
         host: &applicant.host,
@@ -141,13 +137,6 @@ fn hub(config: &Config) -> Vec<Finding> {
         Err(error) => findings.extend([reached, Finding::note("assigned", error.to_string())]),
     }
     findings
-}
-
-fn by(identity: &Identity) -> &'static str {
-    match identity {
-        Identity::Key(_) => "by its key",
-        Identity::Certificate(_) => "by its certificate",
-    }
 }
 
 fn dialled(target: &HubTarget) -> [Finding; 2] {
@@ -217,14 +206,6 @@ impl Goal<'_> {
     }
 }
 
-fn trusted(what: &'static str, ca_file: Option<&Path>) -> Finding {
-    match (trust::client(ca_file), ca_file) {
-        (Ok(_), None) => Finding::ok(what, "trusts this machine's certificate authorities"),
-        (Ok(_), Some(file)) => Finding::ok(what, format!("trusts the certificate authorities in {}", file.display())),
-        (Err(error), _) => Finding::fail(what, format!("cannot {error}")),
-    }
-}
-
 /// DNS, then TCP.
 fn reach(what: &'static str, host: &str, port: u16) -> Finding {
     let addresses = match (host, port).to_socket_addrs() {
@@ -246,19 +227,12 @@ fn reach(what: &'static str, host: &str, port: u16) -> Finding {
     Finding::fail(what, format!("{host} port {port} does not answer ({last}); a firewall must let it out"))
 }
 
+/// Whether there is a broker, and whether devices can connect.
 fn ways_in(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let broker = &config.intake.broker;
     if broker.enabled {
         findings.push(reach("broker", &broker.host, broker.port));
-        match broker.password() {
-            Some(SecretSource::File(file)) => findings.push(readable("broker", &file)),
-            Some(source) => findings.push(match source.read() {
-                Ok(_) => Finding::ok("broker", format!("its password is there: {source}")),
-                Err(error) => Finding::fail("broker", error.to_string()),
-            }),
-            None => {}
-        }
     }
     let listener = &config.intake.listener;
     if listener.enabled {
@@ -277,24 +251,7 @@ fn ways_in(config: &Config) -> Vec<Finding> {
                 ),
             });
         }
-        let files = [
-            &listener.password_file,
-            &listener.tls_cert,
-            &listener.tls_key,
-            &listener.tls_client_ca,
-            &listener.tls_client_crl,
-        ];
-        for file in files.into_iter().flatten() {
-            findings.push(readable("listener", file));
-        }
-        if listener.anonymous && !listener.listen.ip().is_loopback() {
-            findings.push(Finding::note(
-                "listener",
-                format!("anyone who reaches {} may publish: `anonymous = true`", listener.listen),
-            ));
-        }
     }
-    findings.extend(buses(config));
     findings
 }
 
@@ -308,24 +265,43 @@ fn buses(config: &Config) -> Vec<Finding> {
     places.iter().map(finding).collect()
 }
 
-fn readable(what: &'static str, file: &Path) -> Finding {
-    match std::fs::read(file) {
-        Ok(_) => Finding::ok(what, format!("{} can be read", file.display())),
-        Err(error) => Finding::fail(what, format!("{} cannot be read ({error})", file.display())),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use shared::time::Timestamp;
 
-/// Says where repeats cannot be recognised.
-fn mappings(config: &Config) -> Vec<Finding> {
-    let keyless = |mapping: &&crate::presilver::mapping::Mapping| mapping.is_keyless();
-    let finding = |mapping: &crate::presilver::mapping::Mapping| {
-        Finding::note(
-            "mapping",
-            format!(
-                "`{}` has neither number nor time: a repeat of a message is stored as a reading of its own",
-                mapping.topic
-            ),
-        )
-    };
-    config.presilver.mapping.iter().filter(keyless).map(finding).collect()
+    use super::*;
+    use crate::cli::check::tests::config;
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_is_named_with_its_setting() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let outbox = dir.path().join("outbox.db");
+        let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = held.local_addr().expect("an address");
+        let of = |settings: &str| {
+            let text = format!("[outbox]\npath = {outbox:?}\n[intake.listener]\n{settings}");
+            ways_in(&config(&text)).into_iter().map(|finding| (finding.grade, finding.text)).collect::<Vec<_>>()
+        };
+        // 192.0.2.1 is nobody's (RFC 5737), so not this machine's either.
+        for (settings, setting) in [
+            (format!("listen = \"127.0.0.1:0\"\nwebsocket-listen = \"{taken}\"\n"), "websocket-listen"),
+            ("listen = \"127.0.0.1:0\"\nwebsocket-listen = \"192.0.2.1:80\"\n".to_owned(), "websocket-listen"),
+            (format!("listen = \"{taken}\"\nwebsocket-listen = \"127.0.0.1:0\"\n"), "listen"),
+        ] {
+            let found = of(&settings);
+            let failed: Vec<_> = found.iter().filter(|(grade, _)| *grade == Grade::Fail).collect();
+            let [(_, text)] = failed[..] else { panic!("{settings}: {found:?}") };
+            assert!(text.ends_with(&format!("choose another `intake.listener.{setting}`")), "{text}");
+        }
+        // Where an agent runs it is the one who listens there.
+        let lock = Lock::take(&outbox, "run", Timestamp::from_millis(0)).expect("free");
+        let found = of(&format!("listen = \"127.0.0.1:0\"\nwebsocket-listen = \"{taken}\"\n"));
+        assert!(found.iter().any(|(grade, text)| *grade == Grade::Note && text.contains("an agent runs")), "{found:?}");
+        drop((lock, held));
+        assert!(
+            of(&format!("websocket-listen = \"{taken}\"\nlisten = \"127.0.0.1:0\"\n"))
+                .iter()
+                .all(|(grade, _)| *grade == Grade::Ok)
+        );
+    }
 }

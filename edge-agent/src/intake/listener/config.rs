@@ -89,6 +89,8 @@ impl Config {
             "tls-client-crl",
             "is of the authorities in `tls-client-ca`; name that, too",
         );
+        let same = self.websocket_listen == Some(self.listen) && self.listen.port() != 0;
+        limit(!same, "websocket-listen", "is that of `listen`; choose another port, or leave it out");
         limit(1 <= self.connections_max, "connections-max", "must be at least 1, write e.g. 10000");
         limit(1 <= self.connections_per_address, "connections-per-address", "must be at least 1, write e.g. 100");
         limit(

@@ -15,6 +15,7 @@ use super::passwords::Passwords;
 use super::rights::Rights;
 use super::session::Terms;
 use super::told::Told;
+use super::turns::Turns;
 use super::{Config, ListenerError};
 use crate::intake::metrics::WayMetrics;
 use crate::intake::room::Room;
@@ -47,6 +48,8 @@ pub(super) struct Door {
     pub(super) stop: CancellationToken,
     pub(super) guests: Guests,
     pub(super) callers: Callers,
+    /// For TLS handshakes.
+    pub(super) turns: Turns,
     anonymous: bool,
     passwords: Option<Arc<Passwords>>,
     checks: Semaphore,
@@ -80,6 +83,7 @@ impl Door {
             stop,
             guests: Guests::default(),
             callers: Callers::new(config.connections_per_address),
+            turns: Turns::of_this_machine(),
             anonymous: config.anonymous,
             passwords,
             checks: Semaphore::new(CHECKS_AT_ONCE),

@@ -8,8 +8,8 @@
 //!
 //! Not a broker: it has no subscriptions, no retained messages, and no session that outlives a connection. What it is
 //! handed at QoS 1 it acknowledges once the outbox has committed it, in order. Everything a device can make it hold is
-//! bounded: connections, packet size, unacknowledged publishes, time to say CONNECT, time to end a packet, and the bytes
-//! of all devices together. At a bound a device is read no further, or closed, and counted with the reason.
+//! bounded: connections, TLS handshakes at a time, packet size, unacknowledged publishes, time to say CONNECT, time to end a
+//! packet, and the bytes of all devices together. At a bound a device is read no further, or closed, and counted with the reason.
 
 mod config; // what can be set
 
@@ -31,6 +31,8 @@ mod tls; // certificates and keys
 
 mod told; // what was logged when
 
+mod turns; // how many shake hands at a time
+
 mod websocket; // MQTT in WebSocket messages
 
 #[cfg(test)]
@@ -41,6 +43,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::server::Acceptor;
 use shared::clock::Clock;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,7 +51,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -215,6 +218,16 @@ impl Listener {
     }
 }
 
+/// Reads the files the settings name, as [`Listener::bind`] does: for `check`.
+///
+/// # Errors
+/// One of them cannot be used.
+pub(crate) fn look_at_files(config: &Config) -> Result<(), ListenerError> {
+    door::passwords(config)?;
+    tls::acceptor(config)?;
+    Ok(())
+}
+
 /// Binds and serves, until `stop`.
 ///
 /// # Errors
@@ -295,9 +308,15 @@ impl Visit {
     }
 
     async fn shake_hands(self, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, patience: Instant) -> End {
+        let shaking = async {
+            // What a device says first is read as it comes; from then on it costs a processor something.
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let shaken = async { begun.into_stream(Arc::clone(acceptor.config())).await };
+            self.door.turns.take(Box::pin(shaken)).await
+        };
         let shaken = tokio::select! {
             () = self.door.stop.cancelled() => return End::Stopping,
-            shaken = timeout_at(patience, Box::pin(acceptor.accept(stream))) => shaken,
+            shaken = timeout_at(patience, Box::pin(shaking)) => shaken,
         };
         let stream = match shaken {
             Ok(Ok(stream)) => stream,

@@ -3,8 +3,12 @@ use serde_json::json;
 
 use super::*;
 
+fn devices() -> Devices {
+    ["hall", "press"].map(str::to_owned).into()
+}
+
 fn ear() -> Ear {
-    Ear::new("info", Good::default(), Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7))
+    Ear::new("info", devices(), Good::default(), Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7))
 }
 
 /// What an ear says, with answers as a hub would give them.
@@ -95,7 +99,7 @@ impl Hub {
         let todo = self.todo.extract_if(.., |todo| matches!(todo, Do::Apply { .. }));
         todo.map(|todo| {
             let Do::Apply { settings, version, desired } = todo else { unreachable!() };
-            assert_eq!(settings::read(&desired).as_ref(), Ok(&settings), "what is kept says the same");
+            assert_eq!(settings::read(&desired, &devices()).as_ref(), Ok(&settings), "what is kept says the same");
             (version, settings.rules.map(|rules| rules.len()), settings.linger)
         })
         .collect()
@@ -186,10 +190,15 @@ fn a_set_is_in_force_whole_or_not_at_all_and_the_last_good_one_stays() {
 
 #[test]
 fn a_set_of_an_earlier_run_is_in_force_until_the_twin_says_otherwise() {
-    let settings = Settings { level: Some("warn".into()), rules: Some(vec![]), linger: None };
-    let good = Good { settings, version: Some(8) };
+    let settings = Settings { level: Some("warn".into()), rules: Some(vec![]), ..Settings::default() };
+    let good = Good { settings, version: Some(8), is_cut: false };
     let begin = || {
-        let ear = Ear::new("info", good.clone(), Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7));
+        let ear = Ear::new(
+            "info",
+            devices(),
+            good.clone(),
+            Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7),
+        );
         Hub { ear, ..Hub::new() }
     };
     let mut hub = begin();
@@ -203,6 +212,43 @@ fn a_set_of_an_earlier_run_is_in_force_until_the_twin_says_otherwise() {
     let mut hub = begin();
     hub.connect(json!({ "$version": 10 }));
     assert_eq!((hub.sets(), hub.levels()), (vec![(10, None, None)], vec!["info".to_owned()]));
+}
+
+#[test]
+fn sensors_intervals_are_of_the_set_and_name_what_is_there() {
+    let mut hub = Hub::new();
+    let intervals = |hub: &Hub| {
+        hub.ear.good().settings.sensors.iter().map(|(name, every)| (name.clone(), every.as_secs())).collect::<Vec<_>>()
+    };
+    hub.connect(json!({ "intervals": { "sensors": { "hall": "5s" } }, "$version": 1 }));
+    hub.write();
+    assert_eq!((intervals(&hub), hub.codes()), (vec![("hall".to_owned(), 5)], vec![("intervals", 200)]));
+    hub.desire(json!({ "intervals": { "sensors": { "yard": "1s" } }, "$version": 2 }));
+    hub.write();
+    let ad = hub.reported["intervals"]["ad"].as_str().expect("words").to_owned();
+    assert!(ad.contains("counts as `yard`; there are: `hall`, `press`; the set of version 1 stays in force"), "{ad}");
+    assert_eq!((intervals(&hub), hub.codes()), (vec![("hall".to_owned(), 5)], vec![("intervals", 400)]));
+    // `null` takes the wrong one out, and another one back to what is configured.
+    hub.desire(json!({ "intervals": { "sensors": { "yard": null, "hall": null, "press": "7s" } }, "$version": 3 }));
+    hub.write();
+    assert_eq!((intervals(&hub), hub.codes()), (vec![("press".to_owned(), 7)], vec![("intervals", 200)]));
+    hub.desire(json!({ "intervals": null, "$version": 4 }));
+    assert_eq!((hub.write(), intervals(&hub)), (json!({ "intervals": null }), vec![]));
+}
+
+#[test]
+fn what_was_left_out_of_a_kept_set_is_refused_by_name_and_the_rest_stays_until_it_is_put_right() {
+    let settings = Settings { rules: Some(vec![]), ..Settings::default() };
+    let good = Good { settings, version: Some(8), is_cut: true };
+    let ear = Ear::new("info", devices(), good, Backoff::new(Duration::from_secs(2), Duration::from_secs(300), 7));
+    let mut hub = Hub { ear, ..Hub::new() };
+    hub.connect(json!({ "rules": [], "intervals": { "sensors": { "gone": "1s" } }, "$version": 8 }));
+    hub.write();
+    assert_eq!((hub.sets(), hub.codes()), (vec![], vec![("rules", 409), ("intervals", 400)]));
+    assert_eq!(hub.ear.good().settings.rules, Some(vec![]), "it stays");
+    hub.desire(json!({ "intervals": null, "$version": 9 }));
+    hub.write();
+    assert_eq!((hub.sets(), hub.codes()), (vec![(9, Some(0), None)], vec![("rules", 200)]), "kept anew, whole");
 }
 
 #[test]

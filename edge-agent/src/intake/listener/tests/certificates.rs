@@ -39,6 +39,15 @@ fn client(shows: Option<&str>) -> rustls::ClientConfig {
     }
 }
 
+/// What a device says first.
+pub(super) fn client_hello() -> Vec<u8> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut connection = rustls::ClientConnection::new(Arc::new(client(None)), name).expect("a client");
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).expect("written");
+    hello
+}
+
 /// TLS as a device; what is refused in it may show itself only when something is read.
 pub(super) async fn dial(address: SocketAddr, shows: Option<&str>) -> TlsStream<TcpStream> {
     shared::tls::install_provider();

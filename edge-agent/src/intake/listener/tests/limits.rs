@@ -181,6 +181,67 @@ async fn a_hundred_wrong_passwords_at_once_hold_up_nobody_who_is_in() {
     pings(&mut inside).await;
 }
 
+/// A door through which one shakes hands at a time, and what serves those who come to it with TLS.
+async fn narrow(connect_timeout: Duration) -> (Visit, TcpListener, Metrics, tempfile::TempDir) {
+    shared::tls::install_provider();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut config = config();
+    certificates::certify(&mut config, dir.path());
+    (config.tls_client_ca, config.tls_client_crl) = (None, None);
+    config.connect_timeout = Span::new(connect_timeout);
+    let (metrics, stop) = (Metrics::default(), CancellationToken::new());
+    let mut door = Door::new(&config, None, Rights::default(), Clock::Real, metrics.of("listener"), stop);
+    door.turns = turns::Turns::new(1);
+    let tls = tls::acceptor(&config).expect("certified");
+    let visit = Visit { tls, wrapped: false, door: Arc::new(door), tx: mpsc::channel(1).0 };
+    (visit, TcpListener::bind(config.listen).await.expect("a port"), metrics, dir)
+}
+
+/// Serves the next one who connects.
+async fn attend_one(visit: &Visit, socket: &TcpListener) -> JoinHandle<()> {
+    let (stream, peer) = socket.accept().await.expect("accepted");
+    let caller = visit.door.callers.one_more(peer.ip()).expect("room");
+    tokio::spawn(visit.clone().attend(stream, peer, caller))
+}
+
+#[tokio::test]
+async fn those_who_begin_tls_and_go_silent_hold_up_no_other_handshake() {
+    let (visit, socket, _metrics, _dir) = narrow(Duration::from_secs(3_600)).await;
+    let address = socket.local_addr().expect("an address");
+    let hello = certificates::client_hello();
+    let mut silent = Vec::new();
+    for said in [&hello[..0], &hello[..40], &hello[..]].into_iter().cycle().take(30) {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(said).await.expect("written");
+        attend_one(&visit, &socket).await;
+        if said.len() == hello.len() {
+            let mut answer = [0];
+            let answered = timeout(SOON, stream.read_exact(&mut answer)).await;
+            answered.expect("its turn comes").expect("the listener's part of the handshake");
+        }
+        silent.push(stream);
+    }
+    let dialled = tokio::spawn(certificates::dial(address, None));
+    attend_one(&visit, &socket).await;
+    let mut device = timeout(SOON, dialled).await.expect("its turn comes").expect("no panic");
+    device.write_all(&connect(60)).await.expect("written");
+    let mut answer = [0; CONNACK.len()];
+    timeout(SOON, device.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(answer, CONNACK);
+}
+
+#[tokio::test]
+async fn a_handshake_whose_turn_does_not_come_ends_in_time_and_is_counted() {
+    let (visit, socket, metrics, _dir) = narrow(Duration::from_millis(200)).await;
+    let _all = visit.door.turns.all().await;
+    let mut stream = TcpStream::connect(socket.local_addr().expect("an address")).await.expect("connects");
+    stream.write_all(&certificates::client_hello()).await.expect("written");
+    let served = attend_one(&visit, &socket).await;
+    timeout(SOON, served).await.expect("it ends").expect("no panic");
+    assert_eq!(metrics.of("listener").refused("connect-timeout"), 1);
+    assert_eq!(rest(&mut stream).await, b"", "nothing was done for it");
+}
+
 #[tokio::test]
 async fn who_does_not_read_the_answers_is_not_heard_for_ever() {
     let stand = stand(2, |_, _| {}).await;
