@@ -48,7 +48,8 @@ enum Command {
         /// dialled, nothing is written: of use before there is a network.
         #[arg(long, conflicts_with = "sample")]
         settings_only: bool,
-        /// Judge sample messages, one a line: topic, a blank, payload. `-` reads standard input.
+        /// Judge sample messages, one a line: topic, a blank (a tab, where the topic has blanks), payload. `-` reads standard
+        /// input.
         #[arg(long, value_name = "FILE")]
         sample: Option<PathBuf>,
         /// One JSON document instead of lines.

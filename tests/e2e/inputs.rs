@@ -59,6 +59,24 @@ fn publish(addr: SocketAddr, topic: &str, payload: &[u8], more: &[&str]) {
     assert!(child.wait().expect("it ends").success(), "{topic}");
 }
 
+/// Zigbee2MQTT's list of its devices as a large network has it: two that matter, and three hundred more.
+fn zigbee_devices() -> String {
+    let exposes = r#"{"type":"numeric","name":"temperature","label":"Temperature","property":"temperature","access":1,"unit":"°C"},
+        {"type":"numeric","name":"linkquality","property":"linkquality","access":1,"unit":"lqi","category":"diagnostic"},
+        {"type":"light","features":[{"type":"composite","name":"color_xy","property":"color","features":[
+        {"type":"numeric","name":"x","property":"x","access":7},{"type":"numeric","name":"y","property":"y","access":7}]}]}"#;
+    let device = |name: &str| {
+        let about = "An account of it that is as long as those of real devices are. ".repeat(24);
+        format!(
+            r#"{{"friendly_name":"{name}","type":"EndDevice","definition":{{"description":"{about}","exposes":[{exposes}]}}}}"#
+        )
+    };
+    let mut all = vec![r#"{"friendly_name":"Coordinator","type":"Coordinator","definition":null}"#.to_owned()];
+    all.extend((0..300).map(|at| device(&format!("0x00158d00{at:08x}"))));
+    all.extend(["kitchen/climate", "hall/climate"].map(device));
+    format!("[{}]", all.join(","))
+}
+
 /// `device metric = value unit` of the readings of a device.
 fn readings(scenario: &Scenario, device: &str) -> Vec<String> {
     let sql = format!(
@@ -125,24 +143,38 @@ fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
     publish(listener, "senml-cbor/gw-b", &bytes("81a3006474656d70016343656c02f94d60"), &[]);
     publish(addr, "homie/car/engine/temperature/$unit", "°C".as_bytes(), &["-r"]);
     publish(addr, "homie/car/engine/temperature/$datatype", b"float", &["-r"]);
-    publish(
-        addr,
-        "zigbee2mqtt/kitchen/climate",
-        br#"{"temperature":21.37,"linkquality":120,"update":{"state":"idle"}}"#,
-        &[],
-    );
+    let devices = zigbee_devices();
+    assert!((600_000..1_000_000).contains(&devices.len()), "{}", devices.len());
+    publish(addr, "zigbee2mqtt/bridge/state", br#"{"state":"online"}"#, &["-r"]);
+    publish(addr, "zigbee2mqtt/bridge/devices", devices.as_bytes(), &["-r"]);
+    publish(addr, "zigbee2mqtt/kitchen/climate/availability", br#"{"state":"online"}"#, &["-r"]);
+    for (topic, payload) in [
+        (
+            "kitchen/climate",
+            r#"{"color":{"x":0.3,"y":0.4},"humidity":null,"linkquality":120,"temperature":21.37,"update":{"state":"idle"}}"#,
+        ),
+        ("kitchen/climate/set", r#"{"color":{"x":1}}"#),
+        ("kitchen/climate/get", r#"{"temperature":""}"#),
+        ("bridge/logging", r#"{"level":"info","message":"z2m:mqtt: MQTT publish"}"#),
+    ] {
+        publish(addr, &format!("zigbee2mqtt/{topic}"), payload.as_bytes(), &[]);
+    }
     publish(addr, "tele/plug_1/SENSOR", br#"{"Time":"2026-11-23T10:00:00","ENERGY":{"Power":27},"TempUnit":"C"}"#, &[]);
     publish(addr, "meter/boiler/level", b"+007 l", &[]);
     scenario.wait_for("readings of every format", |s| {
         (readings(s, "boiler").contains(&"level=7l".to_owned()) && !readings(s, "plug_1").is_empty()).then_some(())
     });
 
-    // What Homie's attributes said is learned again from the broker, which knows us.
+    // What Homie's attributes and Zigbee2MQTT's list said is learned again from the broker, which knows us.
     scenario.stack.kill(Part::Agent);
     scenario.start(Part::Agent);
     scenario.wait_for("value with its unit after the restart", |s| {
         publish(addr, "homie/car/engine/temperature", b"21.5", &[]);
         readings(s, "car").contains(&"engine/temperature=21.5Cel".to_owned()).then_some(())
+    });
+    scenario.wait_for("value of a Zigbee device with its unit after the restart", |s| {
+        publish(addr, "zigbee2mqtt/hall/climate", br#"{"temperature":22.5}"#, &[]);
+        readings(s, "hall/climate").contains(&"temperature=22.5Cel".to_owned()).then_some(())
     });
     scenario.finish_and_prove();
 
@@ -153,7 +185,7 @@ fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
         ("mcu-1", &["door=1", "temperature=21.5Cel"]),
         ("urn:dev:1", &["current=1.2", "voltage=120.5V"]),
         ("gw-b", &["temp=21.5Cel"]),
-        ("kitchen/climate", &["linkquality=120", "temperature=21.37"]),
+        ("kitchen/climate", &["color.x=0.3", "color.y=0.4", "linkquality=120lqi", "online=1", "temperature=21.37Cel"]),
         ("plug_1", &["ENERGY.Power=27W"]),
     ] {
         assert_eq!(readings(&scenario, device), expected, "{device}");

@@ -345,11 +345,13 @@ fn a_one_wire_bus_is_written_into_the_firmwares_settings_and_taken_out_again() {
     let before = "arm_64bit=1\n[pi4]\narm_boost=1\n";
     card.write("boot/firmware/config.txt", before);
     let custom = "etc/default/raspi-firmware-custom";
-    for (wanted, line) in [("4", Some("pin=4")), ("04", Some("pin=4")), ("17", Some("pin=17")), ("", None), ("", None)] {
+    for (wanted, line) in [("4", Some("pin=4")), ("04", Some("pin=4")), ("17", Some("pin=17")), ("", None), ("", None)]
+    {
         let text = format!("connection-string = {CONNECTION}\none-wire = {wanted}\n");
         card.write("boot/firmware/gateway.txt", text);
         assert_eq!(card.start().0, Some(0));
-        let added = line.map(|line| format!("# Of gateway.txt:\n[all]\ndtoverlay=one-wire,{line}\n")).unwrap_or_default();
+        let added =
+            line.map(|line| format!("# Of gateway.txt:\n[all]\ndtoverlay=one-wire,{line}\n")).unwrap_or_default();
         assert_eq!(card.read("boot/firmware/config.txt"), format!("{before}{added}"), "{wanted}");
         assert_eq!(card.read(custom), added, "a kernel that comes later makes config.txt anew");
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value as Json, json};
 use tests::layout::{GATEWAY, HUB_HOST_NAME};
+use tests::program::Name;
 use tests::stack::Part;
 
 use crate::flows::mosquitto_pub;
@@ -111,6 +112,88 @@ fn a_gateway_with_a_certificate_behind_a_proxy_that_only_lets_443_through_brings
     scenario.finish_and_prove();
     let targets = targets.lock().expect("no panic").clone();
     assert!(targets.contains(&closed.to_string()) && targets.contains(&https.to_string()), "{targets:?}");
+}
+
+#[test]
+fn a_gateway_that_only_443_is_open_to_is_told_its_hub_there_straight_and_through_a_proxy() {
+    let [https, dps, websocket, http, closed] = free();
+    let config = format!(
+        "[sim.hub]\nhttps-listen = \"{https}\"\n[sim.dps]\nlisten = \"{dps}\"\nwebsocket-listen = \"{websocket}\"\n\
+         retry-after = \"1s\"\n[sim.dps.http]\nlisten = \"{http}\"\n"
+    );
+    let mut scenario = Scenario::with("provisioned-443", &config);
+    let enrolled = simulator(&scenario, &["hub", "enroll", "line-1", "--group", "--json"]);
+    assert_eq!(enrolled["websocket"]["port"], websocket.port(), "{enrolled}");
+    let group_key = enrolled["primary-key"].as_str().unwrap_or_else(|| panic!("{enrolled}")).to_owned();
+    let network = |scenario: &Scenario, text: &str| {
+        let table: toml::Table = text.parse().expect("toml");
+        edit(scenario, "edge", |edge| drop(edge.insert("network".into(), table.into())));
+    };
+    let applies = |scenario: &Scenario, id: &str, proof: &str| {
+        edit(scenario, "edge", |edge| {
+            let provisioning = format!(
+                "id-scope = {}\nregistration-id = \"{id}\"\n{proof}\nhost = \"127.0.0.1\"\nport = {}\n\
+                 websocket-port = {}\nca-file = {:?}\n",
+                enrolled["id-scope"],
+                closed.port(),
+                websocket.port(),
+                scenario.stack.layout.hub_ca()
+            );
+            edge.insert("provisioning".into(), toml::Value::Table(provisioning.parse().expect("toml")));
+        });
+    };
+    edit(&scenario, "edge", |edge| {
+        let hub = edge["hub"].as_table_mut().expect("a table");
+        hub.remove("connection-string");
+        hub.insert("port".into(), i64::from(closed.port()).into());
+        hub.insert("websocket-port".into(), i64::from(https.port()).into());
+    });
+    scenario.start(Part::Hub);
+    scenario.start(Part::Ingester);
+    let provision = |scenario: &Scenario| {
+        let output = scenario.stack.run(Name::EdgeAgent, &["provision"]).expect("it starts");
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), said)
+    };
+
+    network(&scenario, "transport = \"websocket\"\n");
+    let issued = simulator(&scenario, &["hub", "enroll", "gw-78", "--auth", "x509", "--json"]);
+    let (certificate, key) = (&issued["certificate-file"], &issued["key-file"]);
+    applies(&scenario, "gw-78", &format!("certificate-file = {certificate}\nprivate-key = {{ file = {key} }}"));
+    let (code, said) = provision(&scenario);
+    assert!(code == Some(0) && said.contains(&format!("assigned to {HUB_HOST_NAME}, device gw-78")), "{code:?} {said}");
+    applies(&scenario, "gw-77", "group-key = \"bm8ga2V5\"");
+    let (code, said) = provision(&scenario);
+    assert!(code == Some(1) && said.contains("refuses this gateway's key"), "{code:?} {said}");
+    applies(&scenario, "gw-77", &format!("group-key = \"{group_key}\""));
+    let (code, said) = provision(&scenario);
+    assert!(code == Some(0) && said.contains(&format!("assigned to {HUB_HOST_NAME}, device gw-77")), "{code:?} {said}");
+
+    // What the hub was is forgotten, 8883 is asked first, and all of it goes through a proxy.
+    let mut record = scenario.stack.layout.outbox().into_os_string();
+    record.push(".hub");
+    fs::remove_file(&record).expect("the hub was kept");
+    let (proxy, targets) = proxy();
+    network(
+        &scenario,
+        &format!("transport = \"auto\"\nproxy = \"http://{proxy}\"\nproxy-credentials = \"{CREDENTIALS}\"\n"),
+    );
+    let check = scenario.stack.run(Name::EdgeAgent, &["check"]).expect("it starts");
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("by the other way"), "{said}");
+    scenario.start(Part::Agent);
+    scenario.wait_for("connection", |s| is_up(s));
+    mosquitto_pub(scenario.stack.layout.ports.agent_mqtt, "telemetry/press-3", r#"{"n":1,"temperature":21.5}"#);
+    scenario.wait_for("reading in silver", |s| {
+        let sql = "SELECT count(*) AS n FROM silver.readings WHERE device_id = 'press-3' AND gateway_id = 'gw-77'";
+        s.count(sql).filter(|n| *n == 1)
+    });
+    assert_eq!(uplink(&scenario).expect("a status")["way"], "websocket");
+    scenario.finish_and_prove();
+    let targets = targets.lock().expect("no panic").clone();
+    for port in [closed, websocket, https] {
+        assert!(targets.contains(&port.to_string()), "{port} in {targets:?}");
+    }
 }
 
 #[test]

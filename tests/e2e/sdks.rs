@@ -202,7 +202,7 @@ impl Sdk {
         let payload = format!("[[individual]]\nid = \"{}-payload\"\npayload = {{ line = 3 }}\n", self.device());
         fs::write(data.join("enrolments.toml"), payload).expect("written");
         format!(
-            "[dps]\nlisten = \"{ip}:8883\"\ndata-dir = {data:?}\nretry-after = \"1s\"\n[dps.http]\nlisten = \"{http}\"\n"
+            "[dps]\nlisten = \"{ip}:8883\"\nwebsocket-listen = \"{ip}:443\"\ndata-dir = {data:?}\nretry-after = \"1s\"\n[dps.http]\nlisten = \"{http}\"\n"
         )
     }
 

@@ -85,7 +85,7 @@ const OWNERS: [(&str, &[&str]); 15] = [
 ];
 
 /// Code that decides: it is given the time and its input, and says what to do.
-const PURE: [&str; 122] = [
+const PURE: [&str; 123] = [
     "shared/src/backoff.rs",
     "shared/src/blame.rs",
     "shared/src/envelope.rs",
@@ -124,6 +124,7 @@ const PURE: [&str; 122] = [
     "edge-agent/src/presilver/format/units.rs",
     "edge-agent/src/presilver/format/when.rs",
     "edge-agent/src/presilver/format/zigbee2mqtt.rs",
+    "edge-agent/src/presilver/format/zigbee2mqtt/units.rs",
     "edge-agent/src/presilver/mapping/mod.rs",
     "edge-agent/src/presilver/mapping/pattern.rs",
     "edge-agent/src/presilver/mapping/plan.rs",
@@ -176,6 +177,7 @@ const PURE: [&str; 122] = [
     "simulator/src/fleet/send.rs",
     "simulator/src/fleet/waveform.rs",
     "simulator/src/gate/session.rs",
+    "simulator/src/gate/web/upgrade.rs",
     "simulator/src/hub/amqp/filter.rs",
     "simulator/src/hub/api/auth.rs",
     "simulator/src/hub/api/calls.rs",
@@ -190,7 +192,6 @@ const PURE: [&str; 122] = [
     "simulator/src/hub/commands/feedback.rs",
     "simulator/src/hub/commands/queue.rs",
     "simulator/src/hub/devices/text.rs",
-    "simulator/src/hub/https/upgrade.rs",
     "simulator/src/hub/mqtt/auth.rs",
     "simulator/src/hub/mqtt/filters.rs",
     "simulator/src/hub/mqtt/requests.rs",

@@ -60,7 +60,7 @@ fn explain(error: &Error) -> String {
     match error {
         Error::Http(response) => {
             format!(
-                "the hub's WebSocket is refused (HTTP {}); is this the hub, or a page of the network?",
+                "WebSocket is refused (HTTP {}); is this the host that was meant, or a page of the network?",
                 response.status()
             )
         }

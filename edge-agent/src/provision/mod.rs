@@ -36,7 +36,7 @@ use shared::reading::GatewayId;
 
 use crate::hub::Dial;
 use crate::identity::Identity;
-use crate::line::Network;
+use crate::line::{Network, Way};
 use crate::uplink::HubTarget;
 
 /// Who asks, and whom.
@@ -63,6 +63,14 @@ pub struct Applicant {
 }
 
 impl Applicant {
+    /// The service's port, by the way taken.
+    pub(crate) fn port_by(&self, way: Way) -> u16 {
+        match way {
+            Way::Mqtt => self.port,
+            Way::WebSocket => self.websocket_port,
+        }
+    }
+
     /// The uplink's target, once a hub is assigned.
     pub fn target(&self, assignment: &Assignment, dial: &Dial) -> HubTarget {
         HubTarget {

@@ -13,7 +13,7 @@ use super::record::{self, Assignment};
 use super::service::{self, Fault};
 use super::{Applicant, Config};
 use crate::hub::Known;
-use crate::line::{Dial, Way};
+use crate::line::Dial;
 use crate::trust;
 
 /// Where another way is left, a service that does not let us in is not waited for longer.
@@ -32,16 +32,15 @@ pub async fn attempt(applicant: &Applicant, config: &Config, clock: &Clock) -> R
     let certificate = applicant.identity.certificate();
     let tls = applicant.tls.then(|| trust::client_as(applicant.ca_file.as_deref(), certificate)).transpose()?;
     let mut ways = applicant.network.choice.ways().iter().peekable();
+    // What came of the ways before, for who gets no answer by the last one either.
+    let mut before = String::new();
     loop {
         let way = *ways.next().expect("there is a way, and the last one returns");
         let last = ways.peek().is_none();
         let whole = config.timeout.duration();
         let dial = Dial {
             host: applicant.host.clone(),
-            port: match way {
-                Way::Mqtt => applicant.port,
-                Way::WebSocket => applicant.websocket_port,
-            },
+            port: applicant.port_by(way),
             way,
             proxy: applicant.network.proxy.clone(),
             tls: tls.clone(),
@@ -52,6 +51,12 @@ pub async fn attempt(applicant: &Applicant, config: &Config, clock: &Clock) -> R
             Ok(assigned) => return Ok(Assignment::new(assigned, applicant, clock.now())),
             Err(fault @ Fault::Away { reached: false, .. }) if !last => {
                 info!("{fault}; now by the other way");
+                if let Fault::Away { port, why, .. } = fault {
+                    before += &format!("; nor from port {port}: {why}");
+                }
+            }
+            Err(Fault::Away { host, port, why, reached }) => {
+                return Err(Fault::Away { host, port, why: why + &before, reached });
             }
             Err(fault) => return Err(fault),
         }
@@ -91,7 +96,8 @@ pub async fn seek(
         Ok(None) => {}
         Err(error) => warn!("no hub of an earlier provisioning: {error}"),
     }
-    let (host, port, registration_id) = (&applicant.host, applicant.port, &applicant.registration_id);
+    let (host, registration_id) = (&applicant.host, &applicant.registration_id);
+    let port = applicant.port_by(applicant.network.choice.ways()[0]);
     info!(host, port, registration_id, "no hub is set: asking the provisioning service");
     let mut waits = backoff(config, clock);
     loop {

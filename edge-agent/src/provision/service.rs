@@ -70,7 +70,7 @@ pub(super) async fn ask(
             event = timeout_at(patience, line.events.recv()) => match event {
                 Err(_) => return Err(away(stage.patience_over())),
                 Ok(None) => return Err(away("the connection ended")),
-                Ok(Some(Err(error))) => return Err(explain(&error, &line.broken, away)),
+                Ok(Some(Err(error))) => return Err(explain(&error, &line.broken, dial, away)),
                 Ok(Some(Ok(Event::Incoming(Packet::ConnAck(_))))) => {
                     line.subscribe();
                     stage = Stage::Subscribing;
@@ -202,9 +202,11 @@ async fn poll(mut events: EventLoop, tell: mpsc::Sender<Result<Event, Connection
     }
 }
 
-fn explain(error: &ConnectionError, broken: &Broken, away: impl FnOnce(&str) -> Fault) -> Fault {
+fn explain(error: &ConnectionError, broken: &Broken, dial: &Dial, away: impl FnOnce(&str) -> Fault) -> Fault {
     if let Some(fault) = broken.fault() {
-        return away(&fault.text);
+        // Host and port are told with it.
+        let place = format!("{} port {}: ", dial.host, dial.port);
+        return away(fault.text.strip_prefix(&place).unwrap_or(&fault.text));
     }
     match error {
         ConnectionError::ConnectionRefused(

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::hub::{Known, Source};
 use crate::line::Choice;
+use crate::line::tests::{proxy, websocket_before};
 
 const KEY: &str = "c2VjcmV0IGtleSBvZiBhIGdhdGV3YXk=";
 
@@ -204,6 +205,26 @@ async fn refusals_are_told_apart_from_a_service_that_is_away() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound").port();
     let fault = attempt(&applicant(nobody), &config(5_000), &Clock::Real).await.expect_err("away");
     assert!(matches!(fault, Fault::Away { .. }), "{fault}");
+}
+
+#[tokio::test]
+async fn by_auto_the_service_is_found_in_websocket_messages_and_who_finds_it_nowhere_is_told_of_both_ways() {
+    let service = Service::start(ConnectReturnCode::Success, vec![ASSIGNING, ASSIGNED]).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound").port();
+    let (proxy, asked) = proxy(None).await;
+    for proxy in [None, Some(proxy)] {
+        let network = Network { choice: Choice::Auto, proxy };
+        let websocket_port = websocket_before(service.port).await;
+        let applicant = Applicant { websocket_port, network, ..applicant(closed) };
+        attempt(&applicant, &config(PATIENCE_MS), &Clock::Real).await.expect("assigned");
+        let nowhere = Applicant { websocket_port: closed, ..applicant };
+        let fault =
+            attempt(&nowhere, &config(PATIENCE_MS), &Clock::Real).await.expect_err("nobody is there").to_string();
+        let (by_last, by_first) = fault.split_once("; nor from port ").unwrap_or_else(|| panic!("{fault}"));
+        assert!(by_last.matches("127.0.0.1").count() < 3 && by_first.starts_with(&closed.to_string()), "{fault}");
+    }
+    let asked = asked.lock().expect("no panic").clone();
+    assert!(asked.iter().any(|head| head.starts_with(&format!("CONNECT 127.0.0.1:{closed} "))), "{asked:?}");
 }
 
 #[tokio::test]

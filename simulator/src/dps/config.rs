@@ -13,6 +13,9 @@ pub struct Config {
     /// Devices dial this; without it there is no service.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+    /// Devices dial this for MQTT in WebSocket messages.
+    #[serde(default)]
+    pub websocket_listen: Option<SocketAddr>,
     /// Tells this service from others; part of user names and tokens.
     pub id_scope: String,
     /// A name of the service, to stand in its certificate.
@@ -50,7 +53,7 @@ pub struct Elsewhere {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once, at each port.
     pub connections_max: usize,
     /// For TLS and CONNECT; and as long as one stays that no enrolment knows.
     pub connect_timeout: Span,
@@ -84,7 +87,8 @@ impl Config {
 
     /// Every address the service listens on; none if there is no service.
     pub fn listens(&self) -> Vec<SocketAddr> {
-        self.listen.into_iter().flat_map(|listen| [listen, self.http.listen]).collect()
+        let beside = |listen| [Some(listen), self.websocket_listen, Some(self.http.listen)].into_iter().flatten();
+        self.listen.into_iter().flat_map(beside).collect()
     }
 
     /// Adds what cannot be used as it stands.
@@ -105,9 +109,36 @@ impl Config {
         mistakes.ensure(wait <= 3_600, "retry-after", "must be at most an hour, write e.g. \"3s\"");
         let rate = 0 < self.registrations_per_minute;
         mistakes.ensure(rate, "registrations-per-minute", "must be at least 1, write e.g. 1000");
-        let distinct = self.listen.is_none_or(|listen| listen.port() == 0 || listen != self.http.listen);
-        mistakes.ensure(distinct, "listen", "and `http.listen` must differ");
+        let listens = self.listens();
+        let once = |at: usize| listens[at].port() == 0 || !listens[..at].contains(&listens[at]);
+        let distinct = (0..listens.len()).all(once);
+        mistakes.ensure(distinct, "listen", "and `websocket-listen`, `http.listen` must differ");
+        let beside = self.websocket_listen.is_none() || self.listen.is_some();
+        mistakes.ensure(beside, "websocket-listen", "stands beside `listen`, write that, too: e.g. \"127.0.0.2:8883\"");
         let some = 0 < self.mqtt.connections_max;
         mistakes.ensure(some, "mqtt.connections-max", "must be at least 1, write e.g. 1000");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = crate::config::Config::load(None).expect("the default").dps;
+        change(&mut config);
+        let mut mistakes = Mistakes::default();
+        config.check(&mut mistakes);
+        mistakes.into_iter().map(|(path, message)| format!("{path} {message}")).collect()
+    }
+
+    #[test]
+    fn the_port_for_websocket_stands_beside_the_other_and_is_another() {
+        let at = |port| Some(SocketAddr::from(([127, 0, 0, 2], port)));
+        assert!(mistakes(|config| (config.listen, config.websocket_listen) = (at(8883), at(443))).is_empty());
+        let alone = mistakes(|config| config.websocket_listen = at(443));
+        assert!(matches!(&alone[..], [mistake] if mistake.contains("websocket-listen")), "{alone:?}");
+        let twice = mistakes(|config| (config.listen, config.websocket_listen) = (at(443), at(443)));
+        assert!(matches!(&twice[..], [mistake] if mistake.contains("must differ")), "{twice:?}");
     }
 }

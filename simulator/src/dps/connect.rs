@@ -36,6 +36,8 @@ pub(super) struct Service {
     host_name: String,
     ca_file: PathBuf,
     mqtt: Dial,
+    /// MQTT in WebSocket messages.
+    websocket: Option<Dial>,
     /// Status, health, metrics.
     http: String,
 }
@@ -67,13 +69,17 @@ impl Service {
             host_name: config.host_name.clone(),
             ca_file: absolute(ca::ca_file(identity)),
             mqtt: Dial::new("mqtts", listen),
+            websocket: config.websocket_listen.map(|listen| Dial::new("wss", listen)),
             http: Dial::new("http", config.http.listen).url,
         }
     }
 
     pub(super) fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let Self { id_scope, ca_file, mqtt, .. } = self;
-        writeln!(out, "Devices that register dial {}, id scope {id_scope}, and trust {}", mqtt.url, ca_file.display())
+        let Self { id_scope, ca_file, mqtt, websocket, .. } = self;
+        let ways = [Some(mqtt), websocket.as_ref()].into_iter().flatten();
+        let ways: Vec<_> = ways.map(|dial| dial.url.as_str()).collect();
+        let (ways, ca_file) = (ways.join(" or "), ca_file.display());
+        writeln!(out, "Devices that register dial {ways}, id scope {id_scope}, and trust {ca_file}")
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) enum End {
     Gate(#[from] gate::End),
     #[error("{0}")]
     Denied(#[from] Denied),
+    #[error("it asked for no WebSocket")]
+    NoWebSocket,
     #[error("a publish to `{}`, which is no topic of the service", .0.escape_debug())]
     Topic(String),
     #[error("a subscription to `{}`, which is no filter of the service", .0.escape_debug())]
@@ -55,6 +57,7 @@ impl End {
         match self {
             End::Gate(end) => end.as_str(),
             End::Denied(denied) => Some(denied.as_str()),
+            End::NoWebSocket => Some("no-websocket"),
             End::Topic(_) => Some("topic"),
             End::Filter(_) => Some("filter"),
             End::TooLarge(_) => Some("message-too-large"),

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! devices ── MQTT 3.1.1, TLS ──> connection ──> service ──allocation──> a hub's device registry
-//!                                                  ├──> enrolments.toml   who may
+//!         └─ WebSocket ───────────┘                ├──> enrolments.toml   who may
 //!                                                  └──> registrations     what became of each, on disk
 //! ```
 //!
 //! Invariants: a device is assigned only to a hub that has it in its registry, with the proof it showed here; what is
 //! assigned stays so across restarts, and moves only as the enrolment's policy says; no key in a log.
 //!
-//! What it does not imitate: TPM, WebSocket, HTTPS and AMQP, custom allocation, allocation by latency, the service's own
+//! What it does not imitate: TPM, HTTPS and AMQP, custom allocation, allocation by latency, the service's own
 //! API (enrolments are a file).
 
 mod config; // the table [dps]
@@ -38,7 +38,7 @@ mod seats; // one connection per registration
 
 mod connection; // one device's conversation
 
-mod listener; // the port
+mod listener; // the ports
 
 mod metrics; // rates
 

@@ -20,7 +20,7 @@ use super::Door;
 use super::config::Config;
 use super::enrolments::{self, Book, Enrolments, EnrolmentsError};
 use super::hubs::{Hubs, LinkedHub};
-use super::listener;
+use super::listener::{self, Way};
 use super::metrics::Metrics;
 use super::registrations::Registrations;
 use super::seats::Seats;
@@ -42,8 +42,8 @@ pub enum DpsError {
     #[error("{act} {}", path.display())]
     Disk { act: &'static str, path: PathBuf, source: io::Error },
     /// A port said no.
-    #[error("listen on {addr}; choose another `dps.listen`")]
-    Listen { addr: SocketAddr, source: io::Error },
+    #[error("listen on {addr}; choose another `{key}`")]
+    Listen { addr: SocketAddr, key: &'static str, source: io::Error },
     /// Who may register.
     #[error(transparent)]
     Enrolments(#[from] EnrolmentsError),
@@ -114,9 +114,14 @@ async fn start(
     let clock = Clock::Real;
     let lock = lock(config)?.ok_or_else(|| DpsError::Taken { path: config.data_dir.clone() })?;
     let enrolments = Book::open(config.enrolments_file())?;
-    let names = ca::server_names(&config.host_name, &[listen.ip()], &config.server_names);
+    let listens: Vec<SocketAddr> = [Some(listen), config.websocket_listen].into_iter().flatten().collect();
+    let ips: Vec<_> = listens.iter().map(SocketAddr::ip).collect();
+    let names = ca::server_names(&config.host_name, &ips, &config.server_names);
     let server = ca::provisioning_server(identity, &names, clock.now())?;
-    let listener = TcpListener::bind(listen).await.map_err(|source| DpsError::Listen { addr: listen, source })?;
+    let mut ports = vec![(bind(listen, "dps.listen").await?, Way::Plain)];
+    if let Some(listen) = config.websocket_listen {
+        ports.push((bind(listen, "dps.websocket-listen").await?, Way::WebSocket));
+    }
     let path = config.registrations_file();
     let registrations =
         Registrations::open(path.clone()).map_err(|source| DpsError::Disk { act: "open", path, source })?;
@@ -137,6 +142,7 @@ async fn start(
     let books = Books {
         id_scope: config.id_scope.clone(),
         host_name: config.host_name.clone(),
+        listens,
         service: Arc::clone(&service),
         seats: seats.clone(),
         loopback: config.http.listen.ip().is_loopback(),
@@ -145,20 +151,29 @@ async fn start(
     let http = shared::http::serve(config.http.listen, health, Arc::new(metered), books.router(), stop.clone());
     tasks.spawn("dps-http", async move { Ok(http.await?) });
     let door = Door { id_scope: config.id_scope.clone(), limits: config.mqtt.clone(), seats, service, stop };
-    tasks.spawn("dps", async move {
-        listener::serve(listener, server.device_tls, Arc::new(door)).await;
-        Ok(())
-    });
+    let door = Arc::new(door);
+    for (listener, way) in ports {
+        let served = listener::serve(listener, way, Arc::clone(&server.device_tls), Arc::clone(&door));
+        tasks.spawn("dps", async move {
+            served.await;
+            Ok(())
+        });
+    }
     condition.met();
     tracing::info!(
         host_name = config.host_name,
         id_scope = config.id_scope,
         %listen,
+        websocket = config.websocket_listen.map(tracing::field::display),
         hubs = ?hub_names,
         ca = %server.ca_file.display(),
         "the provisioning service serves"
     );
     Ok(lock)
+}
+
+async fn bind(addr: SocketAddr, key: &'static str) -> Result<TcpListener, DpsError> {
+    TcpListener::bind(addr).await.map_err(|source| DpsError::Listen { addr, key, source })
 }
 
 /// The enrolments of a service that may or may not be running; makes what is missing.

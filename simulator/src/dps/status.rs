@@ -1,5 +1,6 @@
 //! The service's books, as `/status` shows them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::routing::get;
@@ -15,6 +16,8 @@ use super::service::Service;
 pub(super) struct Books {
     pub(super) id_scope: String,
     pub(super) host_name: String,
+    /// Where devices come in.
+    pub(super) listens: Vec<SocketAddr>,
     pub(super) service: Arc<Service>,
     pub(super) seats: Seats,
     /// Whether nobody but this machine asks.
@@ -26,6 +29,8 @@ pub(super) struct Books {
 struct Status {
     id_scope: String,
     host_name: String,
+    /// Where devices come in: MQTT, then WebSocket if that is set.
+    listens: Vec<SocketAddr>,
     hubs: Vec<Hub>,
     enrolments: Enrolled,
     registrations: Registered,
@@ -70,6 +75,7 @@ impl Books {
         Status {
             id_scope: self.id_scope.clone(),
             host_name: self.host_name.clone(),
+            listens: self.listens.clone(),
             hubs: self.service.hubs.names().into_iter().map(hub).collect(),
             enrolments: Enrolled { individual: enrolments.individuals().len(), groups: enrolments.groups().len() },
             registrations: Registered {

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::enrolments::{Book, Means, Proof, Wish};
 use super::hubs::Hubs;
+use super::listener::Way;
 use super::metrics::Metrics;
 use super::registrations::Registrations;
 use super::throttle::Bucket;
@@ -35,6 +36,7 @@ mod hostile;
 mod policies;
 mod refused;
 mod ways;
+mod websocket;
 
 const SCOPE: &str = "0ne0000CAFE";
 /// Never waited for, only waited at most.
@@ -64,9 +66,10 @@ struct Stand {
     metered: Metered,
     dir: tempfile::TempDir,
     addr: SocketAddr,
+    websocket: SocketAddr,
     door: Arc<Door>,
     linked: Vec<LinkedHub>,
-    served: JoinHandle<()>,
+    served: [JoinHandle<()>; 2],
 }
 
 /// What a device shows.
@@ -114,14 +117,21 @@ impl Stand {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address");
-        let served = tokio::spawn(listener::serve(listener, server.device_tls, Arc::clone(&door)));
-        Self { metered, dir, addr, door, linked, served }
+        let beside = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let websocket = beside.local_addr().expect("its address");
+        let serve = |listener, way| {
+            tokio::spawn(listener::serve(listener, way, Arc::clone(&server.device_tls), Arc::clone(&door)))
+        };
+        let served = [serve(listener, Way::Plain), serve(beside, Way::WebSocket)];
+        Self { metered, dir, addr, websocket, door, linked, served }
     }
 
     /// Stops; the folder stays.
     async fn close(self) -> tempfile::TempDir {
         self.door.stop.cancel();
-        timeout(PATIENCE, self.served).await.expect("in time").expect("no panic");
+        for served in self.served {
+            timeout(PATIENCE, served).await.expect("in time").expect("no panic");
+        }
         self.dir
     }
 
@@ -188,17 +198,21 @@ impl Stand {
         let password = if let Shows::Token(token) = shows { token.as_str() } else { "" };
         options.set_credentials(user, password);
         options.set_max_packet_size(1 << 20, 1 << 20);
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(self.tls(shows)))));
+        options
+    }
+
+    /// Whom a device trusts, and who it is if it shows that here.
+    fn tls(&self, shows: &Shows) -> rustls::ClientConfig {
         let tls = rustls::ClientConfig::builder().with_root_certificates(self.roots());
-        let tls = match shows {
+        match shows {
             Shows::Certificate(issued) => {
                 let chain = CertificateDer::pem_file_iter(&issued.certificate_file).expect("PEM");
                 let key = PrivateKeyDer::from_pem_file(&issued.key_file).expect("PEM");
                 tls.with_client_auth_cert(chain.collect::<Result<_, _>>().expect("PEM"), key).expect("a pair")
             }
             _ => tls.with_no_client_auth(),
-        };
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-        options
+        }
     }
 
     /// Connects and subscribes.
@@ -217,7 +231,10 @@ impl Stand {
 
     /// Registers a device to the end: what it is told last.
     async fn register(&self, id: &str, shows: &Shows) -> Value {
-        let mut device = self.connect(id, shows).await.expect("admitted");
+        self.register_over(self.connect(id, shows).await.expect("admitted"), id).await
+    }
+
+    async fn register_over(&self, mut device: Device, id: &str) -> Value {
         let begun = device.ask(REGISTER, "", &json!({ "registrationId": id }).to_string()).await;
         if begun.status != 202 {
             return begun.body;

@@ -86,7 +86,8 @@ fn serve(configs: Vec<Both>) -> Result<(), Failed> {
     let retry = |error: io::Error| -> Failed { (error.into(), Exit::Retry) };
     // Each connection takes a file descriptor, and shells give 1,024.
     let connections = configs.iter().map(|(hub, dps)| {
-        let registering = dps.listen.map_or(0, |_| dps.mqtt.connections_max as u64);
+        let ports = [dps.listen, dps.websocket_listen].into_iter().flatten().count() as u64;
+        let registering = ports * dps.mqtt.connections_max as u64;
         hub.mqtt.connections_max as u64 + registering + SPARE_FILES
     });
     let wanted: u64 = connections.sum();

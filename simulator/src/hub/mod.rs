@@ -40,8 +40,6 @@ pub mod log; // events on disk: the hub's memory
 
 pub mod amqp; // service side: the log -> AMQP 1.0
 
-mod websocket; // bytes in WebSocket messages
-
 mod api; // what services ask for over HTTPS
 
 mod https; // the port for it, and for WebSocket

@@ -16,9 +16,9 @@ import { isDeepStrictEqual } from "node:util";
 
 const require = createRequire(process.env.SDK_NODE ? pathToFileURL(`${process.env.SDK_NODE}/x.js`) : import.meta.url);
 const { Client, Message } = require("azure-iot-device");
-const { Mqtt } = require("azure-iot-device-mqtt");
+const { Mqtt, MqttWs } = require("azure-iot-device-mqtt");
 const { ProvisioningDeviceClient } = require("azure-iot-provisioning-device");
-const { Mqtt: ProvisioningTransport } = require("azure-iot-provisioning-device-mqtt");
+const { Mqtt: ProvisioningMqtt, MqttWs: ProvisioningMqttWs } = require("azure-iot-provisioning-device-mqtt");
 const { SymmetricKeySecurityClient } = require("azure-iot-security-symmetric-key");
 const { X509Security } = require("azure-iot-security-x509");
 
@@ -62,10 +62,14 @@ function certificateOf(name) {
 
 // ---- clients --------------------------------------------------------------------------------------------------------
 
-const registration = (security, scope = dps["id-scope"]) =>
-  ProvisioningDeviceClient.create(dps.mqtt.host, scope, new ProvisioningTransport(), security);
+/** What is spoken with the service, and then with the hub. */
+const MQTT = { provisioning: ProvisioningMqtt, device: Mqtt };
+const WEBSOCKET = { provisioning: ProvisioningMqttWs, device: MqttWs };
 
-const byKey = (name, key, scope) => registration(new SymmetricKeySecurityClient(name, key), scope);
+const registration = (security, { scope = dps["id-scope"], way = MQTT } = {}) =>
+  ProvisioningDeviceClient.create(dps.mqtt.host, scope, new way.provisioning(), security);
+
+const byKey = (name, key, more) => registration(new SymmetricKeySecurityClient(name, key), more);
 
 async function assigned(client, name) {
   const state = await client.register();
@@ -74,9 +78,9 @@ async function assigned(client, name) {
   return state;
 }
 
-async function sends(name, text, options = {}) {
+async function sends(name, text, options = {}, way = MQTT) {
   const since = await end(name);
-  const client = Client.fromConnectionString(text, Mqtt);
+  const client = Client.fromConnectionString(text, way.device);
   client.on("error", () => {});
   await client.setOptions({ ca, ...options });
   await client.open();
@@ -86,7 +90,8 @@ async function sends(name, text, options = {}) {
   equal(found, ["assigned"], `messages of ${name}`);
 }
 
-const sendsByKey = (name, key) => sends(name, `HostName=${hubName};DeviceId=${name};SharedAccessKey=${key}`);
+const sendsByKey = (name, key, way) =>
+  sends(name, `HostName=${hubName};DeviceId=${name};SharedAccessKey=${key}`, {}, way);
 
 async function fails(client, what, wanted) {
   let state;
@@ -116,12 +121,19 @@ async function groupKey() {
   await sendsByKey(name, key);
 }
 
-const byCertificate = (suffix) => async () => {
+const byCertificate = (suffix, way = MQTT) => async () => {
   const name = `${id}-${suffix}`;
   const pair = certificateOf(name);
-  await assigned(registration(new X509Security(name, pair)), name);
-  await sends(name, `HostName=${hubName};DeviceId=${name};x509=true`, pair);
+  await assigned(registration(new X509Security(name, pair), { way }), name);
+  await sends(name, `HostName=${hubName};DeviceId=${name};x509=true`, pair, way);
 };
+
+async function websocket() {
+  const name = `${id}-websocket`;
+  const key = ownKey(keyOf(`${id}-group`, "groups"), name);
+  await assigned(byKey(name, key, { way: WEBSOCKET }), name);
+  await sendsByKey(name, key, WEBSOCKET);
+}
 
 async function again() {
   const name = `${id}-again`;
@@ -144,6 +156,9 @@ async function payload() {
 }
 
 const wrong = "d3Jvbmcga2V5";
+// The SDK leaves the refusal of a connection as its MQTT client said it.
+const wrongScope = (way) =>
+  fails(byKey(id, keyOf(id), { scope: "0ne00000000", way }), "another id scope", "Error: Connection refused: Not authorized");
 const features = {
   "symmetric-key": symmetricKey,
   "group-key": groupKey,
@@ -153,11 +168,16 @@ const features = {
   "many-at-once": manyAtOnce,
   payload,
   "wrong-key": () => fails(byKey(id, wrong), "a wrong key", "UnauthorizedError"),
-  // The SDK leaves the refusal of a connection as its MQTT client said it.
-  "wrong-scope": () => fails(byKey(id, keyOf(id), "0ne00000000"), "another id scope", "Error: Connection refused: Not authorized"),
+  "wrong-scope": () => wrongScope(MQTT),
   "not-enrolled": () => fails(byKey(`${id}-stranger`, wrong), "a stranger", "UnauthorizedError"),
   // The SDK knows no such status.
   disabled: () => fails(byKey(`${id}-disabled`, keyOf(`${id}-disabled`)), "a disabled enrolment", "SyntaxError: status is disabled"),
+  websocket,
+  "websocket-x509": byCertificate("x509", WEBSOCKET),
+  "websocket-refused": async () => {
+    await fails(byKey(id, wrong, { way: WEBSOCKET }), "a wrong key", "UnauthorizedError");
+    await wrongScope(WEBSOCKET);
+  },
 };
 
 const [asked] = process.argv.slice(2);

@@ -55,9 +55,9 @@ def sends(hub, name, device):
     equal([body(event) for event in hub.events(since, name)], [b"assigned"], f"messages of {name}")
 
 
-def sends_by_key(hub, name, key):
+def sends_by_key(hub, name, key, **more):
     device = IoTHubDeviceClient.create_from_symmetric_key(
-        symmetric_key=key, hostname=hub.host_name, device_id=name, server_verification_cert=hub.ca()
+        symmetric_key=key, hostname=hub.host_name, device_id=name, server_verification_cert=hub.ca(), **more
     )
     sends(hub, name, device)
 
@@ -77,21 +77,34 @@ def group_key(hub):
     sends_by_key(hub, name, key)
 
 
-def by_certificate(name):
+def by_certificate(name, **more):
     def feature(hub):
         device_id = f"{hub.device}-{name}"
         files = hub.strings["provisioning"]["certificates"][device_id]
         x509 = X509(cert_file=files["certificate-file"], key_file=files["key-file"])
         client = ProvisioningDeviceClient.create_from_x509_certificate(
-            registration_id=device_id, x509=x509, **where(hub)
+            registration_id=device_id, x509=x509, **where(hub), **more
         )
         assigned(hub, client, device_id)
         device = IoTHubDeviceClient.create_from_x509_certificate(
-            x509, hub.host_name, device_id, server_verification_cert=hub.ca()
+            x509, hub.host_name, device_id, server_verification_cert=hub.ca(), **more
         )
         sends(hub, device_id, device)
 
     return feature
+
+
+def websocket(hub):
+    name = f"{hub.device}-websocket"
+    key = own_key(key_of(hub, f"{hub.device}-group", "groups"), name)
+    assigned(hub, by_key(hub, name, key, websockets=True), name)
+    sends_by_key(hub, name, key, websockets=True)
+
+
+def websocket_refused(hub):
+    fails(by_key(hub, hub.device, "d3Jvbmcga2V5", websockets=True), "a wrong key", "ServiceError")
+    client = by_key(hub, hub.device, key_of(hub, hub.device), id_scope="0ne00000000", websockets=True)
+    fails(client, "another id scope", "CredentialError")
 
 
 def again(hub):
@@ -172,5 +185,8 @@ main(
         "wrong-scope": wrong_scope,
         "not-enrolled": not_enrolled,
         "disabled": disabled,
+        "websocket": websocket,
+        "websocket-x509": by_certificate("x509", websockets=True),
+        "websocket-refused": websocket_refused,
     }
 )

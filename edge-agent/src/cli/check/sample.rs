@@ -57,9 +57,10 @@ impl Samples {
         if line.is_empty() {
             return Ok(());
         }
-        // A topic may hold blanks: then a tab stands behind it.
-        let parts = |byte: u8| line.iter().position(|other| *other == byte);
-        let (topic, payload) = match parts(b'\t').or(parts(b' ')) {
+        // A topic may hold blanks: then a tab stands behind it, or JSON.
+        let parts = |text: &[u8]| line.windows(text.len()).position(|other| other == text);
+        let json = ["{\"", "[{", "{}"].iter().filter_map(|begin| parts(format!(" {begin}").as_bytes())).min();
+        let (topic, payload) = match parts(b"\t").or(json).or(parts(b" ")) {
             Some(at) => (&line[..at], &line[at + 1..]),
             None => (line, &[][..]),
         };

@@ -122,8 +122,10 @@ impl Memory {
         }
         let about = self.properties.get(&of.key());
         let read = |text: &str| -> Result<(Value, Option<String>), String> {
-            let value = typed(about.and_then(|about| about.datatype.as_deref()), text)?.value()?;
-            Ok((value, about.and_then(|about| about.unit.clone())))
+            let datatype = about.and_then(|about| about.datatype.as_deref());
+            let unit = about.and_then(|about| about.unit.clone());
+            let value = typed(datatype, text)?.value()?;
+            Ok((value, unit.or_else(|| (datatype == Some("percent")).then(|| "%".to_owned()))))
         };
         let value = match MetricName::fault(&metric) {
             Some(fault) => Err(fault),
@@ -230,6 +232,10 @@ fn typed(datatype: Option<&str>, text: &str) -> Result<Node, String> {
         None => Ok(match text {
             "true" => Node::Bool(true),
             "false" => Node::Bool(false),
+            // What microcontrollers print of a sensor that is not there.
+            text if ["nan", "inf", "-inf", "ovf"].iter().any(|none| none.eq_ignore_ascii_case(text)) => {
+                return Err(misfit("number"));
+            }
             text => plain::number(text).unwrap_or_else(|| Node::Text(text.to_owned())),
         }),
     }

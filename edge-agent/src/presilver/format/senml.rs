@@ -2,7 +2,7 @@
 //!
 //! Texts of the mapping may name `{name}` (base name and name), `{base}` (the base name without the `:` or `/` it ends
 //! in) and `{own}` (the name, or where there is none the whole name). A time below 2^28 seconds is relative to the
-//! receipt. A sum is a metric of its own, `….sum`.
+//! receipt. A sum is a metric of its own, `….sum`: an integral over time, in the unit times seconds (UCUM's `W.s`).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::presilver::mapping::plan::Plan;
 /// Times below it are relative to now.
 const RELATIVE_S: f64 = 268_435_456.0;
 /// The version that RFC 8428 describes.
-const VERSION: i64 = 10;
+const VERSION: f64 = 10.0;
 /// Labels of fields in CBOR.
 const LABELS: [(&str, &str); 15] = [
     ("-1", "bver"),
@@ -113,10 +113,11 @@ impl Base {
         if let Some((name, _)) = members.iter().find(|(name, _)| name.ends_with('_') && !known(name)) {
             return Err(format!("payload: `{name}` must be understood, and is not"));
         }
-        match field(record, "bver")? {
-            None => {}
-            Some(Node::Int(version)) if *version <= VERSION => {}
-            Some(version) => return Err(format!("payload: SenML of version {}, {VERSION} is known", version.shown())),
+        if let Some(node) = field(record, "bver")? {
+            let version = number(node, "bver").map_err(|reason| format!("payload: {reason}"))?;
+            if VERSION < version {
+                return Err(format!("payload: SenML of version {version}, {VERSION} is known"));
+            }
         }
         if let Some(node) = field(record, "bn")? {
             let Node::Text(name) = node else { return Err(format!("payload: `bn` is no text: {}", node.shown())) };
@@ -185,7 +186,7 @@ impl Base {
             (None, Some(_)) => {}
         }
         if let Some(sum) = sum {
-            add(format!("{metric}.sum"), with_unit(sum));
+            add(format!("{metric}.sum"), with_unit(sum).map(|(sum, unit)| (sum, unit.map(over_time))));
         }
         if !part.measured.is_empty() {
             taken.parts.push(part);
@@ -245,6 +246,14 @@ impl Base {
             })),
             _ => Some(Err("type: a record with more than one value".to_owned())),
         }
+    }
+}
+
+/// The unit of an integral over time.
+fn over_time(unit: String) -> String {
+    match unit.as_str() {
+        "/" | "1" => "s".to_owned(),
+        _ => unit + ".s",
     }
 }
 

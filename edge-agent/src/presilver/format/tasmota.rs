@@ -1,7 +1,8 @@
 //! Tasmota: `tele/{device}/SENSOR` and `STATE` are JSON, `LWT` is the metric `online`; the rest is not telemetry.
+//! What is answered to `Status 10` and `Status 11` holds the same, one level deeper.
 //!
-//! Metrics are named by their places, `BME280.Temperature`; units by what Tasmota says (`TempUnit`, `PressureUnit`) and
-//! always uses. A `Time` without an offset from UTC tells repeats apart and nothing else, unless the mapping has a
+//! Metrics are named by their places, `BME280.Temperature`; units by what Tasmota says (`TempUnit`, `PressureUnit`,
+//! `SpeedUnit`) and always uses. A `Time` without an offset from UTC tells repeats apart and nothing else, unless the mapping has a
 //! `time-offset`: then it is the time.
 
 use std::collections::BTreeMap;
@@ -16,19 +17,39 @@ use crate::presilver::mapping::plan::{Plan, When};
 /// Members that say how others are meant, or say it twice.
 const ABOUT: [&str; 6] = ["TempUnit", "PressureUnit", "SpeedUnit", "Uptime", "SleepMode", "Sleep"];
 /// Units that Tasmota always uses, by the end of a metric's name. (A distance is in cm of one sensor and mm of another; a
-/// total is energy of a meter and rain of a gauge.)
-const UNITS: [(&str, &str); 21] = [
+/// total is energy of a meter and rain of a gauge.) Source: Tasmota, and HATasmota, by which Home Assistant reads it.
+const UNITS: [(&str, &str); 41] = [
     ("Humidity", "%"),
     ("Illuminance", "lx"),
     ("Voltage", "V"),
     ("Current", "A"),
     ("Power", "W"),
+    ("ActivePower", "W"),
     ("ApparentPower", "VA"),
     ("ReactivePower", "var"),
     ("Frequency", "Hz"),
     ("ENERGY.Today", "kWh"),
     ("ENERGY.Yesterday", "kWh"),
     ("ENERGY.Total", "kWh"),
+    ("TotalTariff", "kWh"),
+    ("ENERGY.Period", "Wh"),
+    ("Energy", "kWh"),
+    ("ImportActive", "kWh"),
+    ("ExportActive", "kWh"),
+    ("ExportTariff", "kWh"),
+    ("ImportReactive", "kvarh"),
+    ("ExportReactive", "kvarh"),
+    ("PhaseAngle", "°"),
+    ("Vcc", "V"),
+    ("Battery", "%"),
+    ("BatteryPercentage", "%"),
+    ("BatteryVoltage", "V"),
+    ("Moisture", "%"),
+    ("Ambient", "lx"),
+    ("CCT", "K"),
+    ("CF1", "µg/m³"),
+    ("CF2.5", "µg/m³"),
+    ("CF10", "µg/m³"),
     ("CarbonDioxide", "ppm"),
     ("eCO2", "ppm"),
     ("TVOC", "ppb"),
@@ -48,17 +69,29 @@ const UNITS: [(&str, &str); 21] = [
 pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, Unreadable> {
     let kind = names.get("kind").copied().unwrap_or_default();
     match kind {
-        "SENSOR" | "STATE" => values(plan, names, payload).map_err(unreadable),
+        "SENSOR" | "STATE" => values(plan, names, payload, None).map_err(unreadable),
+        "STATUS8" | "STATUS10" => values(plan, names, payload, Some("StatusSNS")).map_err(unreadable),
+        "STATUS11" => values(plan, names, payload, Some("StatusSTS")).map_err(unreadable),
         "LWT" => online(plan, names, payload).map_err(unreadable),
         kind => Ok(Taken::none(kind, "no-telemetry")),
     }
 }
 
-fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<Taken, String> {
-    let Node::Map(members) = json::read(payload)? else { return Err("payload: not an object".to_owned()) };
+fn values(
+    plan: &Plan,
+    names: &BTreeMap<&str, &str>,
+    payload: &[u8],
+    inside: Option<&'static str>,
+) -> Result<Taken, String> {
+    let Node::Map(mut members) = json::read(payload)? else { return Err("payload: not an object".to_owned()) };
+    if let Some(inside) = inside {
+        let within = members.into_iter().find_map(|(name, node)| (name == inside).then_some(node));
+        let Some(Node::Map(within)) = within else { return Ok(Taken::none("whole message", "no-telemetry")) };
+        members = within;
+    }
     let (about, values): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
     let said = |name: &str| about.iter().find(|(member, _)| member == name).and_then(|(_, node)| node.name());
-    let (temperature, pressure) = (said("TempUnit"), said("PressureUnit"));
+    let told = Told { temperature: said("TempUnit"), pressure: said("PressureUnit"), speed: said("SpeedUnit") };
     let tree = Node::Map(values);
     let local = local(&tree, plan.when);
     // The time is looked at here, so that one without an offset is no fault.
@@ -74,7 +107,7 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
         part.clock = local;
         part.is_whole = false;
         for measured in &mut part.measured {
-            let unit = unit_of(&measured.metric, temperature.as_deref(), pressure.as_deref());
+            let unit = told.unit_of(&measured.metric);
             if let Ok((Value::Number(_), none @ None)) = &mut measured.value {
                 *none = unit.and_then(units::ucum);
             }
@@ -86,23 +119,36 @@ fn values(plan: &Plan, names: &BTreeMap<&str, &str>, payload: &[u8]) -> Result<T
     }
 }
 
-/// The unit of a metric by its name; of one of several phases by what stands before its number.
-fn unit_of<'u>(metric: &str, temperature: Option<&'u str>, pressure: Option<&'u str>) -> Option<&'u str> {
-    let without_phase = match metric.rsplit_once('.') {
-        Some((name, phase)) if phase.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => metric,
-    };
-    let ends_in = |name: &str| {
-        let ends_in =
-            |metric: &str| metric.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        ends_in(metric) || ends_in(without_phase)
-    };
-    if ends_in("Temperature") || ends_in("DewPoint") {
-        temperature
-    } else if ends_in("Pressure") || ends_in("SeaPressure") {
-        pressure
-    } else {
-        UNITS.iter().find(|(name, _)| ends_in(name)).map(|(_, unit)| *unit)
+/// Units that a message tells.
+struct Told {
+    temperature: Option<String>,
+    pressure: Option<String>,
+    speed: Option<String>,
+}
+
+impl Told {
+    /// The unit of a metric by its name; of one of several phases or inputs by what stands before its number.
+    fn unit_of(&self, metric: &str) -> Option<&str> {
+        let is_figures = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let without_phase = match metric.rsplit_once('.') {
+            Some((name, phase)) if is_figures(phase) => name,
+            _ => metric,
+        };
+        let without_number = without_phase.trim_end_matches(|letter: char| letter.is_ascii_digit());
+        let ends_in = |name: &str| {
+            let ends_in =
+                |metric: &str| metric.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            ends_in(metric) || ends_in(without_phase) || ends_in(without_number)
+        };
+        if ["Temperature", "DewPoint", "HeatIndex"].into_iter().any(ends_in) {
+            self.temperature.as_deref()
+        } else if ["Pressure", "SeaPressure"].into_iter().any(ends_in) {
+            self.pressure.as_deref()
+        } else if metric.split('.').any(|name| name == "Speed") {
+            self.speed.as_deref()
+        } else {
+            UNITS.iter().find(|(name, _)| ends_in(name)).map(|(_, unit)| *unit)
+        }
     }
 }
 

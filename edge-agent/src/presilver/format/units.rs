@@ -1,7 +1,7 @@
 //! Units as conventions write them -> UCUM.
 
 /// Written otherwise in UCUM. What is not here is kept as written.
-const UNITS: [(&str, &str); 25] = [
+const UNITS: [(&str, &str); 27] = [
     ("°C", "Cel"),
     ("C", "Cel"),
     ("℃", "Cel"),
@@ -21,6 +21,8 @@ const UNITS: [(&str, &str); 25] = [
     ("Wh", "W.h"),
     ("VA", "V.A"),
     ("var", "V.A{reactive}"),
+    ("VAR", "V.A{reactive}"),
+    ("kvarh", "kV.A{reactive}.h"),
     ("m³", "m3"),
     ("µg/m³", "ug/m3"),
     ("m²", "m2"),

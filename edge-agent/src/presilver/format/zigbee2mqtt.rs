@@ -2,6 +2,9 @@
 //!
 //! Friendly names may hold `/`. `…/availability` is the metric `online`; what is not an object is one attribute, named
 //! by the last level; `bridge/…`, `…/set` and `…/get` are not telemetry. `last_seen` is the time, where it is switched on.
+//! Units stand in no value: they are learned from the retained `bridge/devices`.
+
+mod units; // what bridge/devices says
 
 use std::collections::BTreeMap;
 
@@ -12,15 +15,35 @@ use super::tree::{Node, clip};
 use super::{LeftOut, Part, Taken, json, plain, records, unreadable};
 use crate::presilver::mapping::plan::Plan;
 
+pub use self::units::Units;
+
 /// What a device says of itself and its firmware: no measurements.
 const ABOUT: [&str; 3] = ["update", "update_available", "device"];
+/// Of all its devices.
+const DEVICES: &str = "bridge/devices";
 
-/// Takes the values of a message.
+/// Takes the values of a message, or remembers what it says of units.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str, payload: &[u8]) -> Result<Taken, Unreadable> {
+pub fn take(
+    units: &mut Units,
+    plan: &Plan,
+    names: &BTreeMap<&str, &str>,
+    topic: &str,
+    payload: &[u8],
+) -> Result<Taken, Unreadable> {
     let name = plan.pattern.rest(topic).unwrap_or_default();
+    let bridge = topic.strip_suffix(name).unwrap_or_default();
+    if name == DEVICES && !payload.is_empty() {
+        let notes = units.learn(bridge, payload).err().into_iter().collect();
+        return Ok(Taken { notes, ..Taken::none(name, "bridge") });
+    }
+    let with_units = |measured: &mut Measured, device: &str| {
+        if let Ok((Value::Number(_), unit @ None)) = &mut measured.value {
+            *unit = units.of(bridge, device, &measured.metric).map(str::to_owned);
+        }
+    };
     let split = name.rsplit_once('/');
     match split {
         _ if name == "bridge" || name.starts_with("bridge/") => return Ok(Taken::none(name, "bridge")),
@@ -34,13 +57,19 @@ pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str, payload: &[u
     let tree = json::read(payload);
     match (tree, split) {
         (Ok(Node::Map(members)), _) => {
-            let (about, values): (Vec<_>, Vec<_>) =
-                members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
+            let (about, values): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, node)| {
+                // Older bridges say after each action that it is over: so.
+                let is_over = name == "action" && *node == Node::Text(String::new());
+                is_over || ABOUT.contains(&name.as_str())
+            });
             let taken = match values.iter().all(|(name, _)| name == "last_seen") {
                 true => Ok(Taken::default()),
                 false => records::take(plan, &of(names, name), &Node::Map(values)),
             };
             let mut taken = taken.map_err(unreadable)?;
+            for measured in taken.parts.iter_mut().flat_map(|part| &mut part.measured) {
+                with_units(measured, name);
+            }
             taken.left_out.extend(about.into_iter().map(|(what, _)| LeftOut { what, why: "about" }));
             match taken.parts.is_empty() && taken.left_out.is_empty() {
                 true => Ok(Taken::none(name, "no-metric")),
@@ -59,13 +88,19 @@ pub fn take(plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str, payload: &[u
                 Some(fault) => Err(fault),
                 None => node.measure(),
             };
+            let mut measured = Measured { metric: attribute.to_owned(), value };
+            with_units(&mut measured, device);
             let device = plan.device.fill_names(&of(names, device));
-            let measured = vec![Measured { metric: attribute.to_owned(), value }];
-            Ok(Taken::one(Part { device, measured, ..Part::default() }))
+            Ok(Taken::one(Part { device, measured: vec![measured], ..Part::default() }))
         }
         (Ok(node), None) => Err(unreadable(format!("payload: not an object: {}", node.shown()))),
         (Err(why), None) => Err(unreadable(why)),
     }
+}
+
+/// True of a topic whose retained value tells how others are to be read.
+pub fn learns(plan: &Plan, topic: &str) -> bool {
+    plan.pattern.rest(topic) == Some(DEVICES)
 }
 
 /// The device that a topic names, as far as it can be told from an attribute of one.

@@ -244,7 +244,7 @@ enum Reader {
     SenmlCbor,
     Sparkplug(Nodes),
     Homie(Memory),
-    Zigbee2mqtt,
+    Zigbee2mqtt(zigbee2mqtt::Units),
     Tasmota,
     Plain,
     Ignore,
@@ -264,18 +264,11 @@ impl Reader {
             Format::SenmlCbor => Reader::SenmlCbor,
             Format::Sparkplug => Reader::Sparkplug(Nodes::default()),
             Format::Homie => Reader::Homie(Memory::default()),
-            Format::Zigbee2mqtt => Reader::Zigbee2mqtt,
+            Format::Zigbee2mqtt => Reader::Zigbee2mqtt(zigbee2mqtt::Units::default()),
             Format::Tasmota => Reader::Tasmota,
             Format::Plain => Reader::Plain,
             Format::Ignore => Reader::Ignore,
         }
-    }
-}
-
-impl Reader {
-    /// True if retained values tell how others are to be read.
-    fn remembers_retained(&self) -> bool {
-        matches!(self, Reader::Homie(_))
     }
 }
 
@@ -301,10 +294,17 @@ impl Mappings {
 
     /// Whose retained values are wanted again and again.
     pub fn learns(&self) -> crate::intake::Learns {
-        let patterns: Vec<(Pattern, bool)> =
-            self.all.iter().map(|ready| (ready.plan.pattern.clone(), ready.reader.remembers_retained())).collect();
+        let learns = |reader: &Reader| -> fn(&Plan, &str) -> bool {
+            match reader {
+                Reader::Homie(_) => |_, _| true,
+                Reader::Zigbee2mqtt(_) => zigbee2mqtt::learns,
+                _ => |_, _| false,
+            }
+        };
+        let all: Vec<_> = self.all.iter().map(|Ready { plan, reader }| (plan.clone(), learns(reader))).collect();
         Arc::new(move |topic: &str| {
-            patterns.iter().find(|(pattern, _)| pattern.fit(topic).is_some()).is_some_and(|(_, learns)| *learns)
+            let first = all.iter().find(|(plan, _)| plan.pattern.fit(topic).is_some());
+            first.is_some_and(|(plan, learns)| learns(plan, topic))
         })
     }
 
@@ -318,7 +318,7 @@ impl Mappings {
         let mut device = match reader {
             Reader::Sparkplug(_) => sparkplug::device_of(plan, &names, topic).unwrap_or_default(),
             Reader::Homie(_) => homie::device_of(plan, &names, topic).unwrap_or_default(),
-            Reader::Zigbee2mqtt => zigbee2mqtt::device_of(plan, &names, topic).unwrap_or_default(),
+            Reader::Zigbee2mqtt(_) => zigbee2mqtt::device_of(plan, &names, topic).unwrap_or_default(),
             _ => plan.device.fill_names(&names),
         };
         if device.is_empty() {
@@ -338,7 +338,7 @@ impl Mappings {
             Reader::SenmlCbor => of_tree(cbor::read(payload), |tree| senml::take(plan, &names, &senml::named(tree))),
             Reader::Sparkplug(nodes) => nodes.take(plan, &names, (topic, payload), received),
             Reader::Homie(memory) => memory.take(plan, &names, topic, payload),
-            Reader::Zigbee2mqtt => zigbee2mqtt::take(plan, &names, topic, payload),
+            Reader::Zigbee2mqtt(units) => zigbee2mqtt::take(units, plan, &names, topic, payload),
             Reader::Tasmota => tasmota::take(plan, &names, payload),
             Reader::Plain => plain::take(plan, &names, payload),
             Reader::Ignore => Ok(Taken::none("whole message", "ignored")),

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 
-use crate::hub::websocket::{self, Spoken, WsIo};
+use crate::gate::websocket::{self, Spoken, WsIo};
 
 const PATH: &str = "/$servicebus/websocket";
 
@@ -17,7 +17,7 @@ fn judge(path: &str, offered: &[&str]) -> Result<&'static str, (StatusCode, &'st
         return Err((StatusCode::NOT_FOUND, "there is only /$servicebus/websocket"));
     }
     let chosen = websocket::choose(offered, &[Spoken::Amqp]).map(|(name, _)| name);
-    chosen.ok_or((StatusCode::BAD_REQUEST, "offer the subprotocol amqp or AMQPWSB10"))
+    chosen.ok_or((StatusCode::BAD_REQUEST, websocket::offer(&[Spoken::Amqp])))
 }
 
 #[expect(clippy::result_large_err, reason = "the type is the library's")]
@@ -45,7 +45,8 @@ pub(super) async fn accept<S>(stream: S) -> Result<WsIo<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, upgrade, Some(websocket::config())).await?;
+    let config = Some(websocket::config(websocket::MESSAGE_BYTES_MAX));
+    let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, upgrade, config).await?;
     Ok(WsIo::new(socket))
 }
 

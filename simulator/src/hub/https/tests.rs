@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Port, serve};
 use crate::gate::Books;
+use crate::gate::websocket::Spoken;
 use crate::hub::amqp::{self, AmqpHub};
 use crate::hub::api::Api;
 use crate::hub::api::jobs::{self, Jobs};
@@ -254,4 +255,13 @@ async fn what_is_no_request_for_websocket_is_refused_where_only_websocket_is() {
     let reply = served.ask_raw("GET", "/$iothub/websocket", upgrade, "").await;
     assert_eq!(reply.status, 400);
     served.close().await;
+}
+
+#[test]
+fn in_websocket_messages_the_event_hubs_endpoint_speaks_no_mqtt() {
+    for path in ["/$iothub/websocket", "/$IotHub/WebSocket/"] {
+        assert!(super::spoken(path).contains(&Spoken::Mqtt), "{path}");
+    }
+    assert_eq!(super::spoken("/$servicebus/websocket"), [Spoken::Amqp]);
+    assert!(super::spoken("/devices").is_empty());
 }

@@ -57,6 +57,30 @@ fn a_meters_values_have_units_and_so_has_each_phase() {
         ),
         (
             "tele/meter/SENSOR",
+            r#"{"ENERGY":{"Total":0.017,"TotalTariff":[0.000,0.017],"ExportActive":0.5,"ExportTariff":[0.1,0.4],"Period":[2,0],
+                "ApparentPower":[7.84,1.23],"ReactivePower":-7.21,"Frequency":50.0,"ImportActive":12.580,"ImportReactive":0.002,
+                "ExportReactive":39.131,"PhaseAngle":290.45}}"#,
+            &[
+                "meter ENERGY.Total = 0.017 kW.h",
+                "meter ENERGY.TotalTariff.0 = 0 kW.h",
+                "meter ENERGY.TotalTariff.1 = 0.017 kW.h",
+                "meter ENERGY.ExportActive = 0.5 kW.h",
+                "meter ENERGY.ExportTariff.0 = 0.1 kW.h",
+                "meter ENERGY.ExportTariff.1 = 0.4 kW.h",
+                "meter ENERGY.Period.0 = 2 W.h",
+                "meter ENERGY.Period.1 = 0 W.h",
+                "meter ENERGY.ApparentPower.0 = 7.84 V.A",
+                "meter ENERGY.ApparentPower.1 = 1.23 V.A",
+                "meter ENERGY.ReactivePower = -7.21 V.A{reactive}",
+                "meter ENERGY.Frequency = 50 Hz",
+                "meter ENERGY.ImportActive = 12.58 kW.h",
+                "meter ENERGY.ImportReactive = 0.002 kV.A{reactive}.h",
+                "meter ENERGY.ExportReactive = 39.131 kV.A{reactive}.h",
+                "meter ENERGY.PhaseAngle = 290.45 deg",
+            ],
+        ),
+        (
+            "tele/meter/SENSOR",
             r#"{"ENERGY":{"Total":[1.5,2.5],"Power":[null,30]},"RG15":{"Total":4.2},"PMS5003":{"PM2.5":7}}"#,
             &[
                 "meter ENERGY.Total.0 = 1.5 kW.h",
@@ -67,6 +91,49 @@ fn a_meters_values_have_units_and_so_has_each_phase() {
                 "left out ENERGY.Power.0: null",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn numbered_inputs_have_the_units_of_their_kind_and_a_speed_has_the_one_that_is_told() {
+    tasmota().check(&[
+        (
+            "tele/a/SENSOR",
+            r#"{"ANALOG":{"A0":523,"Temperature1":68,"CTEnergy1":{"Energy":1.2,"Power":3}},"COUNTER":{"C1":5},"TempUnit":"F"}"#,
+            &[
+                "a ANALOG.A0 = 523",
+                "a ANALOG.Temperature1 = 68 [degF]",
+                "a ANALOG.CTEnergy1.Energy = 1.2 kW.h",
+                "a ANALOG.CTEnergy1.Power = 3 W",
+                "a COUNTER.C1 = 5",
+                "left out TempUnit: about",
+            ],
+        ),
+        (
+            "tele/a/SENSOR",
+            r#"{"TX2x":{"Speed":{"Act":3.6},"Dir":{"Deg":315}},"SpeedUnit":"km/h"}"#,
+            &["a TX2x.Speed.Act = 3.6 km/h", "a TX2x.Dir.Deg = 315", "left out SpeedUnit: about"],
+        ),
+        ("tele/lamp/STATE", r#"{"Vcc":3.211,"Speed":1}"#, &["lamp Vcc = 3.211 V", "lamp Speed = 1"]),
+    ]);
+}
+
+#[test]
+fn what_a_device_answers_when_asked_for_its_status_is_read_as_its_telemetry() {
+    Reader::of("stat/{device}/{kind}", Format::Tasmota).check(&[
+        (
+            "stat/cellar/STATUS10",
+            r#"{"StatusSNS":{"Time":"2018-09-04T07:31:19","DS18B20-1":{"Id":"0316A27966F1","Temperature":5.4},"TempUnit":"C"}}"#,
+            &[
+                "cellar DS18B20-1.Id = \"0316A27966F1\" by its clock 2018-09-04T07:31:19Z",
+                "cellar DS18B20-1.Temperature = 5.4 Cel by its clock 2018-09-04T07:31:19Z",
+                "left out TempUnit: about",
+            ],
+        ),
+        ("stat/cellar/STATUS11", r#"{"StatusSTS":{"POWER":"ON"}}"#, &["cellar POWER = \"ON\""]),
+        ("stat/cellar/STATUS8", r#"{"StatusPWR":{}}"#, &["left out whole message: no-telemetry"]),
+        ("stat/cellar/STATUS2", r#"{"StatusFWR":{"Version":"12.2.0.6"}}"#, &["left out STATUS2: no-telemetry"]),
+        ("stat/cellar/POWER", "ON", &["left out POWER: no-telemetry"]),
     ]);
 }
 

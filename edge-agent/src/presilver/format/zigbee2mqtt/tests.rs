@@ -55,6 +55,13 @@ fn a_transcript_becomes_the_readings_of_its_devices() {
             r#"{"contact":true,"device":{"ieeeAddr":"0x00"}}"#,
             &["door contact = true", "left out device: about"],
         ),
+        (
+            "zigbee2mqtt/remote",
+            r#"{"action":"single","battery":90,"last_seen":null}"#,
+            &["remote action = \"single\"", "remote battery = 90"],
+        ),
+        ("zigbee2mqtt/remote", r#"{"action":"","battery":90}"#, &["remote battery = 90", "left out action: about"]),
+        ("zigbee2mqtt/remote", r#"{"action":null}"#, &["left out action: null"]),
         ("zigbee2mqtt/lamp/set", r#"{"state":"OFF"}"#, &["left out lamp/set: command"]),
         ("zigbee2mqtt/lamp/set/brightness", "5", &["left out brightness: command"]),
         ("zigbee2mqtt/lamp/get", r#"{"state":""}"#, &["left out lamp/get: command"]),
@@ -62,6 +69,89 @@ fn a_transcript_becomes_the_readings_of_its_devices() {
         ("zigbee2mqtt/lamp/availability", "", &["left out availability: cleared"]),
         ("zigbee2mqtt/lamp", "", &["left out lamp: cleared"]),
     ]);
+}
+
+/// Shapes as bridges of version 2 publish them: a sensor, a thermostat whose values stand beside the others, a composite
+/// value, and entries without a definition.
+const DEVICES: &str = r#"[
+    {"friendly_name":"Coordinator","type":"Coordinator","definition":null,"interview_state":"SUCCESSFUL"},
+    {"friendly_name":"living room/climate","ieee_address":"0x00158d00018255df","type":"EndDevice","definition":{"model":"WSDCGQ11LM",
+      "vendor":"Aqara","exposes":[
+        {"type":"numeric","name":"battery","label":"Battery","property":"battery","access":1,"unit":"%","category":"diagnostic"},
+        {"type":"numeric","name":"temperature","property":"temperature","access":1,"unit":"°C"},
+        {"type":"numeric","name":"pressure","property":"pressure","access":1,"unit":"hPa"},
+        {"type":"numeric","name":"voltage","property":"voltage","access":1,"unit":"mV"},
+        {"type":"numeric","name":"linkquality","property":"linkquality","access":1,"unit":"lqi","value_max":255}]}},
+    {"friendly_name":"trv","definition":{"exposes":[{"type":"climate","features":[
+        {"type":"numeric","name":"local_temperature","property":"local_temperature","access":5,"unit":"°C"},
+        {"type":"enum","name":"system_mode","property":"system_mode","access":7,"values":["off","heat"]}]}]}},
+    {"friendly_name":"radar","definition":{"exposes":[{"type":"composite","property":"zone","features":[
+        {"type":"numeric","name":"from","property":"from","access":7,"unit":"m"}]},
+        {"type":"switch","endpoint":"l1","features":[{"type":"binary","property":"state_l1","access":7}]}]}},
+    {"friendly_name":5,"definition":{"exposes":"none"}}]"#;
+
+#[test]
+fn units_are_learned_from_what_the_bridge_says_of_its_devices() {
+    zigbee().check(&[
+        ("zigbee2mqtt/trv", r#"{"local_temperature":20.8}"#, &["trv local_temperature = 20.8"]),
+        ("zigbee2mqtt/bridge/devices", DEVICES, &["left out bridge/devices: bridge"]),
+        (
+            "zigbee2mqtt/living room/climate",
+            r#"{"battery":97,"temperature":21.37,"pressure":998.4,"voltage":2900,"linkquality":120}"#,
+            &[
+                "living room/climate battery = 97 %",
+                "living room/climate temperature = 21.37 Cel",
+                "living room/climate pressure = 998.4 hPa",
+                "living room/climate voltage = 2900 mV",
+                "living room/climate linkquality = 120 lqi",
+            ],
+        ),
+        ("zigbee2mqtt/living room/climate/temperature", "21.4", &["living room/climate temperature = 21.4 Cel"]),
+        (
+            "zigbee2mqtt/trv",
+            r#"{"local_temperature":20.8,"system_mode":"heat"}"#,
+            &["trv local_temperature = 20.8 Cel", "trv system_mode = \"heat\""],
+        ),
+        (
+            "zigbee2mqtt/radar",
+            r#"{"zone":{"from":1.5},"state_l1":"ON"}"#,
+            &["radar zone.from = 1.5 m", "radar state_l1 = \"ON\""],
+        ),
+        ("zigbee2mqtt/other", r#"{"temperature":1}"#, &["other temperature = 1"]),
+        (
+            "zigbee2mqtt/bridge/devices",
+            "[{",
+            &[
+                "left out bridge/devices: bridge",
+                "note zigbee2mqtt-devices: zigbee2mqtt/bridge/devices cannot be read, units stay as they were: EOF while \
+                 parsing an object at line 1 column 2",
+            ],
+        ),
+        ("zigbee2mqtt/trv", r#"{"local_temperature":20.8}"#, &["trv local_temperature = 20.8 Cel"]),
+        ("zigbee2mqtt/bridge/devices", "[]", &["left out bridge/devices: bridge"]),
+        ("zigbee2mqtt/trv", r#"{"local_temperature":20.8}"#, &["trv local_temperature = 20.8"]),
+    ]);
+}
+
+#[test]
+fn of_what_is_retained_only_the_list_of_devices_is_wanted_again() {
+    let mapping = |topic: &str, format| Mapping { topic: topic.into(), format, ..Mapping::default() };
+    let mappings = crate::presilver::mapping::Mappings::new(&[
+        mapping("zigbee2mqtt/#", Format::Zigbee2mqtt),
+        mapping("homie/#", Format::Homie),
+        mapping("tele/{device}/{kind}", Format::Tasmota),
+    ]);
+    let learns = mappings.learns();
+    for (topic, wanted) in [
+        ("zigbee2mqtt/bridge/devices", true),
+        ("zigbee2mqtt/bridge/info", false),
+        ("zigbee2mqtt/plug", false),
+        ("homie/d/n/a", true),
+        ("tele/d/LWT", false),
+        ("elsewhere/bridge/devices", false),
+    ] {
+        assert_eq!(learns(topic), wanted, "{topic}");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Wrapping, serve};
 use super::kit::{KEY, TestHub, event, within};
 use super::raw::{PARTITION, Peer, open, plain};
-use crate::hub::websocket::WsIo;
+use crate::gate::websocket::WsIo;
 
 struct Port {
     port: u16,

@@ -1,33 +1,8 @@
 //! Devices in WebSocket messages, at the port of the service API.
 
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-
 use super::*;
+use crate::gate::bridge::{bridge, upgraded};
 use crate::hub::https::tests::Served;
-use crate::hub::websocket::WsIo;
-
-/// A port of plain TCP that leads through WebSocket to the hub: rumqttc, as it is built here, speaks none.
-async fn bridge(served: &Served, path: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let addr = listener.local_addr().expect("its address");
-    let (to, tls) = (served.addr, TlsConnector::from(Arc::new(served.tls())));
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let tls = tls.clone();
-            tokio::spawn(async move {
-                let socket = TcpStream::connect(to).await.expect("connected");
-                let name = ServerName::try_from("localhost").expect("a name");
-                let stream = tls.connect(name, socket).await.expect("encrypted");
-                let mut request = format!("wss://localhost{path}").into_client_request().expect("a request");
-                request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
-                let (socket, _) = Box::pin(tokio_tungstenite::client_async(request, stream)).await.expect("upgraded");
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut WsIo::new(socket)).await;
-            });
-        }
-    });
-    addr
-}
 
 fn through(stand: &Stand, bridge: SocketAddr, device: &str, token: String) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(device, "127.0.0.1", bridge.port());
@@ -41,7 +16,7 @@ fn through(stand: &Stand, bridge: SocketAddr, device: &str, token: String) -> (A
 async fn over_websocket_devices_are_the_same_as_over_8883() {
     let served = Served::open().await;
     let stand = &served.stand;
-    let bridge = bridge(&served, "/$iothub/websocket?iothub-no-client-cert=true").await;
+    let bridge = bridge(served.addr, served.tls(), "/$iothub/websocket?iothub-no-client-cert=true").await;
     let (client, mut device) = through(stand, bridge, "d-1", stand.token("d-1", FAR));
     connected(&mut device).await.expect("admitted");
     client.publish(events("d-1"), QoS::AtLeastOnce, false, vec![7; 200 * 1024]).await.expect("queued");
@@ -74,13 +49,7 @@ async fn a_certificate_counts_over_websocket_too() {
         .with_root_certificates(stand.roots())
         .with_client_auth_cert(chain.expect("PEM"), PrivateKeyDer::from_pem_file(&issued.key_file).expect("PEM"))
         .expect("a pair");
-    let socket = TcpStream::connect(served.addr).await.expect("connected");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.expect("encrypted");
-    let mut request = "wss://localhost/$iothub/websocket".into_client_request().expect("a request");
-    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
-    let (socket, _) = Box::pin(tokio_tungstenite::client_async(request, stream)).await.expect("upgraded");
-    let mut stream = WsIo::new(socket);
+    let mut stream = upgraded(served.addr, tls, "/$iothub/websocket").await;
     let user = format!("{HOST}/x-ca/?api-version=2021-04-12");
     let body = [&text("MQTT")[..], &[4, 0x82, 0, 60], &text("x-ca"), &text(&user)].concat();
     stream.write_all(&packet(0x10, body)).await.expect("written");

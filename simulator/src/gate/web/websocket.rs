@@ -1,6 +1,6 @@
 //! AMQP and MQTT over WebSocket: the same bytes, in binary messages, for networks where only port 443 is open.
-//! Microsoft's SDKs dial `/$servicebus/websocket` for Event Hubs and `/$iothub/websocket` for an IoT Hub, and ask for
-//! the subprotocol `mqtt`, or `amqp`, or `AMQPWSB10`, its older name.
+//! Microsoft's SDKs dial `/$servicebus/websocket` for Event Hubs, `/$iothub/websocket` for an IoT Hub and for the
+//! provisioning service, and ask for the subprotocol `mqtt`, or `amqp`, or `AMQPWSB10`, its older name.
 
 use std::fmt::Debug;
 use std::io;
@@ -15,11 +15,11 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// A message may hold several AMQP frames of up to 64 KiB, or an MQTT packet of a quarter of a MiB; peers send one or few.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is spoken inside of WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spoken {
+pub(crate) enum Spoken {
     Amqp,
     Mqtt,
 }
@@ -28,7 +28,7 @@ pub(super) enum Spoken {
 const SUBPROTOCOLS: [(&str, Spoken); 3] = [("amqp", Spoken::Amqp), ("AMQPWSB10", Spoken::Amqp), ("mqtt", Spoken::Mqtt)];
 
 /// The first of the subprotocols offered, header by header, that is spoken here, by its name as we answer it.
-pub(super) fn choose(offered: &[&str], spoken: &[Spoken]) -> Option<(&'static str, Spoken)> {
+pub(crate) fn choose(offered: &[&str], spoken: &[Spoken]) -> Option<(&'static str, Spoken)> {
     let mut offered = offered.iter().flat_map(|list| list.split(',')).map(str::trim);
     offered.find_map(|name| {
         let known = SUBPROTOCOLS.into_iter().filter(|(_, kind)| spoken.contains(kind));
@@ -36,26 +36,38 @@ pub(super) fn choose(offered: &[&str], spoken: &[Spoken]) -> Option<(&'static st
     })
 }
 
+/// What somebody is to offer who offered nothing of it.
+pub(crate) fn offer(spoken: &[Spoken]) -> &'static str {
+    match (spoken.contains(&Spoken::Mqtt), spoken.contains(&Spoken::Amqp)) {
+        (true, false) => "offer the subprotocol mqtt",
+        (false, true) => "offer the subprotocol amqp or AMQPWSB10",
+        _ => "offer the subprotocol mqtt or amqp",
+    }
+}
+
+/// Where devices find MQTT.
+pub(crate) const DEVICES_PATH: &str = "/$iothub/websocket";
+
 /// True if a request's path is this one; the services are not strict about it.
-pub(super) fn is_at(path: &str, at: &str) -> bool {
+pub(crate) fn is_at(path: &str, at: &str) -> bool {
     path.trim_end_matches('/').eq_ignore_ascii_case(at)
 }
 
 /// How large messages may be.
-pub(super) fn config() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX))
+pub(crate) fn config(bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(bytes_max)).max_frame_size(Some(bytes_max))
 }
 
 /// The bytes in a WebSocket's binary messages.
 #[derive(Debug)]
-pub(super) struct WsIo<S> {
+pub(crate) struct WsIo<S> {
     socket: WebSocketStream<S>,
     /// Of the last message, not yet read.
     read: Bytes,
 }
 
 impl<S> WsIo<S> {
-    pub(super) fn new(socket: WebSocketStream<S>) -> Self {
+    pub(crate) fn new(socket: WebSocketStream<S>) -> Self {
         Self { socket, read: Bytes::new() }
     }
 }

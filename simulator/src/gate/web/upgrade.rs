@@ -8,12 +8,7 @@ use axum::http::header::{
 use axum::http::{Method, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::hub::websocket::{self, Spoken};
-
-/// Of an IoT Hub.
-const PATH: &str = "/$iothub/websocket";
-/// Of the Event-Hubs-compatible endpoint: only AMQP.
-const SERVICE_BUS_PATH: &str = "/$servicebus/websocket";
+use super::websocket::{self, Spoken};
 
 /// A request that is granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +19,12 @@ pub(super) struct Accepted {
     accept: String,
 }
 
-/// True if nothing but WebSocket is at this path.
-pub(super) fn is_for_websocket(path: &str) -> bool {
-    websocket::is_at(path, PATH) || websocket::is_at(path, SERVICE_BUS_PATH)
-}
-
-/// What will be spoken, or why nothing will.
-pub(super) fn judge(method: &Method, path: &str, headers: &HeaderMap) -> Result<Accepted, (StatusCode, &'static str)> {
+/// Which of `speaks` will be spoken, or why nothing will.
+pub(super) fn judge(
+    method: &Method,
+    headers: &HeaderMap,
+    speaks: &[Spoken],
+) -> Result<Accepted, (StatusCode, &'static str)> {
     let holds = |name: HeaderName, wanted: &str| {
         let texts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         texts.flat_map(|text| text.split(',')).any(|text| text.trim().eq_ignore_ascii_case(wanted))
@@ -46,9 +40,8 @@ pub(super) fn judge(method: &Method, path: &str, headers: &HeaderMap) -> Result<
     };
     let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     let offered: Vec<&str> = offered.filter_map(|value| value.to_str().ok()).collect();
-    let spoken: &[Spoken] = if websocket::is_at(path, PATH) { &[Spoken::Mqtt, Spoken::Amqp] } else { &[Spoken::Amqp] };
-    let chosen = websocket::choose(&offered, spoken);
-    let (subprotocol, spoken) = chosen.ok_or((StatusCode::BAD_REQUEST, "offer the subprotocol mqtt or amqp"))?;
+    let chosen = websocket::choose(&offered, speaks);
+    let (subprotocol, spoken) = chosen.ok_or((StatusCode::BAD_REQUEST, websocket::offer(speaks)))?;
     Ok(Accepted { spoken, subprotocol, accept: derive_accept_key(key.as_bytes()) })
 }
 
@@ -89,16 +82,16 @@ mod tests {
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("sec-websocket-protocol", "mqtt"),
         ];
-        let accepted = judge(&Method::GET, PATH, &headers(&whole)).expect("granted");
+        let both = [Spoken::Mqtt, Spoken::Amqp];
+        let accepted = judge(&Method::GET, &headers(&whole), &both).expect("granted");
         assert_eq!((accepted.spoken, accepted.subprotocol), (Spoken::Mqtt, "mqtt"));
         assert_eq!(accepted.response().headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         for without in 0..whole.len() {
             let mut some = whole.to_vec();
             some.remove(without);
-            judge(&Method::GET, PATH, &headers(&some)).expect_err(whole[without].0);
+            judge(&Method::GET, &headers(&some), &both).expect_err(whole[without].0);
         }
-        judge(&Method::POST, PATH, &headers(&whole)).expect_err("not POST");
-        judge(&Method::GET, SERVICE_BUS_PATH, &headers(&whole)).expect_err("no MQTT there");
-        assert!(is_for_websocket("/$iothub/websocket/") && !is_for_websocket("/devices"));
+        judge(&Method::POST, &headers(&whole), &both).expect_err("not POST");
+        judge(&Method::GET, &headers(&whole), &[Spoken::Amqp]).expect_err("no MQTT there");
     }
 }
