@@ -196,7 +196,8 @@ mod tests {
         for text in [
             "[intake.listener]\nlisten = \"127.0.0.2:9101\"\n".to_owned(),
             "[intake.listener]\nlisten = \"127.0.0.1:0\"\nwebsocket-listen = \"127.0.0.1:0\"\n".to_owned(),
-            "[intake.listener]\nenabled = false\nlisten = \"127.0.0.1:9101\"\n[intake.broker]\nenabled = true\n".to_owned(),
+            "[intake.listener]\nenabled = false\nlisten = \"127.0.0.1:9101\"\n[intake.broker]\nenabled = true\n"
+                .to_owned(),
             format!("{counter}[led]\nline = 18\n"),
             format!("{counter}[led]\nline = 17\nchip = \"/dev/gpiochip1\"\n"),
         ] {
@@ -209,7 +210,11 @@ mod tests {
         for level in ["verbose", "infoo", ""] {
             let errors = load(&format!("[log]\nlevel = \"{level}\"\n")).expect_err(level);
             let [mistake] = errors.mistakes() else { panic!("{errors}") };
-            assert_eq!((mistake.place.to_string(), mistake.path.as_str()), ("edge.toml:2".into(), "log.level"), "{errors}");
+            assert_eq!(
+                (mistake.place.to_string(), mistake.path.as_str()),
+                ("edge.toml:2".into(), "log.level"),
+                "{errors}"
+            );
         }
     }
 

@@ -20,7 +20,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt as lines};
 
-use discreet::Discreet;
+use self::discreet::Discreet;
 
 pub use prometheus_client::registry::Registry;
 pub use recent::Recent;

@@ -40,7 +40,10 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
         &[
             ("/etc/edge-agent/edge.toml", "What the service is given as --config."),
             ("/usr/share/edge-agent/default.toml", "Every setting with its default, explained."),
-            ("/var/lib/edge-agent/outbox.db", "The outbox, unless outbox.path says otherwise. What belongs to it lies beside it."),
+            (
+                "/var/lib/edge-agent/outbox.db",
+                "The outbox, unless outbox.path says otherwise. What belongs to it lies beside it.",
+            ),
         ],
     ),
     (

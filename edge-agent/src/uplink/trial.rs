@@ -32,10 +32,9 @@ pub(crate) async fn enter(
     now: Timestamp,
 ) -> Result<(), Refusal> {
     let failed = |text: String| Refusal { text, denied: false };
+    let trusted = || trust::client_as(target.ca_file.as_deref(), target.identity.certificate());
     let tls = match target.tls {
-        true => Some(trust::client_as(target.ca_file.as_deref(), target.identity.certificate()))
-            .transpose()
-            .map_err(|error| failed(format!("cannot {error}")))?,
+        true => Some(trusted().map_err(|error| failed(format!("cannot {error}")))?),
         false => None,
     };
     let choice = match way {

@@ -19,7 +19,8 @@ impl<S: Subscriber> Layer<S> for Discreet {
 }
 
 fn is_allowed(target: &str, level: Level) -> bool {
-    let within = |library: &str| target.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let within =
+        |library: &str| target.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     // What says more is greater.
     MOST.iter().all(|(library, most)| level <= *most || !within(library))
 }

@@ -256,9 +256,8 @@ mod tests {
 
     #[test]
     fn a_pattern_covers_what_fits_no_topic_that_it_does_not_fit() {
-        let covers = |one: &str, other: &str| {
-            Pattern::parse(one).expect(one).covers(&Pattern::parse(other).expect(other))
-        };
+        let covers =
+            |one: &str, other: &str| Pattern::parse(one).expect(one).covers(&Pattern::parse(other).expect(other));
         for (one, other) in [
             ("telemetry/{device}", "telemetry/{device}"),
             ("telemetry/{device}", "telemetry/press-3"),
