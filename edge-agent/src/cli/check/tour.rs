@@ -264,7 +264,12 @@ impl Goal<'_> {
         let dial = Dial { host, port, way, proxy, tls, timeout: PATIENCE };
         match waited(dial.probe())? {
             Ok(()) => Ok(format!("{} answers ({})", dial.place(), way.as_str())),
-            Err(fault) => Err(format!("{} does not answer: {}", dial.place(), fault.text)),
+            Err(fault) => {
+                // Host and port are told already.
+                let place = format!("{} port {port}: ", self.host);
+                let text = fault.text.strip_prefix(&place).unwrap_or(&fault.text);
+                Err(format!("{} does not answer: {text}", dial.place()))
+            }
         }
     }
 }
