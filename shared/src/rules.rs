@@ -1,7 +1,7 @@
 //! What is expected of a measurement, and what is said when it is not met.
 //!
 //! A reason is `kind: detail`; the kinds are `type`, `unit`, `missing-value`, `range`, `required`, `age`, `ahead`, `skew`
-//! and, from reading the payload, `payload`, `name`, `time`, `number`.
+//! and, from reading the payload, `payload`, `too-large`, `name`, `time`, `number`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

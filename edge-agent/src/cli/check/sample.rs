@@ -68,6 +68,7 @@ impl Samples {
         let judged = self.judge.judge(&Publish {
             topic: &topic,
             payload: &payload,
+            cut: None,
             received: self.received,
             clock_known_good: self.clock_known_good,
             again: false,

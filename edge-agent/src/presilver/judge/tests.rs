@@ -48,7 +48,7 @@ fn judge_with(text: &str) -> Judge {
 
 fn verdicts(topic: &str, payload: &[u8]) -> Vec<Verdict> {
     judge_with(RULES)
-        .judge(&Publish { topic, payload, received: received(), clock_known_good: true, again: false })
+        .judge(&Publish { topic, payload, cut: None, received: received(), clock_known_good: true, again: false })
         .verdicts
 }
 
@@ -119,6 +119,7 @@ fn a_time_ahead_of_a_good_clock_is_skew() {
     let publish = Publish {
         topic: "telemetry/d",
         payload: br#"{"ts":"2099-01-01T00:00:00Z","a":1,"b":2}"#,
+        cut: None,
         received: received(),
         clock_known_good: false,
         again: false,
@@ -132,6 +133,7 @@ fn without_a_time_of_its_own_a_reading_has_the_gateways_time_and_says_how_good_i
         let publish = Publish {
             topic: "telemetry/d/a",
             payload: b"1",
+            cut: None,
             received: received(),
             clock_known_good: good,
             again: false,
@@ -285,11 +287,50 @@ fn a_number_that_stands_twice_speaks_against_every_value() {
 }
 
 #[test]
+fn of_what_is_too_large_the_beginning_is_kept_and_nothing_believed() {
+    let cut = crate::intake::Cut { bytes: 5_000_000, sha256: "ab".repeat(32) };
+    for (topic, device) in [("telemetry/d", "d"), ("no mapping", "-"), (&format!("telemetry/{}", "d".repeat(200)), "-")]
+    {
+        for again in [false, true] {
+            let payload = br#"{"n":1,"temperature":21.5,"text":"..."#;
+            let (cut, received) = (Some(&cut), received());
+            let publish = Publish { topic, payload, cut, received, clock_known_good: true, again };
+            let judged = judge_with(RULES).judge(&publish);
+            assert!(judged.notes[0].text.contains("5000000 bytes"), "{:?}", judged.notes);
+            let Some(verdict) = judged.verdicts.first() else {
+                assert!(again && judged.left_out.len() == 1, "a retained one is not refused at every connection");
+                continue;
+            };
+            let HeldItem::Rejected { rejected, raw_len, raw_sha256 } = &verdict.item else { panic!("{verdict:?}") };
+            assert_eq!((rejected.device.as_str(), &rejected.metric, *raw_len), (device, &None, 5_000_000));
+            assert_eq!((&rejected.raw[..], raw_sha256), (&payload[..], &"ab".repeat(32)));
+            assert_eq!(
+                rejected.reasons,
+                [format!(
+                    "too-large: 5000000 bytes, more than `intake.broker.max-packet`; the first {} are kept",
+                    payload.len()
+                )]
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_ignored_is_ignored_however_large_it_is() {
+    let cut = crate::intake::Cut { bytes: 5_000_000, sha256: String::new() };
+    let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"noise/#\"\nformat = \"ignore\"");
+    let (topic, payload, cut, received) = ("noise/a", &b"..."[..], Some(&cut), received());
+    let judged = judge.judge(&Publish { topic, payload, cut, received, clock_known_good: true, again: false });
+    assert_eq!((judged.verdicts, judged.notes, judged.left_out[0].why), (vec![], vec![], "ignored"));
+}
+
+#[test]
 fn what_was_here_before_is_learned_from_and_not_stored() {
     let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"");
     let mut judged = |topic: &str, payload: &str, again: bool| {
         let payload = payload.as_bytes();
-        let judged = judge.judge(&Publish { topic, payload, received: received(), clock_known_good: true, again });
+        let judged =
+            judge.judge(&Publish { topic, payload, cut: None, received: received(), clock_known_good: true, again });
         let left_out: Vec<_> = judged.left_out.iter().map(|left| left.why).collect();
         (show(&judged.verdicts), left_out)
     };
