@@ -151,7 +151,17 @@ impl Judge {
         };
         let mut verdicts = Vec::new();
         for part in &parts {
-            self.part(publish, part, &mut refusals, &mut verdicts);
+            match DeviceId::fault(&part.device) {
+                None => self.part(publish, part, &mut refusals, &mut verdicts),
+                // Nothing of the payload is taken.
+                Some(fault) if parts.len() == 1 => verdicts.push(refusals.whole(NO_DEVICE, fault)),
+                Some(fault) => {
+                    let refused = |measured: &Measured| {
+                        refusals.of(&DeviceId::new(NO_DEVICE), &measured.metric, part, vec![fault.clone()])
+                    };
+                    verdicts.extend(part.measured.iter().map(refused));
+                }
+            }
         }
         Judged { verdicts, left_out, notes, ask }
     }
@@ -184,10 +194,6 @@ impl Judge {
 
     /// The values of one device with one time and one number.
     fn part(&self, publish: &Publish<'_>, part: &Part, refusals: &mut Refusals<'_>, verdicts: &mut Vec<Verdict>) {
-        if let Some(fault) = DeviceId::fault(&part.device) {
-            verdicts.push(refusals.whole(NO_DEVICE, fault));
-            return;
-        }
         let device = DeviceId::new(part.device.clone());
         let mut faults = part.faults.clone();
         let relative = (part.shift_us != 0).then(|| measured_at(publish, part));
@@ -355,7 +361,8 @@ impl<'m> Refusals<'m> {
             reasons.truncate(REASONS_MAX - 1);
             reasons.push("more: and others".to_owned());
         }
-        let metric = metric.filter(|metric| MetricName::fault(metric).is_none()).map(MetricName::new);
+        // Without one it would say that nothing of the payload was taken.
+        let metric = metric.map(MetricName::nearest);
         let rejected = Rejected {
             device: device.clone(),
             metric,

@@ -169,6 +169,50 @@ fn what_cannot_be_read_as_a_whole_is_one_refusal_with_its_bytes() {
 }
 
 #[test]
+fn whatever_the_format_a_bad_name_is_no_unreadable_payload() {
+    let long = "m".repeat(129);
+    let json = |name: &str| format!(r#"{{"n":1,"{name}":1,"ok":2}}"#).into_bytes();
+    let senml = |name: &str| format!(r#"[{{"bn":"","n":"{name}","v":1}},{{"n":"ok","v":2}}]"#).into_bytes();
+    let cbor = |name: &str| {
+        let length = [0x78, name.len() as u8];
+        [&[0xa2][..], &length, name.as_bytes(), &[1, 0x62, b'o', b'k', 2]].concat()
+    };
+    let one = |format: &str| format!("[[presilver.mapping]]\ntopic = \"x/{{device}}\"\nformat = \"{format}\"");
+    for (name, escaped) in [("", ""), ("a\u{1}b", r"a\u0001b"), (long.as_str(), long.as_str())] {
+        for (format, payload) in
+            [("object", json(escaped)), ("json", json(escaped)), ("cbor", cbor(name)), ("senml", senml(escaped))]
+        {
+            let mut judge = judge_with(&one(format));
+            let (topic, payload, received) = ("x/d", &payload[..], received());
+            let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+            let verdicts = judge.judge(&publish).verdicts;
+            let [
+                Verdict { item: HeldItem::Rejected { rejected, .. }, .. },
+                Verdict { item: HeldItem::Reading(ok), .. },
+            ] = &verdicts[..]
+            else {
+                panic!("{format} {name:?}: {}", show(&verdicts))
+            };
+            assert_eq!(rejected.metric, Some(MetricName::nearest(name)), "{format}");
+            assert_eq!(ok.metric.as_str(), "ok", "{format}");
+        }
+    }
+}
+
+#[test]
+fn of_several_devices_in_a_payload_one_with_a_bad_name_costs_its_own_values() {
+    let mut judge = judge_with(
+        "[[presilver.mapping]]\ntopic = \"x/{site}\"\nformat = \"json\"\nrecords = \"*\"\ndevice = \"{.id}\"",
+    );
+    let (topic, received) = ("x/s", received());
+    let payload = br#"[{"id":"a","t":1},{"id":"b\u0001","t":2,"u":3}]"#;
+    let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+    let seen = show(&judge.judge(&publish).verdicts);
+    let fault = "rejected: name: the device name holds a control character";
+    assert_eq!(seen, format!("a t=1 gateway\n- t {fault}\n- u {fault}"));
+}
+
+#[test]
 fn strange_names_and_numbers_cost_only_themselves() {
     let long = "m".repeat(129);
     let payload = format!(r#"{{"n":1,"{long}":1,"a\u0000b":2,"":3,"huge":1e999,"ok":1e6,"ok":2,"nan":NaN}}"#);
@@ -176,9 +220,9 @@ fn strange_names_and_numbers_cost_only_themselves() {
     let payload = payload.replace(r#","nan":NaN"#, "");
     let verdicts = verdicts("telemetry/d", payload.as_bytes());
     expect![[r#"
-        d - rejected: name: the metric name has 129 bytes, 128 are allowed
-        d - rejected: name: the metric name holds a control character
-        d - rejected: name: the metric name is empty
+        d mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm… rejected: name: the metric name has 129 bytes, 128 are allowed
+        d a\u{0}b rejected: name: the metric name holds a control character
+        d (empty) rejected: name: the metric name is empty
         d huge rejected: type: no number that a double can hold: 1e999
         d ok=1000000 device
         d ok rejected: name: the metric stands twice"#]]
