@@ -169,6 +169,17 @@ fn what_cannot_be_read_as_a_whole_is_one_refusal_with_its_bytes() {
 }
 
 #[test]
+fn a_number_sent_as_a_text_does_not_pass_a_range() {
+    let mut judge = judge_with("[[presilver.rule]]\nmetric = \"temperature\"\nmax = 150.0\nunit = \"Cel\"");
+    let (topic, received) = ("telemetry/d", received());
+    let payload = br#"{"temperature":"900","state":"idle"}"#;
+    let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+    let seen = show(&judge.judge(&publish).verdicts);
+    let fault = "type: \"900\" is no number, and `min` or `max` asks for one";
+    assert_eq!(seen, format!("d temperature rejected: {fault}\nd state=\"idle\" gateway"));
+}
+
+#[test]
 fn whatever_the_format_a_bad_name_is_no_unreadable_payload() {
     let long = "m".repeat(129);
     let json = |name: &str| format!(r#"{{"n":1,"{name}":1,"ok":2}}"#).into_bytes();
