@@ -127,6 +127,36 @@ fn a_message_too_large_is_refused_and_what_is_behind_it_comes() {
 }
 
 #[test]
+fn of_homie_devices_that_were_here_before_the_first_value_has_its_unit_where_attributes_are_subscribed_to_first() {
+    let broker = Broker::start();
+    let addr = broker.addr();
+    for device in ["car", "bus", "tram"] {
+        publish(addr, &format!("homie/{device}/engine/temperature"), b"21.5", &["-r"]);
+        publish(addr, &format!("homie/{device}/engine/temperature/$datatype"), b"float", &["-r"]);
+        publish(addr, &format!("homie/{device}/engine/temperature/$unit"), "°C".as_bytes(), &["-r"]);
+    }
+    publish(addr, "homie/5/ship/engine/temperature", b"21.5", &["-r"]);
+    let description = r#"{"homie":"5.0","version":1,"nodes":{"engine":{"properties":{"temperature":{"datatype":"float","unit":"°C"}}}}}"#;
+    publish(addr, "homie/5/ship/$description", description.as_bytes(), &["-r"]);
+    // As the page about inputs has it.
+    let topics = r##"["homie/+/+/+/$unit", "homie/+/+/+/$datatype", "homie/5/+/$description", "homie/#"]"##;
+    let config = format!(
+        "[edge.intake.broker]\nenabled = true\nhost = \"127.0.0.1\"\nport = {}\ntopics = {topics}\n\
+         [[edge.presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"\n",
+        addr.port()
+    );
+    let mut scenario = Scenario::with("homie", &config);
+    scenario.start_all();
+    scenario.wait_for("the value of every device", |s| {
+        s.count("SELECT count(*) AS n FROM silver.readings").filter(|n| 4 <= *n)
+    });
+    scenario.finish_and_prove();
+    for device in ["car", "bus", "tram", "ship"] {
+        assert_eq!(readings(&scenario, device), ["engine/temperature=21.5Cel"], "{device}");
+    }
+}
+
+#[test]
 fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
     let broker = Broker::start();
     let topics = r##"["line/#", "cbor/#", "senml/#", "senml-cbor/#", "spBv1.0/#", "homie/#", "zigbee2mqtt/#", "tele/#", "meter/#"]"##;
