@@ -24,7 +24,7 @@ mod peers; // several ingesters, one killed again and again
 
 mod memory; // a backlog of garbage
 
-mod offline; // hub away, broker away, wrong key
+mod offline; // hub away, disk full meanwhile, wrong key
 
 mod provisioned; // a gateway that gets its hub from the provisioning service
 

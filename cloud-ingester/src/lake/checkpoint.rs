@@ -3,42 +3,107 @@
 //! Delta's kernel writes a checkpoint with Parquet's defaults: pages of most columns refer to a dictionary by
 //! run-length encoded indexes, and there is no setting against it (`delta-rs.checkpoint.useRunLengthEncoding` is parsed
 //! and not used). Microsoft Fabric does not read such a checkpoint: MicrosoftDocs/fabric-docs, page "Delta Lake table
-//! format interoperability". So the same rows are written once more, plain, over the same name; `_last_checkpoint`,
-//! which tells of the file's size, is written last. (Parquet encodes how deep a value is nested by run lengths, always;
-//! that is no choice of a writer's.)
+//! format interoperability". So the kernel writes into memory ([`Held`]), the same rows are written once more, plain, and
+//! only those go to the storage: the file, then `_last_checkpoint`, which tells of its size. Each is put once: a reader that
+//! has been told of a file's size looks for its end there, and must not find another file. (Parquet encodes how deep a
+//! value is nested by run lengths, always; that is no choice of a writer's.)
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use bytes::Bytes;
-use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::logstore::object_store::memory::InMemory;
 use deltalake::logstore::object_store::path::Path;
+use deltalake::logstore::object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStoreExt as _,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
 use deltalake::parquet::arrow::ArrowWriter;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use deltalake::parquet::arrow::arrow_writer::ArrowWriterOptions;
 use deltalake::parquet::basic::{Compression, Encoding};
 use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::properties::WriterProperties;
-use deltalake::{DeltaTable, DeltaTableError};
+use deltalake::{DeltaTable, DeltaTableError, ObjectStore};
+use futures::stream::BoxStream;
 use serde_json::Value;
 
 /// Writes a checkpoint of the version that `table` holds.
 ///
 /// # Errors
-/// It could not be written, or not be made plain; a whole checkpoint stands there in the second case too.
-pub(super) async fn write(table: &DeltaTable) -> Result<(), DeltaTableError> {
-    deltalake::protocol::checkpoints::create_checkpoint(table, None).await?;
-    let version = table.snapshot()?.version();
-    let store = table.log_store().object_store(None);
+/// It could not be written, or not be made plain: then there is none, or one that nothing tells of.
+pub(super) async fn write(table: &DeltaTable) -> std::result::Result<(), DeltaTableError> {
+    let (log_store, version) = (table.log_store(), table.snapshot()?.version());
+    let over = Arc::new(Held { storage: log_store.root_object_store(None), held: InMemory::new() });
+    let config = log_store.config();
+    let beside = deltalake::logstore::logstore_with(over, config.location(), config.options().clone())?;
+    let mut same = DeltaTable::new(Arc::clone(&beside));
+    same.state.clone_from(&table.state);
+    deltalake::protocol::checkpoints::create_checkpoint(&same, None).await?;
+
     let log = Path::from("_delta_log");
     let (file, hint) = (log.clone().join(format!("{version:020}.checkpoint.parquet")), log.join("_last_checkpoint"));
-
-    let written = store.get(&file).await?.bytes().await?;
+    let (held, storage) = (beside.object_store(None), log_store.object_store(None));
+    let written = held.get(&file).await?.bytes().await?;
+    let last = held.get(&hint).await?.bytes().await?;
     let rewritten = Bytes::from(tokio::task::spawn_blocking(move || plain(written)).await.map_err(foreign)??);
-    let last = store.get(&hint).await?.bytes().await?;
     let size = rewritten.len();
-    store.put(&file, rewritten.into()).await?;
+    storage.put(&file, rewritten.into()).await?;
     if let Some(last) = of_size(&last, version, size) {
-        store.put(&hint, Bytes::from(last).into()).await?;
+        storage.put(&hint, Bytes::from(last).into()).await?;
     }
     Ok(())
+}
+
+/// A storage as it would be with what is put; the storage itself stays as it is.
+#[derive(Debug)]
+struct Held {
+    storage: Arc<dyn ObjectStore>,
+    held: InMemory,
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "memory over {}", self.storage)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Held {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.held.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.held.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        match self.held.get_opts(path, options.clone()).await {
+            Err(Error::NotFound { .. }) => self.storage.get_opts(path, options).await,
+            held => held,
+        }
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.held.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.storage.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.storage.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.storage.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.held.copy_opts(from, to, options).await
+    }
 }
 
 fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> DeltaTableError {
@@ -46,7 +111,7 @@ fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> DeltaTableE
 }
 
 /// The same rows and columns in pages that refer to no dictionary.
-fn plain(file: Bytes) -> Result<Vec<u8>, ParquetError> {
+fn plain(file: Bytes) -> std::result::Result<Vec<u8>, ParquetError> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
     let properties = WriterProperties::builder()
         .set_dictionary_enabled(false)

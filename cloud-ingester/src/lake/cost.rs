@@ -135,6 +135,8 @@ mod tests {
         assert_eq!(young.requests, old.requests);
         assert_eq!(young.listed, old.listed);
         assert_eq!(young.checkpoint, old.checkpoint);
+        // The file and what tells of it, each once: readers are told of a size, and hold on to it.
+        assert_eq!(young.checkpoint.get("checkpoint put"), Some(&2), "{young:?}");
         assert_eq!(young.requests.get("log put"), Some(&18), "{young:?}");
     }
 }

@@ -189,7 +189,11 @@ impl Worker {
             self.store.tick(Now { wall: self.clock.now(), steady_ms: self.steady_ms() });
             self.write()?;
             for (question, changes) in questions {
-                if question(&mut self.store) {
+                let damaged = match changes {
+                    true => self.in_ballast(|worker| question(&mut worker.store)),
+                    false => question(&mut self.store),
+                };
+                if damaged {
                     return Err(self.damaged());
                 }
                 let damaged = self.store.take_damaged();
@@ -204,7 +208,7 @@ impl Worker {
             for command in last {
                 match command {
                     Command::Seal { reply } => {
-                        let sealed = self.seal();
+                        let sealed = self.in_ballast(Self::seal);
                         reply.send(sealed).ok();
                     }
                     Command::Close { reply } => {

@@ -45,7 +45,7 @@ impl Turns {
     }
 
     #[cfg(test)]
-    pub(super) async fn all(&self) -> impl Drop + '_ {
+    pub(super) async fn all(&self) -> tokio::sync::SemaphorePermit<'_> {
         let turns = u32::try_from(self.any.available_permits()).expect("few");
         self.any.acquire_many(turns).await.expect("it is never closed")
     }

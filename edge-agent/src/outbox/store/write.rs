@@ -127,12 +127,23 @@ impl Store {
         Ok(self.high)
     }
 
-    /// Gives up the next held rows of a pinned selection; 0 when none is left.
+    /// Gives up the next held rows of a pinned selection, fewer where the disk has no room for more; 0 when none is left.
     pub(in crate::outbox) fn give_up(&mut self, selection: &Selection, reason: &str) -> Result<u64, StoreError> {
+        let mut rows_max = STEP_ROWS;
+        loop {
+            match self.give_up_some(selection, reason, rows_max) {
+                Err(StoreError::Disk { .. }) if 1 < rows_max => rows_max /= 4,
+                other => return other,
+            }
+        }
+    }
+
+    fn give_up_some(&mut self, selection: &Selection, reason: &str, rows_max: usize) -> Result<u64, StoreError> {
         let wall = self.now.wall.micros();
         let fail = fail("give up rows", &self.path);
         let transaction = self.connection.transaction().map_err(&fail)?;
-        let ids = select(&transaction, selection, "state = 0").map_err(&fail)?;
+        let mut ids = select(&transaction, selection, "state = 0").map_err(&fail)?;
+        ids.truncate(rows_max.max(1));
         give_up(&transaction, &ids, reason, wall).map_err(&fail)?;
         transaction.commit().map_err(&fail)?;
         Ok(u64::try_from(ids.len()).unwrap_or(0))

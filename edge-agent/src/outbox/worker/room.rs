@@ -14,8 +14,9 @@ const ROOM_AGAIN: Duration = Duration::from_secs(5);
 const TIDY: Duration = Duration::from_secs(60);
 
 impl Worker {
-    /// On a full disk: gives the ballast up, so that the log can be moved into the database, rows that have left be
-    /// deleted, but for their keys, and free pages be given back. True if it is worth trying again now; not more often than `RELIEVE`.
+    /// On a full disk: gives the ballast up, so that the log can be moved into the database, what the hub has acknowledged
+    /// be marked, rows that have left be deleted, but for their keys, and free pages be given back. True if it is worth
+    /// trying again now; not more often than `RELIEVE`.
     pub(super) fn relieve(&mut self) -> Result<bool, StoreError> {
         if self.relieved.is_some_and(|at| at.elapsed() < RELIEVE) {
             return Ok(false);
@@ -24,6 +25,8 @@ impl Worker {
         self.ballast.drop_it();
         let relieved = (|| {
             self.store.checkpoint()?;
+            // Before the ballast lies again: there may never be as much room for it as now.
+            self.acknowledge_in_parts()?;
             while 0 < self.store.prune(Linger::KeyAlone)? {}
             self.store.shrink()?;
             self.store.checkpoint()
@@ -37,6 +40,21 @@ impl Worker {
             }
             Ok(()) => Ok(true),
         }
+    }
+
+    /// Does what has to be written even on a full disk in the room that the ballast has there.
+    pub(super) fn in_ballast<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        let tight = self.full.is_some() || self.ballast.is_needed();
+        if tight {
+            self.ballast.drop_it();
+            self.store.checkpoint().ok(); // no harm done: the log is longer than it could be
+        }
+        let done = act(self);
+        if tight {
+            self.store.checkpoint().ok();
+            self.ballast.lay();
+        }
+        done
     }
 
     pub(super) fn upkeep(&mut self) -> Result<(), StoreError> {

@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use shared::reading::Seq;
+use shared::reading::{Epoch, Seq};
 
 use super::Worker;
 use super::batch::Batch;
 use super::room::make_room;
 use crate::outbox::Acked;
 use crate::outbox::store::{Prepared, StoreError};
+
+/// Rows marked at once in the room that the ballast leaves; fewer, where they need more. (A row that is marked is written
+/// anew, with the page it lies on.)
+const PART_ROWS: usize = 512;
 
 impl Worker {
     /// Writes what waits until nothing waits or there is no room.
@@ -77,15 +81,19 @@ impl Worker {
         for (_, reply) in self.done.drain(..) {
             reply.send(Ok(())).ok();
         }
-        if !closed.is_empty()
-            && let Err(error) = self.side.closed(&closed)
-        {
-            tracing::warn!(%error, "cannot take closed epochs out of the side file; the next start does");
-        }
+        self.take_out(&closed);
         if stored {
             self.bump();
         }
         Ok(())
+    }
+
+    fn take_out(&mut self, closed: &[Epoch]) {
+        if !closed.is_empty()
+            && let Err(error) = self.side.closed(closed)
+        {
+            tracing::warn!(%error, "cannot take closed epochs out of the side file; the next start does");
+        }
     }
 
     /// While rows find no room: acknowledgements need next to none, and are what makes room.
@@ -101,6 +109,40 @@ impl Worker {
             Err(error) if error.is_fatal() => Err(error),
             Err(_) => Ok(false),
         }
+    }
+
+    /// Marks what the hub has acknowledged, in parts that fit into the room that the ballast left.
+    pub(super) fn acknowledge_in_parts(&mut self) -> Result<(), StoreError> {
+        let mut most = PART_ROWS;
+        let mut closed = Vec::new();
+        while let Some((acked, _)) = self.done.first_mut() {
+            let began = Instant::now();
+            let upto = most.min(acked.rows.len());
+            let mut part = Acked { rows: acked.rows[..upto].to_vec(), ..Acked::default() };
+            let last = upto == acked.rows.len();
+            if last {
+                (part.gaps, part.closings) = (acked.gaps.clone(), acked.closings.clone());
+            }
+            let committed = match self.store.commit(&[], 0, &[&part]) {
+                Ok(committed) => committed,
+                Err(StoreError::Disk { .. }) if 1 < upto => {
+                    most = upto / 2;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            acked.rows.drain(..upto);
+            self.metrics.committed(0, committed.acked, began.elapsed());
+            closed.extend(committed.closed);
+            if last {
+                let (_, reply) = self.done.remove(0);
+                reply.send(Ok(())).ok();
+            }
+            self.store.checkpoint()?;
+        }
+        self.refresh()?;
+        self.take_out(&closed);
+        Ok(())
     }
 
     /// After a commit, and not part of it: what is stored is stored, whether the side file knows of it or not.
