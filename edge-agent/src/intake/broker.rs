@@ -15,17 +15,19 @@
 
 mod config; // what can be set
 
+mod manner; // how it is connected to, and why it is not
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
-    StateError, SubscribeFilter, SubscribeReasonCode,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS, SubscribeFilter,
+    SubscribeReasonCode,
 };
 use serde::Serialize;
 use shared::backoff::Backoff;
 use shared::clock::Clock;
-use shared::config::{Secret, SecretError};
+use shared::config::SecretError;
 use shared::reading::GatewayId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -33,11 +35,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use self::config::Config;
+use self::manner::{Manner, refusal};
 use super::acks::{Acks, Refused};
 use super::metrics::WayMetrics;
 use super::{Ack, Ask, Learns, Metrics, RawMessage};
-use crate::line::{Broken, Cuts, Dial, Tunnel, Way};
-use crate::trust::{self, TrustError};
+use crate::line::Cuts;
+use crate::trust::TrustError;
 
 /// On stop, this long is waited for commits of what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -115,8 +118,8 @@ pub async fn run_broker(
     let seed = clock.now().micros().unsigned_abs();
     let mut backoff = Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed);
     loop {
-        let (lasted, end, broken) = match manner.lay() {
-            Err(error) => (Duration::ZERO, error.into(), Broken::default()),
+        let (lasted, end, fault) = match manner.lay() {
+            Err(error) => (Duration::ZERO, error.into(), None),
             Ok((options, mut tunnel, cuts)) => {
                 let (beside, line) = ((&mut asks, &learns), (options, cuts));
                 let mut connection = Connection::new(&config, line, &clock, &tx, beside, &metrics);
@@ -126,22 +129,25 @@ pub async fn run_broker(
                 };
                 let lasted = connection.up_since.map(|since| since.elapsed()).unwrap_or_default();
                 drop(connection);
-                let broken = tunnel.broken();
-                // The last acknowledgements are out.
+                let fault = tunnel.broken().fault().cloned();
+                // Until the last acknowledgements are out.
                 tunnel.drain().await;
-                (lasted, end, broken)
+                (lasted, end, fault)
             }
         };
-        let why = match (&end, broken.fault()) {
-            (End::Connection(_), Some(fault)) => fault.text.clone(),
+        let (broker, port) = (&config.host, config.port);
+        let why = match (&end, fault) {
+            (End::Connection(error), fault) => {
+                refusal(error).or(fault.map(|fault| fault.text)).unwrap_or_else(|| end.to_string())
+            }
             _ => end.to_string(),
         };
         match &end {
             End::Stopping => return Ok(()),
             End::Full | End::Refused(_) => warn!("connection to the broker given up for a while: {why}"),
             End::Subscription(_) => error!("failed to subscribe: {why}"),
-            End::Connection(error) => report(&config, error, &why),
-            End::Socket(_) => warn!("no connection to the broker: {why}"),
+            End::Connection(error) if refusal(error).is_some() => error!(broker, port, "{why}"),
+            End::Connection(_) | End::Socket(_) => warn!(broker, port, "no connection to the broker: {why}"),
         }
         tell(false, Some(why));
         if config.stable.duration() <= lasted {
@@ -154,70 +160,10 @@ pub async fn run_broker(
     }
 }
 
-fn report(config: &Config, error: &ConnectionError, why: &str) {
-    let (broker, port) = (&config.host, config.port);
-    match error {
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => error!(
-            broker,
-            port, "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password`"
-        ),
-        ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
-            error!(
-                bytes,
-                "the broker sent a packet that is no message and larger than `intake.broker.max-packet`; raise it"
-            );
-        }
-        _ => warn!(broker, port, "no connection to the broker: {why}"),
-    }
-}
-
 /// The end of patience after the stop.
 async fn late(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(DRAIN).await;
-}
-
-/// What all connections have in common.
-struct Manner {
-    dial: Dial,
-    client_id: String,
-    user: Option<(String, Secret)>,
-    keep_alive: Duration,
-    packet_bytes_max: usize,
-}
-
-impl Manner {
-    fn of(config: &Config, gateway: &GatewayId) -> Result<Self, BrokerError> {
-        let user = match &config.user {
-            None => None,
-            Some(user) => {
-                let password = config.password();
-                Some((user.clone(), password.map_or_else(|| Ok(Secret::new("")), |source| source.read())?))
-            }
-        };
-        let tls = if config.tls { Some(trust::client(config.ca_file.as_deref())?) } else { None };
-        // An IPv6 address may stand in brackets.
-        let host = config.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&config.host);
-        let (host, port, timeout) = (host.to_owned(), config.port, CONNECT_TIMEOUT);
-        Ok(Self {
-            dial: Dial { host, port, way: Way::Mqtt, proxy: None, tls, timeout },
-            client_id: config.client_id.clone().unwrap_or_else(|| format!("edge-agent-{gateway}")),
-            user,
-            keep_alive: config.keep_alive.duration(),
-            packet_bytes_max: config.max_packet.as_usize(),
-        })
-    }
-
-    fn lay(&self) -> std::io::Result<(MqttOptions, Tunnel, Cuts)> {
-        let (mut options, tunnel, cuts) = self.dial.sieved(&self.client_id, self.packet_bytes_max)?;
-        options.set_clean_session(false).set_manual_acks(true).set_keep_alive(self.keep_alive);
-        if let Some((user, password)) = &self.user {
-            options.set_credentials(user, password.reveal());
-        }
-        Ok((options, tunnel, cuts))
-    }
 }
 
 /// One connection and what came over it.
