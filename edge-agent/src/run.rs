@@ -143,7 +143,7 @@ pub async fn run(config: Config, log: Log, stop: CancellationToken) -> Result<()
         &config,
         known.subscribe(),
         &outbox,
-        &presilver_metrics,
+        (intake_metrics.broker(), &presilver_metrics),
         (uplink_metrics.status(), remote_metrics.status(), sensor_metrics.clone()),
         (log.recent, machine_metrics, started),
     );

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::history::{Counts, History, Hour, Outlook, Rates};
 use crate::hub::Known;
+use crate::intake::broker::Link;
 use crate::machine::{self, Disk};
 use crate::outbox::{Books, Outbox};
 use crate::presilver::gateway::is_plausible;
@@ -54,6 +55,8 @@ pub(crate) struct Status {
     disk: Option<Disk>,
     /// Bytes of memory of this process.
     memory: Option<u64>,
+    /// The connection to the broker; null without one.
+    broker: Option<Link>,
     presilver: presilver::Counts,
     uplink: uplink::Status,
     remote: remote::Status,
@@ -99,6 +102,7 @@ struct Inner {
     started: Timestamp,
     bytes_max: u64,
     outbox: Outbox,
+    broker: watch::Receiver<Option<Link>>,
     presilver: Metrics,
     uplink: watch::Receiver<uplink::Status>,
     remote: watch::Receiver<remote::Status>,
@@ -125,7 +129,7 @@ impl Reporter {
         config: &Config,
         hub: watch::Receiver<Known>,
         outbox: &Outbox,
-        presilver: &Metrics,
+        (broker, presilver): (watch::Receiver<Option<Link>>, &Metrics),
         (uplink, remote, sensors): (watch::Receiver<uplink::Status>, watch::Receiver<remote::Status>, sensors::Metrics),
         (recent, machine, started): (Recent, machine::Metrics, Timestamp),
     ) -> Self {
@@ -134,6 +138,7 @@ impl Reporter {
             started,
             bytes_max: config.outbox.bytes_max.bytes(),
             outbox: outbox.clone(),
+            broker,
             presilver: presilver.clone(),
             uplink,
             remote,
@@ -212,6 +217,7 @@ impl Reporter {
             outlook,
             disk,
             memory,
+            broker: inner.broker.borrow().clone(),
             presilver: inner.presilver.counts(),
             uplink,
             remote: inner.remote.borrow().clone(),

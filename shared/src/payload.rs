@@ -7,6 +7,7 @@
 //!
 //! A value that cannot be read costs only itself; a payload that cannot be read as a whole is one [`Unreadable`].
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -58,6 +59,15 @@ pub struct Measured {
     pub metric: String,
     /// The value and its unit, or why there is none.
     pub value: Result<(Value, Option<String>), String>,
+}
+
+impl Measured {
+    /// The payload holds the metric once more: which value is meant, nobody can tell. Both are one refusal.
+    pub fn stands_twice(&mut self) {
+        if MetricName::fault(&self.metric).is_none() {
+            self.value = Err("name: the metric stands twice".to_owned());
+        }
+    }
 }
 
 /// A payload that cannot be read as a whole, and why.
@@ -118,23 +128,23 @@ pub fn object(bytes: &[u8], fields: &Fields) -> Result<Payload, Unreadable> {
         },
         Err(Twice) => payload.faults.push(format!("number: `{}` stands twice in the payload", fields.n)),
     }
-    for (name, raw) in &entries {
-        if *name == fields.time || *name == fields.n {
-            continue;
-        }
-        if METRICS_MAX <= payload.measured.len() {
+    let mut seen = HashMap::new();
+    let metrics = entries.iter().filter(|(name, _)| *name != fields.time && *name != fields.n);
+    for (count, (name, raw)) in metrics.enumerate() {
+        if METRICS_MAX <= count {
             let why = format!("payload: more than {METRICS_MAX} metrics");
             return Err(Unreadable::new(why).knowing(&entries, fields));
-        } else {
-            let value = match MetricName::fault(name) {
-                Some(fault) => Err(fault),
-                None if payload.measured.iter().any(|m| m.metric == *name) => {
-                    Err("name: the metric stands twice".to_owned())
-                }
-                None => value_of(raw.get()),
-            };
-            payload.measured.push(Measured { metric: name.clone(), value });
         }
+        let at = *seen.entry(name).or_insert(payload.measured.len());
+        if let Some(before) = payload.measured.get_mut(at) {
+            before.stands_twice();
+            continue;
+        }
+        let value = match MetricName::fault(name) {
+            Some(fault) => Err(fault),
+            None => value_of(raw.get()),
+        };
+        payload.measured.push(Measured { metric: name.clone(), value });
     }
     if payload.measured.is_empty() {
         return Err(Unreadable::new("payload: holds no metric".to_owned()).knowing(&entries, fields));
@@ -348,7 +358,7 @@ mod tests {
         check(
             r#"{"a":1,"b":null,"c":[1],"d":1e400,"e":{"u":"m"},"f":{"v":{"v":1}},"a":2,"g":-0.5}"#,
             expect![
-                "a=1 b![type: null] c![type: neither number, boolean nor text] d![type: no number that a double can hold: 1e400] e![type: an object without `v`] f![type: neither number, boolean nor text] a![name: the metric stands twice] g=-0.5"
+                "a![name: the metric stands twice] b![type: null] c![type: neither number, boolean nor text] d![type: no number that a double can hold: 1e400] e![type: an object without `v`] f![type: neither number, boolean nor text] g=-0.5"
             ],
         );
         check(

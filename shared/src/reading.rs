@@ -63,6 +63,24 @@ impl MetricName {
     pub fn fault(text: &str) -> Option<String> {
         name_fault("metric", text, METRIC_BYTES_MAX)
     }
+
+    /// The name that is nearest to `text`, for a refusal of what stands under a name that cannot be: control characters
+    /// are written out, what is too long is cut, and nothing is `(empty)`.
+    pub fn nearest(text: &str) -> Self {
+        let mut name = String::new();
+        for letter in text.chars() {
+            match letter.is_control() {
+                true => name.extend(letter.escape_default()),
+                false => name.push(letter),
+            }
+            if METRIC_BYTES_MAX < name.len() {
+                name.truncate(name.floor_char_boundary(METRIC_BYTES_MAX - '…'.len_utf8()));
+                name.push('…');
+                break;
+            }
+        }
+        if name.is_empty() { Self::new("(empty)") } else { Self(name) }
+    }
 }
 
 impl DeviceId {
@@ -267,7 +285,7 @@ pub struct Reading {
 pub struct Rejected {
     /// Who sent it.
     pub device: DeviceId,
-    /// The metric; `None` where the payload could not be read as a whole.
+    /// The metric, or the name nearest to what cannot be one; `None` where the payload could not be read as a whole.
     pub metric: Option<MetricName>,
     /// The topic it came on.
     pub topic: String,
@@ -303,5 +321,23 @@ mod tests {
         assert!(MetricName::fault("a\u{0}b").is_some());
         assert_eq!(MetricName::fault(&"m".repeat(128)), None);
         assert!(MetricName::fault(&"m".repeat(129)).is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_has_a_nearest_one_that_can() {
+        let long = "m".repeat(200);
+        let cut = format!("{}…", &long[..125]);
+        for (text, name) in [
+            ("", "(empty)"),
+            ("a\u{0}b\n\u{9b}", r"a\u{0}b\n\u{9b}"),
+            (&long, &cut),
+            (&long[..128], &long[..128]),
+            (&format!("{}é", &long[..127]), &cut),
+            (&"\u{1}".repeat(100), &(r"\u{1}".repeat(25) + "…")),
+        ] {
+            let nearest = MetricName::nearest(text);
+            assert_eq!(nearest.as_str(), name, "{text:?}");
+            assert_eq!(MetricName::fault(nearest.as_str()), None);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What is expected of a measurement, and what is said when it is not met.
 //!
 //! A reason is `kind: detail`; the kinds are `type`, `unit`, `missing-value`, `range`, `required`, `age`, `ahead`, `skew`
-//! and, from reading the payload, `payload`, `name`, `time`, `number`.
+//! and, from reading the payload, `payload`, `too-large`, `name`, `time`, `number`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,13 +32,13 @@ pub struct Rule {
     pub device: Option<String>,
     /// Metrics it fits; `*` stands for any run of characters.
     pub metric: Option<String>,
-    /// The type.
+    /// The type; left out beside `min` or `max` it is a number.
     pub r#type: Option<Kind>,
     /// Every payload of a device it fits must hold this metric (which then has no `*`).
     pub required: bool,
-    /// Least value.
+    /// Least value; what is no number is refused.
     pub min: Option<f64>,
-    /// Greatest value.
+    /// Greatest value; what is no number is refused.
     pub max: Option<f64>,
     /// The unit: given to values without one; a value with another one is refused.
     pub unit: Option<String>,
@@ -76,16 +76,20 @@ impl Rule {
                 "must name one metric where `required = true`; write it without `*`, e.g. \"temperature\"".to_owned(),
             ));
         }
-        let ranged = self.min.is_some() || self.max.is_some();
-        if ranged && self.r#type.is_some_and(|kind| kind != Kind::Number) {
+        if self.is_ranged() && self.r#type.is_some_and(|kind| kind != Kind::Number) {
             faults.push(("type", "has no range; leave out `min` and `max`, or write type = \"number\"".to_owned()));
         }
         faults
     }
 
+    fn is_ranged(&self) -> bool {
+        self.min.is_some() || self.max.is_some()
+    }
+
     /// Adds what speaks against `value`; gives it the rule's unit if it has none.
     pub fn judge(&self, value: &Value, unit: &mut Option<String>, reasons: &mut Vec<String>) {
-        if let Some(kind) = self.r#type {
+        // "900" as a text is no way around a greatest value.
+        if let Some(kind) = self.r#type.or(self.is_ranged().then_some(Kind::Number)) {
             let fits = matches!(
                 (kind, value),
                 (Kind::Number, Value::Number(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Text, Value::Text(_))
@@ -96,7 +100,8 @@ impl Rule {
                     Kind::Bool => "bool",
                     Kind::Text => "text",
                 };
-                reasons.push(format!("type: {value} is no {kind}"));
+                let why = if self.r#type.is_none() { ", and `min` or `max` asks for one" } else { "" };
+                reasons.push(format!("type: {value} is no {kind}{why}"));
             }
         }
         match (&self.unit, unit.as_ref()) {
@@ -218,6 +223,28 @@ mod tests {
             assert_eq!(reasons, expected, "{value}");
             assert!(unit.is_some());
         }
+    }
+
+    #[test]
+    fn a_range_asks_for_a_number_whether_the_type_says_so_or_not() {
+        let ranges = [(Some(0.0), None), (None, Some(150.0)), (Some(0.0), Some(150.0))];
+        for (min, max) in ranges {
+            let rule = Rule { min, max, ..Rule::default() };
+            for (value, expected) in [
+                (Value::Number(21.5), None),
+                (Value::Text("21.5".into()), Some("type: \"21.5\" is no number, and `min` or `max` asks for one")),
+                (Value::Text("900".into()), Some("type: \"900\" is no number, and `min` or `max` asks for one")),
+                (Value::Bool(true), Some("type: true is no number, and `min` or `max` asks for one")),
+            ] {
+                let mut reasons = Vec::new();
+                rule.judge(&value, &mut None, &mut reasons);
+                assert_eq!(reasons.first().map(String::as_str), expected, "{min:?} to {max:?}: {value}");
+            }
+        }
+        let mut reasons = Vec::new();
+        let rule = Rule { unit: Some("Cel".into()), missing_values: vec![-200.0], ..Rule::default() };
+        rule.judge(&Value::Text("900".into()), &mut None, &mut reasons);
+        assert!(reasons.is_empty(), "without a range and a type any value will do: {reasons:?}");
     }
 
     #[test]

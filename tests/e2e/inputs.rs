@@ -92,6 +92,71 @@ fn readings(scenario: &Scenario, device: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_message_too_large_is_refused_and_what_is_behind_it_comes() {
+    let broker = Broker::start();
+    let config = format!(
+        "[edge.intake.broker]\nenabled = true\nhost = \"127.0.0.1\"\nport = {}\nmax-packet = \"64KiB\"\n",
+        broker.addr().port()
+    );
+    let mut scenario = Scenario::with("too-large", &config);
+    scenario.start_all();
+    let addr = broker.addr();
+    scenario.wait_for("reading through the broker", |s| {
+        publish(addr, "telemetry/first", b"{\"up\":1}", &[]);
+        s.count("SELECT count(*) AS n FROM silver.readings").filter(|n| 0 < *n)
+    });
+    publish(addr, "telemetry/small", b"{\"n\":1,\"temperature\":21.5}", &[]);
+    let large = format!("{{\"n\":2,\"text\":\"{}\"}}", "x".repeat(100_000));
+    publish(addr, "telemetry/large", large.as_bytes(), &[]);
+    publish(addr, "telemetry/small", b"{\"n\":3,\"temperature\":22.5}", &[]);
+    scenario.wait_for("what is behind it", |s| (readings(s, "small").len() == 2).then_some(()));
+    let status = scenario.stack.status(Part::Agent).expect("a status");
+    assert_eq!(
+        (&status["broker"]["connected"], &status["presilver"]["rejected"]),
+        (&true.into(), &1.into()),
+        "{status}"
+    );
+    scenario.finish_and_prove();
+    let refused =
+        scenario.rows("SELECT device_id, metric, topic, reasons[1] AS reason, raw_len FROM silver.quarantine");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!((&refused[0]["device_id"], &refused[0]["metric"]), (&"large".into(), &serde_json::Value::Null));
+    assert_eq!((&refused[0]["topic"], &refused[0]["raw_len"]), (&"telemetry/large".into(), &large.len().into()));
+    let reason = refused[0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with(&format!("too-large: {} bytes", large.len())), "{reason}");
+}
+
+#[test]
+fn of_homie_devices_that_were_here_before_the_first_value_has_its_unit_where_attributes_are_subscribed_to_first() {
+    let broker = Broker::start();
+    let addr = broker.addr();
+    for device in ["car", "bus", "tram"] {
+        publish(addr, &format!("homie/{device}/engine/temperature"), b"21.5", &["-r"]);
+        publish(addr, &format!("homie/{device}/engine/temperature/$datatype"), b"float", &["-r"]);
+        publish(addr, &format!("homie/{device}/engine/temperature/$unit"), "°C".as_bytes(), &["-r"]);
+    }
+    publish(addr, "homie/5/ship/engine/temperature", b"21.5", &["-r"]);
+    let description = r#"{"homie":"5.0","version":1,"nodes":{"engine":{"properties":{"temperature":{"datatype":"float","unit":"°C"}}}}}"#;
+    publish(addr, "homie/5/ship/$description", description.as_bytes(), &["-r"]);
+    // As the page about inputs has it.
+    let topics = r##"["homie/+/+/+/$unit", "homie/+/+/+/$datatype", "homie/5/+/$description", "homie/#"]"##;
+    let config = format!(
+        "[edge.intake.broker]\nenabled = true\nhost = \"127.0.0.1\"\nport = {}\ntopics = {topics}\n\
+         [[edge.presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"\n",
+        addr.port()
+    );
+    let mut scenario = Scenario::with("homie", &config);
+    scenario.start_all();
+    scenario.wait_for("the value of every device", |s| {
+        s.count("SELECT count(*) AS n FROM silver.readings").filter(|n| 4 <= *n)
+    });
+    scenario.finish_and_prove();
+    for device in ["car", "bus", "tram", "ship"] {
+        assert_eq!(readings(&scenario, device), ["engine/temperature=21.5Cel"], "{device}");
+    }
+}
+
+#[test]
 fn every_format_reaches_silver_and_what_is_to_be_learned_or_asked_for_is() {
     let broker = Broker::start();
     let topics = r##"["line/#", "cbor/#", "senml/#", "senml-cbor/#", "spBv1.0/#", "homie/#", "zigbee2mqtt/#", "tele/#", "meter/#"]"##;

@@ -203,6 +203,13 @@ fn print_live(out: &mut impl std::io::Write, status: &Json) -> std::io::Result<(
     if let Some(full) = status.pointer("/outbox/full").and_then(Json::as_str) {
         writeln!(out, "FULL      {full}")?;
     }
+    if let Some(broker) = status.pointer("/broker/broker").and_then(Json::as_str) {
+        let connected = status.pointer("/broker/connected").and_then(Json::as_bool) == Some(true);
+        writeln!(out, "broker    {broker}: {}", if connected { "connected" } else { "not connected" })?;
+        if let Some(error) = status.pointer("/broker/last_error").and_then(Json::as_str) {
+            writeln!(out, "          {error}")?;
+        }
+    }
     writeln!(
         out,
         "presilver {} messages, {} readings, {} refused",

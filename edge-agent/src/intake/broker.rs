@@ -9,19 +9,25 @@
 //! Retained values are stored once: when the session is new. A broker sends them again at every SUBSCRIBE; where it knows
 //! the session they are acknowledged and counted, for what was published since has come by the session itself. One that is
 //! a redelivery (`dup`) was perhaps taken when the session was new and never stored: that one is stored.
+//!
+//! A message larger than `max-packet` would end the connection, and every later one, for the broker sends it again. So it
+//! is cut on its way to rumqttc (`line::sieve`), refused by presilver with its beginning, and acknowledged like others.
 
 mod config; // what can be set
+
+mod manner; // how it is connected to, and why it is not
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
-    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS, SubscribeFilter,
+    SubscribeReasonCode,
 };
+use serde::Serialize;
 use shared::backoff::Backoff;
 use shared::clock::Clock;
-use shared::config::{Secret, SecretError};
+use shared::config::SecretError;
 use shared::reading::GatewayId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -29,15 +35,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use self::config::Config;
+use self::manner::{Manner, refusal};
 use super::acks::{Acks, Refused};
 use super::metrics::WayMetrics;
 use super::{Ack, Ask, Learns, Metrics, RawMessage};
-use crate::trust::{self, TrustError};
+use crate::line::Cuts;
+use crate::trust::TrustError;
 
 /// On stop, this long is waited for commits of what was already taken.
 const DRAIN: Duration = Duration::from_secs(5);
 /// TCP, TLS and CONNACK must be done in this time.
-const CONNECT_TIMEOUT_S: u64 = 30;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Asks that may wait to be written.
 const ASKS_OUT_MAX: usize = 4;
 
@@ -52,6 +60,17 @@ pub enum BrokerError {
     Trust(#[from] TrustError),
 }
 
+/// The connection to the broker, for `/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// Host and port.
+    pub broker: String,
+    /// Whether it has let us in.
+    pub connected: bool,
+    /// Why it is not connected; null while it is.
+    pub last_error: Option<String>,
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -59,6 +78,8 @@ enum End {
     Stopping,
     #[error("{0}")]
     Connection(Box<ConnectionError>),
+    #[error("this machine has no socket for it: {0}")]
+    Socket(#[from] std::io::Error),
     #[error("{0}")]
     Refused(#[from] Refused),
     #[error("`intake.broker.unacked-max` messages wait for their commit; the broker keeps the rest")]
@@ -87,24 +108,48 @@ pub async fn run_broker(
     stop: CancellationToken,
     metrics: Metrics,
 ) -> Result<(), BrokerError> {
-    let options = options(&config, gateway)?;
+    let manner = Manner::of(&config, gateway)?;
+    let tell = |connected, last_error| {
+        let broker = format!("{} port {}", config.host, config.port);
+        metrics.broker.send_replace(Some(Link { broker, connected, last_error }));
+    };
+    tell(false, None);
     let metrics = metrics.of("broker");
     let seed = clock.now().micros().unsigned_abs();
     let mut backoff = Backoff::new(config.backoff_min.duration(), config.backoff_max.duration(), seed);
     loop {
-        let mut connection = Connection::new(&config, options.clone(), &clock, &tx, (&mut asks, &learns), &metrics);
-        let end = tokio::select! {
-            end = connection.run(&stop) => end,
-            () = late(&stop) => End::Stopping,
+        let (lasted, end, fault) = match manner.lay() {
+            Err(error) => (Duration::ZERO, error.into(), None),
+            Ok((options, mut tunnel, cuts)) => {
+                let (beside, line) = ((&mut asks, &learns), (options, cuts));
+                let mut connection = Connection::new(&config, line, &clock, &tx, beside, &metrics);
+                let end = tokio::select! {
+                    end = connection.run(&stop, || tell(true, None)) => end,
+                    () = late(&stop) => End::Stopping,
+                };
+                let lasted = connection.up_since.map(|since| since.elapsed()).unwrap_or_default();
+                drop(connection);
+                let fault = tunnel.broken().fault().cloned();
+                // Until the last acknowledgements are out.
+                tunnel.drain().await;
+                (lasted, end, fault)
+            }
         };
-        let lasted = connection.up_since.map(|since| since.elapsed()).unwrap_or_default();
-        drop(connection);
+        let (broker, port) = (&config.host, config.port);
+        let why = match (&end, fault) {
+            (End::Connection(error), fault) => {
+                refusal(error).or(fault.map(|fault| fault.text)).unwrap_or_else(|| end.to_string())
+            }
+            _ => end.to_string(),
+        };
         match &end {
             End::Stopping => return Ok(()),
-            End::Full | End::Refused(_) => warn!("connection to the broker given up for a while: {end}"),
-            End::Subscription(_) => error!("failed to subscribe: {end}"),
-            End::Connection(error) => report(&config, error),
+            End::Full | End::Refused(_) => warn!("connection to the broker given up for a while: {why}"),
+            End::Subscription(_) => error!("failed to subscribe: {why}"),
+            End::Connection(error) if refusal(error).is_some() => error!(broker, port, "{why}"),
+            End::Connection(_) | End::Socket(_) => warn!(broker, port, "no connection to the broker: {why}"),
         }
+        tell(false, Some(why));
         if config.stable.duration() <= lasted {
             backoff.reset();
         }
@@ -115,43 +160,10 @@ pub async fn run_broker(
     }
 }
 
-fn report(config: &Config, error: &ConnectionError) {
-    let (broker, port) = (&config.host, config.port);
-    match error {
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => error!(
-            broker,
-            port, "the broker refuses user or password; correct `intake.broker.user` and `intake.broker.password`"
-        ),
-        ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
-            error!(bytes, "the broker sent a packet larger than `intake.broker.max-packet`; raise it");
-        }
-        error => warn!(broker, port, "no connection to the broker: {error}"),
-    }
-}
-
 /// The end of patience after the stop.
 async fn late(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(DRAIN).await;
-}
-
-fn options(config: &Config, gateway: &GatewayId) -> Result<MqttOptions, BrokerError> {
-    let client_id = config.client_id.clone().unwrap_or_else(|| format!("edge-agent-{gateway}"));
-    let mut options = MqttOptions::new(client_id, &config.host, config.port);
-    options.set_clean_session(false).set_manual_acks(true).set_keep_alive(config.keep_alive.duration());
-    options.set_max_packet_size(config.max_packet.as_usize(), config.max_packet.as_usize());
-    if let Some(user) = &config.user {
-        let password = config.password();
-        let password = password.map_or_else(|| Ok(Secret::new("")), |source| source.read())?;
-        options.set_credentials(user, password.reveal());
-    }
-    if config.tls {
-        let client = trust::client(config.ca_file.as_deref())?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(client)));
-    }
-    Ok(options)
 }
 
 /// One connection and what came over it.
@@ -175,6 +187,10 @@ struct Taken<'a> {
     learns: &'a Learns,
     metrics: &'a WayMetrics,
     client: AsyncClient,
+    /// Messages that were too large.
+    cuts: Cuts,
+    /// Messages of this connection.
+    publishes: u64,
     /// Messages taken and not yet acknowledged; at most `unacked_max`.
     acks: Acks,
     /// Those of them that found the way to presilver full.
@@ -188,7 +204,7 @@ struct Taken<'a> {
 impl<'a> Connection<'a> {
     fn new(
         config: &'a Config,
-        options: MqttOptions,
+        (options, cuts): (MqttOptions, Cuts),
         clock: &'a Clock,
         tx: &'a mpsc::Sender<RawMessage>,
         (asks, learns): (&'a mut mpsc::Receiver<Ask>, &'a Learns),
@@ -198,7 +214,7 @@ impl<'a> Connection<'a> {
         // `try_ack` never finds it full.
         let requests = usize::from(config.unacked_max) + ASKS_OUT_MAX + 8;
         let (client, mut events) = AsyncClient::new(options, requests);
-        events.network_options.set_connection_timeout(CONNECT_TIMEOUT_S).set_tcp_nodelay(true);
+        events.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
         let taken = Taken {
             config,
             clock,
@@ -208,6 +224,8 @@ impl<'a> Connection<'a> {
             learns,
             metrics,
             client,
+            cuts,
+            publishes: 0,
             acks: Acks::default(),
             hold: VecDeque::new(),
             connected: false,
@@ -217,7 +235,7 @@ impl<'a> Connection<'a> {
         Self { config, metrics, events, taken, up_since: None }
     }
 
-    async fn run(&mut self, stop: &CancellationToken) -> End {
+    async fn run(&mut self, stop: &CancellationToken, connected: impl Fn()) -> End {
         let mut open = None;
         loop {
             // `poll` must not be dropped half way (a packet would be lost between its queues), nor ever wait for us
@@ -239,6 +257,7 @@ impl<'a> Connection<'a> {
                     );
                     self.up_since = Some(Instant::now());
                     open = Some(self.metrics.open());
+                    connected();
                     self.taken.session_present = connack.session_present;
                     self.taken.subscribe()
                 }
@@ -321,11 +340,13 @@ impl Taken<'_> {
     }
 
     fn take(&mut self, publish: Publish) -> Result<(), End> {
+        self.publishes += 1;
+        let cut = self.cuts.of(self.publishes);
         if self.stopping {
             return Ok(()); // not acknowledged, so it comes again
         }
         self.metrics.received.inc();
-        self.metrics.received_bytes.inc_by(publish.payload.len() as u64);
+        self.metrics.received_bytes.inc_by(cut.as_ref().map_or(publish.payload.len() as u64, |cut| cut.bytes));
         let waits = publish.qos != QoS::AtMostOnce;
         let again = publish.retain && self.session_present && !publish.dup;
         if again {
@@ -351,7 +372,7 @@ impl Taken<'_> {
             Ack::none()
         };
         let received = self.clock.now();
-        let message = RawMessage { topic: publish.topic, payload: publish.payload, received, again, ack };
+        let message = RawMessage { topic: publish.topic, payload: publish.payload, cut, received, again, ack };
         if waits && !self.hold.is_empty() {
             self.hold.push_back(message); // behind those that came before it
             return Ok(());

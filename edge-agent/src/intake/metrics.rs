@@ -7,6 +7,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use super::broker::Link;
 
 /// Which way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,6 +28,8 @@ pub(super) struct Why {
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     inner: Arc<Inner>,
+    /// `None` without a broker.
+    pub(super) broker: Arc<watch::Sender<Option<Link>>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +75,11 @@ impl Metrics {
         registry.register("connections", "Connections now open", inner.connections.clone());
         registry.register("connected", "Connections accepted since the start", inner.connected.clone());
         metrics
+    }
+
+    /// The connection to the broker, as it is; `None` without a broker.
+    pub fn broker(&self) -> watch::Receiver<Option<Link>> {
+        self.broker.subscribe()
     }
 
     pub(super) fn of(&self, way: &'static str) -> WayMetrics {

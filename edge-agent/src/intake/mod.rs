@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::broker::run_broker;
 pub use self::listener::run_listener;
 pub use self::metrics::Metrics;
+pub use crate::line::Cut;
 
 use self::room::Held;
 
@@ -40,6 +41,8 @@ pub struct RawMessage {
     pub topic: String,
     /// Its bytes, unread.
     pub payload: Bytes,
+    /// It was larger than is taken: what it was, and `payload` is its beginning.
+    pub cut: Option<Cut>,
     /// When it was received here.
     pub received: Timestamp,
     /// A retained value that was here before: nothing to store, but a convention may learn from it.

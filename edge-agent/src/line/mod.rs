@@ -1,8 +1,10 @@
-//! The line to the hub and to the provisioning service, where it is more than TCP and TLS.
+//! The line to the hub, to the provisioning service and to a broker, where it is more than TCP and TLS.
 //!
 //! ```text
 //! rumqttc == abstract Unix socket == Tunnel == TCP, or a proxy's CONNECT == TLS == WebSocket, or nothing == hub
 //! ```
+//!
+//! To a broker: rumqttc == abstract Unix socket == Tunnel == Sieve == TCP == TLS, or nothing == broker.
 //!
 //! rumqttc itself dials TCP and TLS; everything else is laid by us, and it is given our end. MQTT over WebSocket goes to port
 //! 443, which is open where 8883 is not. [`ways`] is pure.
@@ -14,6 +16,8 @@ pub mod ways; // 8883 or 443, and when to try the other
 mod proxy; // CONNECT
 
 mod websocket; // bytes in binary messages
+
+mod sieve; // cuts what is too large for rumqttc
 
 mod tunnel; // our end for rumqttc
 
@@ -32,8 +36,12 @@ use tokio_rustls::TlsConnector;
 
 pub use self::config::{Config, ConfigError, Network};
 pub use self::proxy::Proxy;
+pub use self::sieve::Cut;
+pub(crate) use self::sieve::Cuts;
 pub(crate) use self::tunnel::{Broken, Tunnel};
 pub use self::ways::{Choice, Way, Ways};
+
+use self::sieve::{CUT_BYTES_MAX, Sieve};
 
 /// Where to dial, and what it takes.
 #[derive(Debug, Clone)]
@@ -77,10 +85,27 @@ impl Dial {
             }
             return Ok((options, None));
         }
-        let tunnel = Tunnel::open(self.clone())?;
+        let (options, tunnel) = self.through(id, None)?;
+        Ok((options, Some(tunnel)))
+    }
+
+    /// As [`Dial::options`], with PUBLISHes larger than `packet_bytes_max` cut. What was cut is told.
+    ///
+    /// # Errors
+    /// This machine has no socket for it.
+    pub(crate) fn sieved(&self, id: &str, packet_bytes_max: usize) -> std::io::Result<(MqttOptions, Tunnel, Cuts)> {
+        let sieve = Sieve::new(packet_bytes_max);
+        let cuts = sieve.cuts();
+        let (mut options, tunnel) = self.through(id, Some(sieve))?;
+        options.set_max_packet_size(packet_bytes_max.max(CUT_BYTES_MAX), packet_bytes_max);
+        Ok((options, tunnel, cuts))
+    }
+
+    fn through(&self, id: &str, sieve: Option<Sieve>) -> std::io::Result<(MqttOptions, Tunnel)> {
+        let tunnel = Tunnel::open(self.clone(), sieve)?;
         let mut options = MqttOptions::new(id, tunnel.name(), self.port);
         options.set_transport(Transport::unix());
-        Ok((options, Some(tunnel)))
+        Ok((options, tunnel))
     }
 
     /// Lays the line once and lets it go: for `check`.

@@ -13,7 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Dial, Fault};
+use super::sieve::Sieve;
+use super::{Dial, Fault, Stream};
 
 /// After the client's goodbye, so long the other side may take to end.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -38,14 +39,14 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens our end; the line itself is laid once the client has come.
-    pub(super) fn open(dial: Dial) -> std::io::Result<Self> {
+    /// Opens our end; the line itself is laid once the client has come. What comes over it goes through the sieve.
+    pub(super) fn open(dial: Dial, sieve: Option<Sieve>) -> std::io::Result<Self> {
         // Nobody can know it before; whoever reads it afterwards is not let in.
         let random = RandomState::new().hash_one(std::process::id());
         let name = format!("\0edge-agent/line/{random:016x}");
         let listener = UnixListener::bind(Path::new(&name))?;
         let broken = Broken::default();
-        let carrying = tokio::spawn(Box::pin(carry(listener, dial, broken.clone())));
+        let carrying = tokio::spawn(Box::pin(carry(listener, (dial, sieve), broken.clone())));
         Ok(Self { name, broken, carrying })
     }
 
@@ -72,11 +73,14 @@ impl Drop for Tunnel {
     }
 }
 
-async fn carry(listener: UnixListener, dial: Dial, broken: Broken) {
+async fn carry(listener: UnixListener, (dial, sieve): (Dial, Option<Sieve>), broken: Broken) {
     let Ok(mut client) = ourselves(&listener).await else { return };
     drop(listener);
     let mut line = match dial.lay().await {
-        Ok(line) => line,
+        Ok(line) => match sieve {
+            Some(sieve) => Box::new(sieve.over(line)) as Box<dyn Stream>,
+            None => line,
+        },
         Err(fault) => {
             // Before the client sees the end.
             let _ = broken.0.set(fault);

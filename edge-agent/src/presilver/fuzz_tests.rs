@@ -295,7 +295,8 @@ fn run(inputs: u64) {
                 _ => mutate(&mut dice, &mut payload, &other.1),
             }
             let topic = String::from_utf8_lossy(&topic);
-            let publish = Publish { topic: &topic, payload: &payload, received, clock_known_good: true, again: false };
+            let publish =
+                Publish { topic: &topic, payload: &payload, cut: None, received, clock_known_good: true, again: false };
             let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge.judge(&publish)));
             let faults = match &judged {
                 Ok(judged) => faults(judged),

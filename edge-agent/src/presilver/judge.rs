@@ -12,6 +12,7 @@ use shared::time::Timestamp;
 use super::config::Config;
 use super::format::{Ask, LeftOut, Note, Part, Taken};
 use super::mapping::Mappings;
+use crate::intake::Cut;
 use crate::outbox::{HeldItem, SourceKey};
 
 /// Most bytes of a topic that are kept with a refusal.
@@ -34,6 +35,8 @@ pub struct Publish<'m> {
     pub topic: &'m str,
     /// Its bytes.
     pub payload: &'m [u8],
+    /// It was larger than is taken: what it was, and `payload` is its beginning.
+    pub cut: Option<&'m Cut>,
     /// When it came.
     pub received: Timestamp,
     /// Whether the clock by which it came is known good.
@@ -124,6 +127,9 @@ impl Judge {
     pub fn judge(&mut self, publish: &Publish<'_>) -> Judged {
         let mut refusals = Refusals::new(publish);
         let verdict = |verdict| Judged { verdicts: vec![verdict], ..Judged::default() };
+        if let Some(cut) = publish.cut {
+            return self.too_large(publish, cut, &mut refusals);
+        }
         let Some(mapped) = self.mappings.read(publish.topic, publish.payload, publish.received) else {
             return verdict(refusals.whole(NO_DEVICE, "topic: no mapping fits it".to_owned()));
         };
@@ -145,17 +151,49 @@ impl Judge {
         };
         let mut verdicts = Vec::new();
         for part in &parts {
-            self.part(publish, part, &mut refusals, &mut verdicts);
+            match DeviceId::fault(&part.device) {
+                None => self.part(publish, part, &mut refusals, &mut verdicts),
+                // Nothing of the payload is taken.
+                Some(fault) if parts.len() == 1 => verdicts.push(refusals.whole(NO_DEVICE, fault)),
+                Some(fault) => {
+                    let refused = |measured: &Measured| {
+                        refusals.of(&DeviceId::new(NO_DEVICE), &measured.metric, part, vec![fault.clone()])
+                    };
+                    verdicts.extend(part.measured.iter().map(refused));
+                }
+            }
         }
         Judged { verdicts, left_out, notes, ask }
     }
 
+    /// Only its beginning is here, so nothing in it is believed.
+    fn too_large(&self, publish: &Publish<'_>, cut: &Cut, refusals: &mut Refusals<'_>) -> Judged {
+        if self.mappings.ignores(publish.topic) {
+            let left_out = vec![LeftOut { what: "whole message".into(), why: "ignored" }];
+            return Judged { left_out, ..Judged::default() };
+        }
+        let device = self.mappings.device(publish.topic).filter(|device| DeviceId::fault(device).is_none());
+        let topic = clip(publish.topic, TOPIC_BYTES_MAX);
+        let text = format!(
+            "a message of {} bytes on {topic:?} is larger than `intake.broker.max-packet`; raise that, or subscribe to less",
+            cut.bytes
+        );
+        let notes = vec![Note { kind: "too-large", text }];
+        if publish.again {
+            let left_out = vec![LeftOut { what: "whole message".into(), why: "again" }];
+            return Judged { left_out, notes, ..Judged::default() };
+        }
+        let reason = format!(
+            "too-large: {} bytes, more than `intake.broker.max-packet`; the first {} are kept",
+            cut.bytes,
+            publish.payload.len()
+        );
+        let verdict = refusals.whole(device.as_deref().unwrap_or(NO_DEVICE), reason);
+        Judged { verdicts: vec![verdict], notes, ..Judged::default() }
+    }
+
     /// The values of one device with one time and one number.
     fn part(&self, publish: &Publish<'_>, part: &Part, refusals: &mut Refusals<'_>, verdicts: &mut Vec<Verdict>) {
-        if let Some(fault) = DeviceId::fault(&part.device) {
-            verdicts.push(refusals.whole(NO_DEVICE, fault));
-            return;
-        }
         let device = DeviceId::new(part.device.clone());
         let mut faults = part.faults.clone();
         let relative = (part.shift_us != 0).then(|| measured_at(publish, part));
@@ -309,7 +347,8 @@ impl<'m> Refusals<'m> {
 
     fn make(&mut self, device: &DeviceId, metric: Option<&str>, part: &Part, mut reasons: Vec<String>) -> Verdict {
         let publish = self.publish;
-        let sha256 = self.sha256.get_or_insert_with(|| sha256_hex(publish.payload)).clone();
+        let of_payload = || publish.cut.map_or_else(|| sha256_hex(publish.payload), |cut| cut.sha256.clone());
+        let sha256 = self.sha256.get_or_insert_with(of_payload).clone();
         let key = source_key(device, metric.unwrap_or_default(), part, &Told::Payload(&sha256));
         let length = publish.payload.len();
         let kept = match self.copied {
@@ -322,7 +361,8 @@ impl<'m> Refusals<'m> {
             reasons.truncate(REASONS_MAX - 1);
             reasons.push("more: and others".to_owned());
         }
-        let metric = metric.filter(|metric| MetricName::fault(metric).is_none()).map(MetricName::new);
+        // Without one it would say that nothing of the payload was taken.
+        let metric = metric.map(MetricName::nearest);
         let rejected = Rejected {
             device: device.clone(),
             metric,
@@ -333,6 +373,7 @@ impl<'m> Refusals<'m> {
             event_time: part.time,
             source_seq: part.n,
         };
+        let length = publish.cut.map_or(length as u64, |cut| cut.bytes);
         let raw_len = i64::try_from(length).unwrap_or(i64::MAX);
         Verdict { item: HeldItem::Rejected { rejected, raw_len, raw_sha256: sha256 }, key }
     }

@@ -65,6 +65,7 @@ pub async fn run(
             let publish = Publish {
                 topic: &message.topic,
                 payload: &message.payload,
+                cut: message.cut.as_ref(),
                 received: message.received,
                 clock_known_good,
                 again: message.again,

@@ -99,6 +99,7 @@ impl Station {
         let message = RawMessage {
             topic: format!("{TOPIC_ROOT}/{}", self.probe.sensor().device),
             payload: payload(&measured),
+            cut: None,
             received: now,
             again: false,
             ack: Ack::none(),

@@ -1,9 +1,14 @@
 //! The last warnings and errors, for whoever comes to look after they were said.
+//!
+//! Where there are more than are kept, the oldest goes of what one place in the code said most of: names that devices
+//! choose make many lines of one kind, and those must not push out the one that matters.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -33,25 +38,35 @@ pub struct Said {
 /// The last ones. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Recent {
-    said: Arc<Mutex<VecDeque<Said>>>,
+    said: Arc<Mutex<VecDeque<(Identifier, Said)>>>,
 }
 
 impl Recent {
     /// The newest first.
     pub fn newest_first(&self) -> Vec<Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().rev().map(|(_, one)| one.clone()).collect()
     }
 
     /// Keeps one more; what was said before moves to the end and is counted.
-    fn keep(&self, level: &'static str, text: String, at: Timestamp) {
+    fn keep(&self, place: Identifier, level: &'static str, text: String, at: Timestamp) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = said.iter().position(|one| one.level == level && one.text == text);
-        let times = known.and_then(|known| said.remove(known)).map_or(0, |known| known.times);
+        let known = said.iter().position(|(_, one)| one.level == level && one.text == text);
+        let times = known.and_then(|known| said.remove(known)).map_or(0, |(_, known)| known.times);
         if said.len() == KEPT {
-            said.pop_front();
+            let leaves = first_to_leave(&said);
+            said.remove(leaves);
         }
-        said.push_back(Said { level, text, times: times.saturating_add(1), at });
+        said.push_back((place, Said { level, text, times: times.saturating_add(1), at }));
     }
+}
+
+/// The oldest of the place that said most; of several such a warning before an error, then the oldest.
+fn first_to_leave(said: &VecDeque<(Identifier, Said)>) -> usize {
+    let of_its_place = |place: &Identifier| said.iter().filter(|(other, _)| other == place).count();
+    let rank =
+        |(at, (place, one)): &(usize, &(Identifier, Said))| (of_its_place(place), one.level == "warn", Reverse(*at));
+    said.iter().enumerate().max_by_key(rank).map_or(0, |(at, _)| at)
 }
 
 impl<S: Subscriber> Layer<S> for Recent {
@@ -63,7 +78,7 @@ impl<S: Subscriber> Layer<S> for Recent {
         };
         let mut line = Line::default();
         event.record(&mut line);
-        self.keep(level, line.whole(), Clock::Real.now());
+        self.keep(event.metadata().callsite(), level, line.whole(), Clock::Real.now());
     }
 }
 
@@ -138,6 +153,34 @@ mod tests {
         });
         let said: Vec<_> = said.iter().map(|one| (one.text.as_str(), one.times)).collect();
         assert_eq!(said, [("a", 3), ("b", 1)]);
+    }
+
+    #[test]
+    fn many_of_one_kind_push_out_none_of_another() {
+        let said = told(|| {
+            tracing::error!("disk full");
+            tracing::warn!("no connection to the broker");
+            for node in 0..100 {
+                tracing::warn!("edge node {node} was not born");
+            }
+        });
+        assert_eq!(said.len(), KEPT);
+        let texts: Vec<_> = said.iter().map(|one| one.text.as_str()).collect();
+        assert_eq!(texts[0], "edge node 99 was not born");
+        assert_eq!(texts[KEPT - 3..], ["edge node 86 was not born", "no connection to the broker", "disk full"]);
+    }
+
+    #[test]
+    fn of_kinds_that_say_the_same_much_a_warning_leaves_before_an_error() {
+        let said = told(|| {
+            tracing::error!("disk full");
+            macro_rules! each_its_own_place {
+                ($($text:literal)*) => { $(tracing::warn!($text);)* };
+            }
+            each_its_own_place!("a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r");
+        });
+        let texts: Vec<_> = said.iter().map(|one| one.text.as_str()).collect();
+        assert_eq!((texts.len(), texts[0], texts[KEPT - 2], texts[KEPT - 1]), (KEPT, "r", "d", "disk full"));
     }
 
     #[test]

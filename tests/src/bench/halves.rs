@@ -55,6 +55,7 @@ pub(super) async fn door(args: Args) -> io::Result<()> {
                 let publish = Publish {
                     topic: &message.topic,
                     payload: &message.payload,
+                    cut: None,
                     received: message.received,
                     clock_known_good: true,
                     again: false,
@@ -118,6 +119,7 @@ fn batch(judge: &mut Judge, lane: u64, number: &mut u64, values: u64) -> Vec<New
         let publish = Publish {
             topic: &topic,
             payload: payload.as_bytes(),
+            cut: None,
             received: Clock::Real.now(),
             clock_known_good: true,
             again: false,

@@ -1,6 +1,7 @@
 //! Sample messages, one a line (topic, a blank or a tab, payload), and what would become of them.
 //!
-//! Bytes that are no text are written `hex:…` or `base64:…`. Lines are read in their order: what a convention remembers
+//! Bytes that are no text are written `hex:…` or `base64:…`; what begins so and is none is read as text, and that is said.
+//! A reading whose time silver would refuse is said to be one, too. Lines are read in their order: what a convention remembers
 //! (a Sparkplug birth) holds for the lines below it.
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use serde_json::json;
 use shared::cli::Exit;
 use shared::clock::Clock;
 use shared::reading::Value;
+use shared::rules::TimeWindow;
 use shared::time::Timestamp;
 
 use crate::config::Config;
@@ -64,21 +66,27 @@ impl Samples {
             Some(at) => (&line[..at], &line[at + 1..]),
             None => (line, &[][..]),
         };
-        let (topic, payload) = (String::from_utf8_lossy(topic), bytes_of(payload));
+        let topic = String::from_utf8_lossy(topic);
+        let payload = match bytes_of(payload) {
+            Ok(payload) => payload,
+            Err(why) => {
+                self.beside(number, "note", &format!("sample: {why}; it is read as text"), out)?;
+                Cow::Borrowed(payload)
+            }
+        };
         let judged = self.judge.judge(&Publish {
             topic: &topic,
             payload: &payload,
+            cut: None,
             received: self.received,
             clock_known_good: self.clock_known_good,
             again: false,
         });
         self.sums[2] += judged.left_out.len();
         for (verdict, text) in beside(&judged) {
-            match self.json {
-                true => writeln!(out, "{}", json!({"line": number, "verdict": verdict, "text": text}))?,
-                false => writeln!(out, "{number:>4}  {verdict:9} {text}")?,
-            }
+            self.beside(number, verdict, &text, out)?;
         }
+        let mut far = None;
         for verdict in judged.verdicts {
             match &verdict.item {
                 HeldItem::Reading(_) => self.sums[0] += 1,
@@ -89,8 +97,20 @@ impl Samples {
                 true => writeln!(out, "{}", as_json(number, &verdict))?,
                 false => writeln!(out, "{number:>4}  {}", as_text(&verdict))?,
             }
+            if let HeldItem::Reading(reading) = &verdict.item
+                && self.clock_known_good
+            {
+                far = far.or_else(|| too_far(reading.event_time, self.received));
+            }
         }
-        Ok(())
+        far.map_or(Ok(()), |why| self.beside(number, "note", &why, out))
+    }
+
+    fn beside(&self, number: usize, verdict: &str, text: &str, out: &mut impl Write) -> std::io::Result<()> {
+        match self.json {
+            true => writeln!(out, "{}", json!({"line": number, "verdict": verdict, "text": text})),
+            false => writeln!(out, "{number:>4}  {verdict:9} {text}"),
+        }
     }
 
     fn end(&self, out: &mut impl Write) -> std::io::Result<()> {
@@ -109,16 +129,37 @@ impl Samples {
 }
 
 /// The payload of a line.
-fn bytes_of(text: &[u8]) -> Cow<'_, [u8]> {
-    let bytes = if let Some(hex) = text.strip_prefix(b"hex:") {
+///
+/// # Errors
+/// It is not what it says it is.
+fn bytes_of(text: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    if let Some(hex) = text.strip_prefix(b"hex:") {
         let digit = |byte: u8| char::from(byte).to_digit(16);
         let figures: Option<Vec<u32>> = hex.iter().filter(|byte| **byte != b' ').map(|byte| digit(*byte)).collect();
         let pairs = figures.filter(|figures| figures.len() % 2 == 0);
-        pairs.map(|figures| figures.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+        let bytes = pairs.map(|figures| figures.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect());
+        bytes.map(Cow::Owned).ok_or("what follows `hex:` is not hex, two figures a byte")
+    } else if let Some(text) = text.strip_prefix(b"base64:") {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+        bytes.map(Cow::Owned).map_err(|_| "what follows `base64:` is not base64 with its padding")
     } else {
-        text.strip_prefix(b"base64:").and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok())
-    };
-    bytes.map_or(Cow::Borrowed(text), Cow::Owned)
+        Ok(Cow::Borrowed(text))
+    }
+}
+
+/// Why silver would refuse a time, and what it may have been meant to be.
+fn too_far(time: Timestamp, now: Timestamp) -> Option<String> {
+    let why = TimeWindow::SILVER.judge(time, now)?;
+    // Seconds or milliseconds, read as what counts more often.
+    let meant = [1_000, 1_000_000].into_iter().find_map(|factor| {
+        let meant = Timestamp::from_micros(time.micros().checked_mul(factor)?);
+        let fits = TimeWindow::SILVER.judge(meant, now).is_none();
+        fits.then(|| {
+            format!("; {factor} times as much is {meant}: is it in seconds or milliseconds? Then write its `time-unit`")
+        })
+    });
+    let meant = meant.unwrap_or_default();
+    Some(format!("{why}: silver refuses that, with its `max-age` and `max-ahead` as they are by default{meant}"))
 }
 
 /// What a message holds beside values: the verdict and a line.

@@ -213,6 +213,13 @@ impl Page<'_> {
         if let Some(error) = status.said("/uplink/last_error") {
             self.row("", Tone::Bad, &error);
         }
+        let connected = status.0.pointer("/broker/connected").and_then(Json::as_bool) == Some(true);
+        match (status.said("/broker/broker"), status.said("/broker/last_error")) {
+            (None, _) => {}
+            (Some(broker), _) if connected => self.row("broker", Tone::Strong, &broker),
+            (Some(broker), None) => self.row("broker", Tone::Warn, &format!("{broker}: not connected yet")),
+            (Some(broker), Some(error)) => self.row("broker", Tone::Bad, &format!("{broker}: {error}")),
+        }
     }
 
     fn flow(&mut self, status: &Status<'_>) {

@@ -32,7 +32,7 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// Time between pings.
     pub keep_alive: Span,
-    /// A larger packet ends the connection.
+    /// A larger message is refused with its beginning, counted and acknowledged.
     pub max_packet: Size,
     /// QoS 1 messages that may wait for their commit; at this bound the connection is given up for a while, and the
     /// broker keeps them.

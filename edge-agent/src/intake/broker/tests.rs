@@ -69,7 +69,7 @@ impl Broker {
     async fn publish_as(&self, qos: QoS, topic: &str, retain: Retain, payloads: impl IntoIterator<Item = String>) {
         let payloads: Vec<String> = payloads.into_iter().collect();
         let mut options = MqttOptions::new(format!("device-{}", payloads[0]), "127.0.0.1", self.port);
-        options.set_inflight(1_000);
+        options.set_inflight(1_000).set_max_packet_size(1 << 23, 1 << 23);
         let (client, mut events) = AsyncClient::new(options, payloads.len() + 8);
         for payload in &payloads {
             client.try_publish(topic, qos, retain == Retain::Yes, payload.as_str()).expect("room");
@@ -258,6 +258,46 @@ async fn more_than_may_wait_stays_with_the_broker_and_comes_later() {
         seen.insert(text);
         ack.done();
     }
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_told_and_acknowledged_and_what_is_behind_it_comes() {
+    let broker = Broker::start("");
+    let mut agent = agent(&broker, 16, 100);
+    agent.subscribed(&broker).await;
+    for (qos, size) in [(QoS::AtLeastOnce, 3_000_000), (QoS::AtMostOnce, 1 << 20)] {
+        broker.publish(qos, ["before".into(), "x".repeat(size), "behind".into()]).await;
+        let (before, ack) = agent.message().await;
+        assert_eq!(before, "before");
+        ack.done();
+        let message = timeout(SOON, agent.messages.recv()).await.expect("a message comes").expect("the client lives");
+        let length = message.payload.len();
+        let cut = message.cut.unwrap_or_else(|| panic!("{qos:?}: {length} bytes were not cut"));
+        assert_eq!((cut.bytes, length), (size as u64, 32 * 1024));
+        assert_eq!(cut.sha256, shared::envelope::sha256_hex("x".repeat(size).as_bytes()));
+        message.ack.done();
+        let (behind, ack) = agent.message().await;
+        assert_eq!(behind, "behind");
+        ack.done();
+    }
+    assert_eq!(agent.metrics.of("broker").connected(), 1, "it is one and the same connection");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn the_link_is_told_with_what_keeps_it_from_coming_about() {
+    let mut broker = Broker::start("");
+    let agent = agent(&broker, 16, 100);
+    let mut link = agent.metrics.broker();
+    let up = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.connected && link.last_error.is_none());
+    timeout(SOON, link.wait_for(up)).await.expect("it connects").expect("the client lives");
+    broker.kill();
+    let refused = |link: &Option<Link>| {
+        let error = link.as_ref().and_then(|link| link.last_error.clone());
+        error.is_some_and(|error| error.contains("refused"))
+    };
+    timeout(SOON, link.wait_for(refused)).await.expect("it says why not").expect("the client lives");
     agent.end().await;
 }
 

@@ -326,6 +326,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         RawMessage {
             topic: publish.topic,
             payload: publish.payload,
+            cut: None,
             received: self.door.clock.now(),
             again: false,
             ack: ack.holding(self.door.room.hold(bytes as u64)),

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::machine;
 use crate::outbox::Config;
 use crate::outbox::lock::beside;
 
@@ -45,9 +46,7 @@ impl Ballast {
 
     /// True if less than it would take is free on the disk beside it.
     pub(super) fn is_needed(&self) -> bool {
-        let folder = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let free = rustix::fs::statvfs(folder.unwrap_or_else(|| Path::new(".")));
-        free.is_ok_and(|free| free.f_bavail.saturating_mul(free.f_frsize) < self.bytes as u64)
+        machine::disk(&self.path).is_some_and(|disk| disk.free < self.bytes as u64)
     }
 
     pub(super) fn drop_it(&mut self) {

@@ -3,7 +3,7 @@
 //! A place is looked for in the record first, then in what encloses it: a time that stands once above a list is the time
 //! of every record in it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use shared::payload::{METRICS_MAX, Measured};
 use shared::reading::{MetricName, Value};
@@ -114,11 +114,11 @@ impl Record<'_> {
         self.time(plan, &mut part);
         self.number(plan, &mut part);
         let record = *self.within.last().unwrap_or(&&Node::Null);
-        let mut all = Metrics { plan, left_out, seen: HashSet::new(), part: &mut part };
+        let mut all = Metrics { plan, left_out, seen: HashMap::new(), part: &mut part };
         if let Some(value) = &plan.value {
             let metric = plan.metric.as_ref().map(|metric| self.text(metric, names)).unwrap_or_default();
             match self.at(value) {
-                Ok(Some(Node::Null)) if plan.nulls == Nulls::LeaveOut => all.leave_out(&metric, "null"),
+                Ok(Some(Node::Null)) if plan.nulls == Nulls::LeaveOut => all.null(&metric),
                 Ok(Some(node)) => {
                     all.add(metric, node.measure().and_then(|(value, unit)| Ok((value, self.unit(plan, unit)?))));
                 }
@@ -128,7 +128,7 @@ impl Record<'_> {
         } else if !plan.fields.is_empty() {
             for (metric, place) in &plan.fields {
                 match self.at(&place.at) {
-                    Ok(Some(Node::Null)) if plan.nulls == Nulls::LeaveOut => all.leave_out(metric, "null"),
+                    Ok(Some(Node::Null)) if plan.nulls == Nulls::LeaveOut => all.null(metric),
                     Ok(Some(node)) => all.add(metric.clone(), placed(node, place)),
                     Ok(None) => {}
                     Err(Twice) => all.add(metric.clone(), Err("type: it stands twice in the payload".to_owned())),
@@ -206,7 +206,8 @@ fn placed(node: &Node, place: &Place) -> Result<(Value, Option<String>), String>
 struct Metrics<'a> {
     plan: &'a Plan,
     left_out: &'a mut Vec<LeftOut>,
-    seen: HashSet<String>,
+    /// Where in the part a metric stands; `None`: it was a null that is left out.
+    seen: HashMap<String, Option<usize>>,
     part: &'a mut Part,
 }
 
@@ -215,9 +216,21 @@ impl Metrics<'_> {
         self.left_out.push(LeftOut { what: metric.to_owned(), why });
     }
 
+    /// Says that there is no value; beside another one of the same metric it is believed as little as that.
+    fn null(&mut self, metric: &str) {
+        match self.seen.get(metric) {
+            Some(Some(at)) => self.part.measured[*at].stands_twice(),
+            Some(None) => {}
+            None => {
+                self.seen.insert(metric.to_owned(), None);
+            }
+        }
+        self.leave_out(metric, "null");
+    }
+
     fn one(&mut self, metric: String, node: &Node) {
         match node {
-            Node::Null if self.plan.nulls == Nulls::LeaveOut => self.leave_out(&metric, "null"),
+            Node::Null if self.plan.nulls == Nulls::LeaveOut => self.null(&metric),
             node => self.add(metric, node.measure()),
         }
     }
@@ -226,12 +239,17 @@ impl Metrics<'_> {
         if self.plan.leaves_out(&metric) {
             return self.leave_out(&metric, "leave-out");
         }
-        let value = match MetricName::fault(&metric) {
-            Some(fault) => Err(fault),
-            None if !self.seen.insert(metric.clone()) => Err("name: the metric stands twice".to_owned()),
-            None => value,
-        };
-        self.part.measured.push(Measured { metric, value });
+        let before = self.seen.get(&metric).copied();
+        if let Some(Some(at)) = before {
+            return self.part.measured[at].stands_twice();
+        }
+        self.seen.insert(metric.clone(), Some(self.part.measured.len()));
+        let value = MetricName::fault(&metric).map_or(value, Err);
+        let mut measured = Measured { metric, value };
+        if before.is_some() {
+            measured.stands_twice();
+        }
+        self.part.measured.push(measured);
     }
 
     /// Every member is a metric, or with a separator the members within it are.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use shared::payload::{Measured, Unreadable};
 use shared::reading::Value;
 
-use super::tree::{Node, Path, clip};
+use super::tree::{Node, Path, Twice, clip};
 use super::{LeftOut, Part, Taken, json, plain, records, units, unreadable, when};
 use crate::presilver::mapping::plan::{Plan, When};
 
@@ -85,12 +85,15 @@ fn values(
 ) -> Result<Taken, String> {
     let Node::Map(mut members) = json::read(payload)? else { return Err("payload: not an object".to_owned()) };
     if let Some(inside) = inside {
-        let within = members.into_iter().find_map(|(name, node)| (name == inside).then_some(node));
+        let tree = Node::Map(members);
+        let within = tree.member(inside).map_err(|Twice| format!("payload: `{inside}` stands twice in it"))?;
         let Some(Node::Map(within)) = within else { return Ok(Taken::none("whole message", "no-telemetry")) };
-        members = within;
+        members = within.clone();
     }
     let (about, values): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| ABOUT.contains(&name.as_str()));
-    let said = |name: &str| about.iter().find(|(member, _)| member == name).and_then(|(_, node)| node.name());
+    let about = Node::Map(about);
+    // A unit that stands twice is none.
+    let said = |name: &str| about.member(name).ok().flatten().and_then(Node::name);
     let told = Told { temperature: said("TempUnit"), pressure: said("PressureUnit"), speed: said("SpeedUnit") };
     let tree = Node::Map(values);
     let local = local(&tree, plan.when);
@@ -102,7 +105,9 @@ fn values(
     }
     let mut taken = records::take(&plan, names, &tree)?;
     taken.left_out.retain(|left| left.what != "Time");
-    taken.left_out.extend(about.iter().map(|(what, _)| LeftOut { what: what.clone(), why: "about" }));
+    if let Node::Map(about) = about {
+        taken.left_out.extend(about.into_iter().map(|(what, _)| LeftOut { what, why: "about" }));
+    }
     for part in &mut taken.parts {
         part.clock = local;
         part.is_whole = false;

@@ -48,7 +48,7 @@ fn judge_with(text: &str) -> Judge {
 
 fn verdicts(topic: &str, payload: &[u8]) -> Vec<Verdict> {
     judge_with(RULES)
-        .judge(&Publish { topic, payload, received: received(), clock_known_good: true, again: false })
+        .judge(&Publish { topic, payload, cut: None, received: received(), clock_known_good: true, again: false })
         .verdicts
 }
 
@@ -119,6 +119,7 @@ fn a_time_ahead_of_a_good_clock_is_skew() {
     let publish = Publish {
         topic: "telemetry/d",
         payload: br#"{"ts":"2099-01-01T00:00:00Z","a":1,"b":2}"#,
+        cut: None,
         received: received(),
         clock_known_good: false,
         again: false,
@@ -132,6 +133,7 @@ fn without_a_time_of_its_own_a_reading_has_the_gateways_time_and_says_how_good_i
         let publish = Publish {
             topic: "telemetry/d/a",
             payload: b"1",
+            cut: None,
             received: received(),
             clock_known_good: good,
             again: false,
@@ -167,6 +169,61 @@ fn what_cannot_be_read_as_a_whole_is_one_refusal_with_its_bytes() {
 }
 
 #[test]
+fn a_number_sent_as_a_text_does_not_pass_a_range() {
+    let mut judge = judge_with("[[presilver.rule]]\nmetric = \"temperature\"\nmax = 150.0\nunit = \"Cel\"");
+    let (topic, received) = ("telemetry/d", received());
+    let payload = br#"{"temperature":"900","state":"idle"}"#;
+    let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+    let seen = show(&judge.judge(&publish).verdicts);
+    let fault = "type: \"900\" is no number, and `min` or `max` asks for one";
+    assert_eq!(seen, format!("d temperature rejected: {fault}\nd state=\"idle\" gateway"));
+}
+
+#[test]
+fn whatever_the_format_a_bad_name_is_no_unreadable_payload() {
+    let long = "m".repeat(129);
+    let json = |name: &str| format!(r#"{{"n":1,"{name}":1,"ok":2}}"#).into_bytes();
+    let senml = |name: &str| format!(r#"[{{"bn":"","n":"{name}","v":1}},{{"n":"ok","v":2}}]"#).into_bytes();
+    let cbor = |name: &str| {
+        let length = [0x78, name.len() as u8];
+        [&[0xa2][..], &length, name.as_bytes(), &[1, 0x62, b'o', b'k', 2]].concat()
+    };
+    let one = |format: &str| format!("[[presilver.mapping]]\ntopic = \"x/{{device}}\"\nformat = \"{format}\"");
+    for (name, escaped) in [("", ""), ("a\u{1}b", r"a\u0001b"), (long.as_str(), long.as_str())] {
+        for (format, payload) in
+            [("object", json(escaped)), ("json", json(escaped)), ("cbor", cbor(name)), ("senml", senml(escaped))]
+        {
+            let mut judge = judge_with(&one(format));
+            let (topic, payload, received) = ("x/d", &payload[..], received());
+            let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+            let verdicts = judge.judge(&publish).verdicts;
+            let [
+                Verdict { item: HeldItem::Rejected { rejected, .. }, .. },
+                Verdict { item: HeldItem::Reading(ok), .. },
+            ] = &verdicts[..]
+            else {
+                panic!("{format} {name:?}: {}", show(&verdicts))
+            };
+            assert_eq!(rejected.metric, Some(MetricName::nearest(name)), "{format}");
+            assert_eq!(ok.metric.as_str(), "ok", "{format}");
+        }
+    }
+}
+
+#[test]
+fn of_several_devices_in_a_payload_one_with_a_bad_name_costs_its_own_values() {
+    let mut judge = judge_with(
+        "[[presilver.mapping]]\ntopic = \"x/{site}\"\nformat = \"json\"\nrecords = \"*\"\ndevice = \"{.id}\"",
+    );
+    let (topic, received) = ("x/s", received());
+    let payload = br#"[{"id":"a","t":1},{"id":"b\u0001","t":2,"u":3}]"#;
+    let publish = Publish { topic, payload, cut: None, received, clock_known_good: true, again: false };
+    let seen = show(&judge.judge(&publish).verdicts);
+    let fault = "rejected: name: the device name holds a control character";
+    assert_eq!(seen, format!("a t=1 gateway\n- t {fault}\n- u {fault}"));
+}
+
+#[test]
 fn strange_names_and_numbers_cost_only_themselves() {
     let long = "m".repeat(129);
     let payload = format!(r#"{{"n":1,"{long}":1,"a\u0000b":2,"":3,"huge":1e999,"ok":1e6,"ok":2,"nan":NaN}}"#);
@@ -174,11 +231,10 @@ fn strange_names_and_numbers_cost_only_themselves() {
     let payload = payload.replace(r#","nan":NaN"#, "");
     let verdicts = verdicts("telemetry/d", payload.as_bytes());
     expect![[r#"
-        d - rejected: name: the metric name has 129 bytes, 128 are allowed
-        d - rejected: name: the metric name holds a control character
-        d - rejected: name: the metric name is empty
+        d mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm… rejected: name: the metric name has 129 bytes, 128 are allowed
+        d a\u{0}b rejected: name: the metric name holds a control character
+        d (empty) rejected: name: the metric name is empty
         d huge rejected: type: no number that a double can hold: 1e999
-        d ok=1000000 device
         d ok rejected: name: the metric stands twice"#]]
     .assert_eq(&show(&verdicts).replace("gateway", "device"));
     let keys: std::collections::HashSet<_> = verdicts.iter().filter_map(|verdict| verdict.key).collect();
@@ -285,11 +341,50 @@ fn a_number_that_stands_twice_speaks_against_every_value() {
 }
 
 #[test]
+fn of_what_is_too_large_the_beginning_is_kept_and_nothing_believed() {
+    let cut = crate::intake::Cut { bytes: 5_000_000, sha256: "ab".repeat(32) };
+    for (topic, device) in [("telemetry/d", "d"), ("no mapping", "-"), (&format!("telemetry/{}", "d".repeat(200)), "-")]
+    {
+        for again in [false, true] {
+            let payload = br#"{"n":1,"temperature":21.5,"text":"..."#;
+            let (cut, received) = (Some(&cut), received());
+            let publish = Publish { topic, payload, cut, received, clock_known_good: true, again };
+            let judged = judge_with(RULES).judge(&publish);
+            assert!(judged.notes[0].text.contains("5000000 bytes"), "{:?}", judged.notes);
+            let Some(verdict) = judged.verdicts.first() else {
+                assert!(again && judged.left_out.len() == 1, "a retained one is not refused at every connection");
+                continue;
+            };
+            let HeldItem::Rejected { rejected, raw_len, raw_sha256 } = &verdict.item else { panic!("{verdict:?}") };
+            assert_eq!((rejected.device.as_str(), &rejected.metric, *raw_len), (device, &None, 5_000_000));
+            assert_eq!((&rejected.raw[..], raw_sha256), (&payload[..], &"ab".repeat(32)));
+            assert_eq!(
+                rejected.reasons,
+                [format!(
+                    "too-large: 5000000 bytes, more than `intake.broker.max-packet`; the first {} are kept",
+                    payload.len()
+                )]
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_ignored_is_ignored_however_large_it_is() {
+    let cut = crate::intake::Cut { bytes: 5_000_000, sha256: String::new() };
+    let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"noise/#\"\nformat = \"ignore\"");
+    let (topic, payload, cut, received) = ("noise/a", &b"..."[..], Some(&cut), received());
+    let judged = judge.judge(&Publish { topic, payload, cut, received, clock_known_good: true, again: false });
+    assert_eq!((judged.verdicts, judged.notes, judged.left_out[0].why), (vec![], vec![], "ignored"));
+}
+
+#[test]
 fn what_was_here_before_is_learned_from_and_not_stored() {
     let mut judge = judge_with("[[presilver.mapping]]\ntopic = \"homie/#\"\nformat = \"homie\"");
     let mut judged = |topic: &str, payload: &str, again: bool| {
         let payload = payload.as_bytes();
-        let judged = judge.judge(&Publish { topic, payload, received: received(), clock_known_good: true, again });
+        let judged =
+            judge.judge(&Publish { topic, payload, cut: None, received: received(), clock_known_good: true, again });
         let left_out: Vec<_> = judged.left_out.iter().map(|left| left.why).collect();
         (show(&judged.verdicts), left_out)
     };

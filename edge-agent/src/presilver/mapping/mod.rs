@@ -270,6 +270,18 @@ impl Reader {
             Format::Ignore => Reader::Ignore,
         }
     }
+
+    /// The device's name as far as the topic tells it.
+    fn device(&self, plan: &Plan, names: &BTreeMap<&str, &str>, topic: &str) -> String {
+        let device = match self {
+            Reader::Sparkplug(_) => sparkplug::device_of(plan, names, topic).unwrap_or_default(),
+            Reader::Homie(_) => homie::device_of(plan, names, topic).unwrap_or_default(),
+            Reader::Zigbee2mqtt(_) => zigbee2mqtt::device_of(plan, names, topic).unwrap_or_default(),
+            _ => plan.device.fill_names(names),
+        };
+        // Where it is empty only the payload tells.
+        if device.is_empty() { "-".to_owned() } else { device }
+    }
 }
 
 fn of_tree(tree: Result<Node, String>, take: impl FnOnce(Node) -> Result<Taken, String>) -> Result<Taken, Unreadable> {
@@ -308,6 +320,18 @@ impl Mappings {
         })
     }
 
+    /// The device's name as far as a topic tells it, unchecked; `None` if no mapping fits.
+    pub fn device(&self, topic: &str) -> Option<String> {
+        let of = |Ready { plan, reader }: &Ready| Some(reader.device(plan, &plan.pattern.fit(topic)?, topic));
+        self.all.iter().find_map(of)
+    }
+
+    /// True if what comes on a topic is nothing of ours.
+    pub fn ignores(&self, topic: &str) -> bool {
+        let first = self.all.iter().find(|ready| ready.plan.pattern.fit(topic).is_some());
+        first.is_some_and(|ready| matches!(ready.reader, Reader::Ignore))
+    }
+
     /// Reads a message, come at `received`, by the first mapping whose topic fits; `None` if none does.
     pub fn read(&mut self, topic: &str, payload: &[u8], received: Timestamp) -> Option<Mapped> {
         let (plan, reader, names) = self.all.iter_mut().find_map(|Ready { plan, reader }| {
@@ -315,15 +339,7 @@ impl Mappings {
             let names = plan.pattern.fit(topic)?;
             Some((plan, reader, names))
         })?;
-        let mut device = match reader {
-            Reader::Sparkplug(_) => sparkplug::device_of(plan, &names, topic).unwrap_or_default(),
-            Reader::Homie(_) => homie::device_of(plan, &names, topic).unwrap_or_default(),
-            Reader::Zigbee2mqtt(_) => zigbee2mqtt::device_of(plan, &names, topic).unwrap_or_default(),
-            _ => plan.device.fill_names(&names),
-        };
-        if device.is_empty() {
-            device.push('-'); // only the payload tells
-        }
+        let device = reader.device(plan, &names, topic);
         let taken = match reader {
             Reader::Object(fields) => {
                 payload::object(payload, fields).map(|payload| Taken::one(Part::whole(device.clone(), payload)))

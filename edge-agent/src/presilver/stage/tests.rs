@@ -36,7 +36,8 @@ fn message(number: usize) -> (RawMessage, oneshot::Receiver<()>) {
     let (ack, done) = Ack::channel();
     let payload = format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(400));
     let received = Clock::Real.now();
-    (RawMessage { topic: "telemetry/d".into(), payload: payload.into(), received, again: false, ack }, done)
+    let (topic, payload) = ("telemetry/d".into(), payload.into());
+    (RawMessage { topic, payload, cut: None, received, again: false, ack }, done)
 }
 
 fn stand() -> Stand {

@@ -68,13 +68,37 @@ fn the_page_about_inputs_shows_what_samples_become() {
 #[test]
 fn bytes_are_written_in_hex_or_base64_and_anything_else_is_text() {
     for (text, bytes) in [
-        ("hex:00 ff", &[0, 255][..]),
-        ("base64:AP8=", &[0, 255]),
-        ("hex:0", b"hex:0"),
-        ("hex:xy", b"hex:xy"),
-        ("base64:*", b"base64:*"),
-        ("21.5", b"21.5"),
+        ("hex:00 ff", Ok(&[0, 255][..])),
+        ("base64:AP8=", Ok(&[0, 255])),
+        ("hex:0", Err("hex")),
+        ("hex:zz", Err("hex")),
+        ("base64:*", Err("base64")),
+        ("21.5", Ok(b"21.5")),
     ] {
-        assert_eq!(&*bytes_of(text.as_bytes()), bytes, "{text}");
+        match (bytes_of(text.as_bytes()), bytes) {
+            (Ok(read), Ok(bytes)) => assert_eq!(&*read, bytes, "{text}"),
+            (Err(why), Err(what)) => assert!(why.contains(&format!("is not {what}")), "{text}: {why}"),
+            (read, _) => panic!("{text}: {read:?}"),
+        }
+    }
+    let said = output("", "telemetry/d/a hex:zz");
+    assert!(said.starts_with("   1  note      sample: what follows `hex:` is not hex"), "{said}");
+    assert!(said.contains("read as text\n   1  rejected  d "), "{said}");
+}
+
+#[test]
+fn a_time_that_silver_refuses_is_told_with_what_it_may_have_been_meant_to_be() {
+    for (time, words) in [
+        ("1795427999", Some("1000000 times as much is 2026-11-23T09:59:59Z: is it in seconds or milliseconds?")),
+        ("1795427999000", Some("1000 times as much is 2026-11-23T09:59:59Z")),
+        ("1795427999000000", None),
+        ("\"1999-01-01T00:00:00Z\"", Some("is more than 34560000 s before 2026-11-23T10:00:00Z: silver refuses that")),
+    ] {
+        let said = output("", &format!(r#"telemetry/d {{"ts":{time},"a":1}}"#));
+        let mut lines = said.lines();
+        assert!(lines.next().is_some_and(|line| line.starts_with("   1  reading   d a = 1 at ")), "{said}");
+        let note = lines.next().filter(|line| line.starts_with("   1  note      age: "));
+        assert_eq!(note.is_some(), words.is_some(), "{said}");
+        assert!(words.is_none_or(|words| note.is_some_and(|note| note.contains(words))), "{said}");
     }
 }

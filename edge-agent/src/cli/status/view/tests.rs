@@ -123,6 +123,7 @@ fn a_full_outbox_a_wrong_clock_and_no_hub_come_first() {
     let mut status = status();
     status["uplink"] = json!({"link": "offline", "last_error": "Connection refused (os error 111)"});
     status["hub"] = json!({"name": null, "last_error": "the service is away"});
+    status["broker"] = json!({"broker": "localhost port 1883", "connected": false, "last_error": "Connection refused"});
     status["outbox"]["full"] = json!("outbox is at `outbox.bytes-max`");
     (status["clock_plausible"], status["now"]) = (json!(false), json!("1970-01-01T00:00:07Z"));
     status["outlook"] = json!({"is": "full"});
@@ -131,7 +132,7 @@ fn a_full_outbox_a_wrong_clock_and_no_hub_come_first() {
         {"sensor": "sht4x", "state": "reading", "last_error": null},
     ]);
     let seen = view(&status, &WIDE);
-    let head: Vec<&str> = seen.lines().take(6).collect();
+    let head: Vec<&str> = seen.lines().take(7).collect();
     expect![[r#"
         | gw-01  ● offline                                                       edge-agent 0.1.0, up 3 d 4 h
         | ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,6 +140,7 @@ fn a_full_outbox_a_wrong_clock_and_no_hub_come_first() {
         | CLOCK     it says 1970-01-01T00:00:07Z, which cannot be: set it
         | hub       none yet: the service is away
         |           Connection refused (os error 111)
+        | broker    localhost port 1883: Connection refused
     "#]]
     .assert_eq(&framed(&head.join("\n")));
     assert!(!seen.contains("growing") && seen.contains("bme280 at /dev/i2c-1 0x76: no answer"), "{seen}");

@@ -10,7 +10,8 @@ const WRONG_VERSION: &[u8] = &[0x20, 2, 0, 1];
 const WRONG_LATER_VERSION: &[u8] = &[0x20, 3, 0, 0x84, 0];
 /// What follows the length: the name, level, flags and keep-alive, and an empty client id.
 const SHORTEST: usize = 6 + 1 + 1 + 2 + 2;
-/// Type, four bytes of length, two of the name's length, the name, the level.
+/// Type, four bytes of length, two of the name's length, the name, the level; the flags of a version spoken here, whose
+/// name is shorter, stand in them, too.
 const BYTES: usize = 1 + 4 + 2 + 6 + 1;
 
 /// The CONNECT of a device, as far as it is there.
@@ -98,6 +99,8 @@ fn judge(head: &[u8]) -> Result<(), Refusal> {
         return refuse(Fault::Garbage, &[]);
     }
     match rest.get(taken..).unwrap_or_default() {
+        // [MQTT-3.1.2-3]: the lowest flag is reserved, and must be 0.
+        [0, 4, b'M', b'Q', b'T', b'T', 4 | 5, flags, ..] if flags & 1 == 1 => refuse(Fault::Garbage, &[]),
         [0, 4, b'M', b'Q', b'T', b'T', 4 | 5, ..] => Ok(()),
         [0, 4, b'M', b'Q', b'T', b'T', 6..=255, ..] => refuse(Fault::Version, WRONG_LATER_VERSION),
         [0, 4, b'M', b'Q', b'T', b'T', 0..=3, ..] | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => {
@@ -153,6 +156,9 @@ mod tests {
             (b"\x10\x0d\0\x06MQIsdp\x03", Err((Fault::Version, sooner))),
             (b"\x10\x0d\0\x04mqtt\x04", Err((Fault::NotConnect, &[]))),
             (b"\x10\x0d\0\x07", Err((Fault::NotConnect, &[]))),
+            (b"\x10\x0d\0\x04MQTT\x04\xc2", Ok(())),
+            (b"\x10\x0d\0\x04MQTT\x04\x03", Err((Fault::Garbage, &[]))),
+            (b"\x10\x8d\x80\x00\0\x04MQTT\x05\x01", Err((Fault::Garbage, &[]))),
             (b"\x10\x0b\0\x04MQTT\x04", Err((Fault::Garbage, &[]))),
             (b"GET / HTTP/1.1", Err((Fault::NotConnect, &[]))),
             (b"\x16\x03\x01", Err((Fault::NotConnect, &[]))),

@@ -46,7 +46,9 @@ fn members_are_metrics_and_nested_ones_with_a_separator_too() {
 #[test]
 fn what_stands_twice_or_is_of_another_kind_costs_as_little_as_it_can() {
     for (payload, lines) in [
-        (r#"{"a":1,"a":2,"b":3}"#, &["p a = 1", "p a ![name: the metric stands twice]", "p b = 3"][..]),
+        (r#"{"a":1,"a":2,"b":3}"#, &["p a ![name: the metric stands twice]", "p b = 3"][..]),
+        (r#"{"a":1,"b":3,"a":1,"a":"x"}"#, &["p a ![name: the metric stands twice]", "p b = 3"]),
+        (r#"{"":1,"":2,"b":3}"#, &["p  ![name: the metric name is empty]", "p b = 3"]),
         (r#"{"ts":1,"ts":2,"a":1}"#, &["p a = 1 ![time: `ts` stands twice in the payload]"]),
         (r#"{"n":1.5,"a":1}"#, &["p a = 1 ![number: `n` is no whole number: 1.5]"]),
         (
@@ -58,6 +60,19 @@ fn what_stands_twice_or_is_of_another_kind_costs_as_little_as_it_can() {
     ] {
         check(json(), payload, lines);
     }
+}
+
+#[test]
+fn a_null_beside_a_value_a_flattened_name_and_a_cbor_map_are_no_way_around_that() {
+    let twice = "p a ![name: the metric stands twice]";
+    let nulls = Mapping { nulls: Some(Nulls::LeaveOut), ..json() };
+    check(nulls.clone(), r#"{"a":null,"a":2}"#, &[twice, "left out a: null"]);
+    check(nulls.clone(), r#"{"a":2,"a":null}"#, &[twice, "left out a: null"]);
+    check(nulls, r#"{"a":null,"a":null}"#, &["left out a: null", "left out a: null"]);
+    let flat = Mapping { separator: Some(".".into()), ..json() };
+    check(flat, r#"{"a":{"b":1},"a.b":2,"c":3}"#, &["p a.b ![name: the metric stands twice]", "p c = 3"]);
+    let mut cbor = Reader::with(Mapping { format: Format::Cbor, ..json() });
+    assert_eq!(cbor.lines("line/p", b"\xa3\x61a\x01\x61a\x02\x61b\x03"), [twice, "p b = 3"]);
 }
 
 #[test]
