@@ -32,13 +32,13 @@ pub struct Rule {
     pub device: Option<String>,
     /// Metrics it fits; `*` stands for any run of characters.
     pub metric: Option<String>,
-    /// The type; left out beside `min` or `max` it is a number.
+    /// The type; left out beside `metric` and `min` or `max` it is a number.
     pub r#type: Option<Kind>,
     /// Every payload of a device it fits must hold this metric (which then has no `*`).
     pub required: bool,
-    /// Least value; what is no number is refused.
+    /// Least value. Where a metric is named, what is no number is refused.
     pub min: Option<f64>,
-    /// Greatest value; what is no number is refused.
+    /// Greatest value. Where a metric is named, what is no number is refused.
     pub max: Option<f64>,
     /// The unit: given to values without one; a value with another one is refused.
     pub unit: Option<String>,
@@ -88,8 +88,9 @@ impl Rule {
 
     /// Adds what speaks against `value`; gives it the rule's unit if it has none.
     pub fn judge(&self, value: &Value, unit: &mut Option<String>, reasons: &mut Vec<String>) {
-        // "900" as a text is no way around a greatest value.
-        if let Some(kind) = self.r#type.or(self.is_ranged().then_some(Kind::Number)) {
+        // "900" as a text is no way around a greatest value. A rule for all that a device sends is for its numbers.
+        let implied = (self.is_ranged() && self.metric.is_some()).then_some(Kind::Number);
+        if let Some(kind) = self.r#type.or(implied) {
             let fits = matches!(
                 (kind, value),
                 (Kind::Number, Value::Number(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Text, Value::Text(_))
@@ -226,10 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn a_range_asks_for_a_number_whether_the_type_says_so_or_not() {
+    fn the_range_of_a_metric_asks_for_a_number_whether_the_type_says_so_or_not() {
         let ranges = [(Some(0.0), None), (None, Some(150.0)), (Some(0.0), Some(150.0))];
         for (min, max) in ranges {
-            let rule = Rule { min, max, ..Rule::default() };
+            let rule = Rule { metric: Some("temp*".into()), min, max, ..Rule::default() };
             for (value, expected) in [
                 (Value::Number(21.5), None),
                 (Value::Text("21.5".into()), Some("type: \"21.5\" is no number, and `min` or `max` asks for one")),
@@ -242,6 +243,9 @@ mod tests {
             }
         }
         let mut reasons = Vec::new();
+        let rule = Rule { max: Some(150.0), ..Rule::default() };
+        rule.judge(&Value::Text("900".into()), &mut None, &mut reasons);
+        assert!(reasons.is_empty(), "it may be about another metric than this: {reasons:?}");
         let rule = Rule { unit: Some("Cel".into()), missing_values: vec![-200.0], ..Rule::default() };
         rule.judge(&Value::Text("900".into()), &mut None, &mut reasons);
         assert!(reasons.is_empty(), "without a range and a type any value will do: {reasons:?}");

@@ -285,7 +285,9 @@ mod tests {
     }
 
     /// What is read of a stream that comes in pieces of this size, and what was cut.
-    fn sieve(bytes_max: usize, piece: usize, stream: &[u8]) -> (Result<Vec<u8>, NoMqtt>, Vec<(u64, Cut)>) {
+    type Passed = (Result<Vec<u8>, NoMqtt>, Vec<(u64, Cut)>);
+
+    fn sieve(bytes_max: usize, piece: usize, stream: &[u8]) -> Passed {
         let mut sieve = Sieve::new(bytes_max);
         let mut out = Vec::new();
         let read = stream.chunks(piece).try_for_each(|piece| sieve.push(piece, &mut out));
