@@ -124,7 +124,8 @@ impl<'o, 'a> Out<'o, 'a> {
             let mut rest = rest.clone();
             let value = match MetricName::fault(metric) {
                 Some(fault) => Err(fault),
-                None if values[..at].iter().any(|(earlier, ..)| earlier == metric) => {
+                // Nobody knows which of them is meant: neither is believed.
+                None if values.iter().enumerate().any(|(other, (name, ..))| other != at && name == metric) => {
                     Err("name: the metric stands twice".to_owned())
                 }
                 None => value_of(raw.get()),

@@ -346,6 +346,13 @@ fn a_direct_device_is_read_by_the_default_mapping_under_the_hubs_id() {
             r#"refused by silver 7/1/42/0 g.temperature ["number: `n` stands twice in the payload"] raw="{\"n\":1,\"n\":2,\"temperature\":1}""#
         ]],
     );
+    check(
+        r#"{"t":1,"door":true,"t":2}"#,
+        expect![[r#"
+            refused by silver 7/1/42/0 g.t ["name: the metric stands twice"] raw="{\"t\":1,\"door\":true,\"t\":2}"
+            reading 7/1/42/1 g.door=true
+            refused by silver 7/1/42/2 g.t ["name: the metric stands twice"] raw="{\"t\":1,\"door\":true,\"t\":2}""#]],
+    );
 }
 
 #[test]
