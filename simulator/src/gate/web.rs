@@ -24,7 +24,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
 use futures::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -137,6 +138,8 @@ impl Web {
             Err((status, why)) => {
                 let mut refusal = Response::new(Body::from(why));
                 *refusal.status_mut() = status;
+                // Whoever came for WebSocket has nothing else to ask here.
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 refusal
             }
         })
