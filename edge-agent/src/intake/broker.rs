@@ -127,6 +127,7 @@ pub async fn run_broker(
                     end = connection.run(&stop, || tell(true, None)) => end,
                     () = late(&stop) => End::Stopping,
                 };
+                // One that never came about lasted for nothing.
                 let lasted = connection.up_since.map(|since| since.elapsed()).unwrap_or_default();
                 drop(connection);
                 let fault = tunnel.broken().fault().cloned();

@@ -45,9 +45,10 @@ impl Worker {
     /// Does what has to be written even on a full disk in the room that the ballast has there.
     pub(super) fn in_ballast<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
         let tight = self.full.is_some() || self.ballast.is_needed();
+        // A log that cannot be moved into the database is longer than it could be, and no more than that.
         if tight {
             self.ballast.drop_it();
-            self.store.checkpoint().ok(); // no harm done: the log is longer than it could be
+            self.store.checkpoint().ok();
         }
         let done = act(self);
         if tight {

@@ -136,7 +136,7 @@ impl Worker {
             closed.extend(committed.closed);
             if last {
                 let (_, reply) = self.done.remove(0);
-                reply.send(Ok(())).ok();
+                reply.send(Ok(())).ok(); // who asked may be gone: it is marked all the same
             }
             self.store.checkpoint()?;
         }
